@@ -1,0 +1,85 @@
+# Every command of this repository; `make` lists them.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo run up down test lint format lock screenshots clean
+
+PYTHON ?= python3
+RECIPE ?=
+PARAMS ?=
+TESTS ?= tests
+
+LORAFLOW := .venv/bin/python -m tasks
+UV := .uv/bin/uv
+UV_VERSION := 0.13.9
+TORCH_VERSION := 2.13.0
+
+# Company networks sign with certificates of their own, which uv passes over unless told.
+export UV_SYSTEM_CERTS := 1
+export UV_PYTHON_DOWNLOADS := never
+# A folder of wheels that pip was given may hold a processor's build of torch; uv reads only its own variable. The account's
+# own pip configuration counts also where HOME leads elsewhere.
+ACCOUNT := $(shell $(PYTHON) -c 'import os, pwd; print(pwd.getpwuid(os.getuid()).pw_dir)')
+FIND_LINKS := $(PYTHON) -m pip config get global.find-links 2>/dev/null
+WHEELS := $(or $(PIP_FIND_LINKS),$(shell $(FIND_LINKS) || HOME=$(ACCOUNT) $(FIND_LINKS)))
+ifneq ($(strip $(WHEELS)),)
+comma := ,
+space := $(subst ,, )
+export UV_FIND_LINKS := $(subst $(space),$(comma),$(strip $(WHEELS)))
+endif
+# Otherwise uv looks which GPU there is, and brings no CUDA where there is none.
+TORCH_BACKEND := $(if $(wildcard $(addsuffix /torch-$(TORCH_VERSION)*.whl,$(WHEELS))),,--torch-backend=auto)
+
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: .venv/complete ## Create the environment in .venv from the lock; quick where it is there
+
+.venv/complete: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "setup: this is Python %d.%d, 3.11 or newer expected; name one: make PYTHON=python3.12" % sys.version_info[:2])'
+	@test -x $(UV) || $(PYTHON) -m pip install --quiet --disable-pip-version-check --target .uv uv==$(UV_VERSION)
+	@test -x .venv/bin/python || $(UV) venv --quiet --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" .venv
+	$(UV) pip sync --quiet --python .venv --compile-bytecode $(TORCH_BACKEND) requirements.lock
+	@if [ -n "$(TORCH_BACKEND)" ] && command -v nvidia-smi >/dev/null; then \
+		$(UV) pip install --quiet --no-config --python .venv --compile-bytecode $(TORCH_BACKEND) torch==$(TORCH_VERSION); fi
+	@$(UV) pip install --quiet --python .venv --no-deps --editable .
+	@touch $@
+	@echo "setup: .venv is ready ($$(du -sh .venv | cut -f1))"
+
+demo: setup ## Retrain a real model on real tweets, through Airflow, and show what came of it
+	@$(LORAFLOW) prefetch tweets
+	@$(LORAFLOW) demo $(PARAMS:%=--param %)
+
+run: setup ## Retrain a recipe likewise: make run RECIPE=ethos [PARAMS="rows=200 epochs=2"]
+	@$(LORAFLOW) prefetch $(or $(RECIPE),$(error RECIPE is missing: make run RECIPE=NAME, where loraflow recipes lists the names))
+	@$(LORAFLOW) retrain $(RECIPE) $(PARAMS:%=--param %)
+
+up: setup ## Start Airflow and MLflow on this machine and let them run
+	@$(LORAFLOW) up
+
+down: ## End them, and whatever they run
+	@test ! -x .venv/bin/python || $(LORAFLOW) down
+
+test: setup ## Run the tests: make test [TESTS=tests/test_split.py]
+	.venv/bin/python -m pytest -n 2 --dist loadfile $(TESTS)
+
+lint: setup ## Check style and types
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+format: setup ## Put the code into its format
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+lock: ## Resolve the dependencies anew into requirements.lock
+	@test -x $(UV) || $(PYTHON) -m pip install --quiet --disable-pip-version-check --target .uv uv==$(UV_VERSION)
+	$(UV) pip compile --quiet --all-extras --generate-hashes --universal --python-version 3.11 --no-header --no-annotate \
+		pyproject.toml -o requirements.lock
+	@# torch's build depends on the machine, so it is pinned without a hash.
+	sed -i.bak -e '/^torch==/,/^[^ ]/{/^    --hash/d;s/^\(torch==[^ ]*\).*/\1/;}' requirements.lock && rm requirements.lock.bak
+
+screenshots: setup ## Take the pictures of the docs anew, from a run in a real browser
+	@$(LORAFLOW) prefetch tweets
+	.venv/bin/python -m docs.screenshots
+
+clean: down ## Remove environment and runtime state
+	rm -rf .venv .uv .loraflow
