@@ -1,0 +1,181 @@
+"""The command `loraflow`, the same as `python -m tasks`: every step by its name, and the whole run without Airflow."""
+
+import os
+import sys
+import warnings
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from tasks import recipe as recipes
+from tasks.contracts import STEPS, Approval, Evaluation, RegisteredVersion
+from tasks.errors import ContractError, LoraflowError, RecipeError, Skip
+from tasks.settings import TELEMETRY_OFF, settings
+from tasks.workspace import Run, run_folder
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+RunOption = Annotated[Path, typer.Option("--run", help="Folder of the run.")]
+Generation = Annotated[int, typer.Option(help="How often the step was asked for anew; what an earlier one left does not count.")]
+Profile = Annotated[str, typer.Option(help="Profile of the recipe: local or full. Default: LORAFLOW_PROFILE.")]
+Set = Annotated[list[str], typer.Option("--set", help="A recipe key to replace, section.key=value; may be given again.")]
+
+Param = Annotated[list[str], typer.Option("--param", help="A field of the trigger form, name=value; may be given again.")]
+
+
+def main() -> None:
+    """Run a command; a fault ends it with one readable block and the fault's exit code."""
+    os.environ.update(TELEMETRY_OFF)
+    # Threads that spin while they wait take the cores from whatever else runs here: a training beside another took 5 times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Deprecations inside the libraries are for us to read in tests, not for the reader of a task's log.
+    warnings.simplefilter("ignore", FutureWarning)
+    warnings.simplefilter("ignore", DeprecationWarning)
+    try:
+        app()
+    except Skip as skip:
+        print(f"\nskipped: {skip}", file=sys.stderr)
+        sys.exit(skip.exit_code)
+    except LoraflowError as error:
+        print(f"\n{type(error).__name__}\n{error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def _step_command(step: str) -> None:
+    @app.command(step, help=f"Do the step {step} of a run.", rich_help_panel="Steps")
+    def command(run: RunOption, generation: Generation = 0) -> None:
+        from tasks.steps import perform
+
+        perform(step, Run(run), generation)
+
+
+for _step in STEPS:
+    _step_command(_step)
+
+
+@app.command("start")
+def start(recipe: str, run_id: Annotated[str, typer.Option(help="Name of the run.")] = "", profile: Profile = "", set_: Set = []) -> None:  # noqa: B006
+    """Check a recipe and freeze it into a new run's folder; prints the folder."""
+    print(_start(recipe, run_id, profile, set_).folder)
+
+
+@app.command("run")
+def run_all(recipe: str, run_id: Annotated[str, typer.Option(help="Name of the run.")] = "", profile: Profile = "", set_: Set = []) -> None:  # noqa: B006
+    """All steps of a recipe here, one after the other, without Airflow."""
+    from tasks.steps import perform
+
+    run = _start(recipe, run_id, profile, set_)
+    for step in STEPS:
+        try:
+            perform(step, run)
+        except Skip as skip:
+            print(f"skipped: {skip}", file=sys.stderr)
+    print(run.folder)
+
+
+@app.command("approve")
+def approve(
+    run: RunOption,
+    by: Annotated[str, typer.Option(help="Who answers; goes into the version's tags.")],
+    reason: Annotated[str, typer.Option(help="Why; goes into the version's tags.")],
+    decline: Annotated[bool, typer.Option("--decline", help="Say no.")] = False,
+) -> None:
+    """Answer for a run whose promotion is manual: its version may become champion, or may not; `promote` acts on it."""
+    if not by.strip():
+        raise ContractError("--by", repr(by), "a reviewer's name expected", "give yours")
+    reviewed = Run(run)
+    for contract in (Evaluation, RegisteredVersion):  # what is approved is these; another evaluation asks anew
+        reviewed.read(contract)
+    reviewed.write(Approval(approved=not decline, by=by, reason=reason))
+
+
+@app.command("recipes")
+def list_recipes() -> None:
+    """List the recipes."""
+    table = Table("recipe", "kind", "language", "what")
+    for path in recipes.recipe_files(settings().recipes):
+        document = recipes.load(path)
+        table.add_row(*(str(document.get(key, "")) for key in ("name", "kind", "language", "title")))
+    Console().print(table)
+
+
+@app.command("check")
+def check(recipe: str) -> None:
+    """Check a recipe in both profiles; RECIPE is a name or a path."""
+    path = _path(recipe)
+    document = recipes.load(path)
+    for profile in ("local", "full"):
+        resolved = recipes.resolve(document, profile, where=path.name)
+        print(f"{path.name}: good in profile {profile}, recipe hash {resolved.sha256()[:12]}")
+
+
+@app.command("prefetch")
+def prefetch(recipe: str, profile: Profile = "", set_: Set = []) -> None:  # noqa: B006
+    """Bring a recipe's base model and data file into the caches in the home folder; its runs then need no network for them."""
+    from tasks import download
+
+    download.prefetch(_resolve(recipe, profile, set_))
+
+
+@app.command("up", rich_help_panel="On this machine")
+def up() -> None:
+    """Start Airflow and MLflow on loopback, and let them run."""
+    from tasks.embedded import commands
+
+    commands.up()
+
+
+@app.command("down", rich_help_panel="On this machine")
+def down() -> None:
+    """End Airflow and MLflow and whatever they run; a run that is cut short goes on after the next `up`."""
+    from tasks.embedded import commands
+
+    commands.down()
+
+
+@app.command("retrain", rich_help_panel="On this machine")
+def retrain(recipe: str, param: Param = []) -> None:  # noqa: B006
+    """Retrain a recipe through Airflow and follow it; servers that are not up are started, and ended again."""
+    from tasks.embedded import commands
+
+    if not commands.retrain(recipe, dict(_assignment(text, "--param") for text in param)):
+        raise typer.Exit(1)
+
+
+@app.command("demo", rich_help_panel="On this machine")
+def demo(param: Param = []) -> None:  # noqa: B006
+    """Retrain the recipe `tweets`: a real model on real tweets, both out of PyPI packages."""
+    retrain("tweets", param)
+
+
+def _resolve(name: str, profile: str, assignments: list[str]) -> recipes.Recipe:
+    path = _path(name)
+    overrides = dict(_assignment(text) for text in assignments)
+    return recipes.resolve(recipes.load(path), profile or settings().profile, overrides, where=path.name)
+
+
+def _start(name: str, run_id: str, profile: str, assignments: list[str]) -> Run:
+    recipe = _resolve(name, profile, assignments)
+    run = Run(run_folder(settings().runs_folder, recipe.name, run_id or datetime.now(UTC).strftime("%Y%m%dT%H%M%S")))
+    run.folder.mkdir(parents=True, exist_ok=True)
+    run.freeze(recipe)
+    return run
+
+
+def _path(recipe: str) -> Path:
+    return Path(recipe) if recipe.endswith(".yaml") else settings().recipes / f"{recipe}.yaml"
+
+
+def _assignment(text: str, option: str = "--set") -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise RecipeError(option, f"{text!r} has no =", "key=value expected", "write it so")
+    try:
+        return key, float(value) if "e" in value.lower() else yaml.safe_load(value)  # YAML takes 3e-4 for a text
+    except ValueError:
+        return key, yaml.safe_load(value)

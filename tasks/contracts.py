@@ -1,0 +1,265 @@
+"""What one step hands to the next: a frozen dataclass for each arrow, written as `<step>.json` in the run's folder.
+
+Paths are relative to the run's folder, so that a run can be moved as a whole. Knows nobody.
+"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class BaseModelFiles:
+    """A base model on disk."""
+
+    name: str
+    revision: str
+    """Commit on the Hub, or sha256 of the weights where there is none."""
+    path: str
+    """Folder with config, tokenizer and safetensors."""
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """The data file, its bytes as they came."""
+
+    origin: str
+    path: str
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Download:
+    """From `download`: the base model, and the data file where the run makes new data."""
+
+    step: ClassVar[str] = "download"
+    base_model: BaseModelFiles
+    source: SourceFile | None
+
+
+@dataclass(frozen=True)
+class ValidRows:
+    """From `validate`: the rows that the recipe's rules let through.
+
+    The parquet file has the columns `line` (int, 1-based line in the source file), `text` and `label` (string, as in the file).
+    """
+
+    step: ClassVar[str] = "validate"
+    rows: str
+    rejects: str
+    """Folder with `rejects.csv` (line, reason) and `rejects.bin` (the raw bytes of those lines)."""
+    report: str
+    read: int
+    valid: int
+    rejected: dict[str, int]
+    """Reason to number of rows."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a data set.
+
+    The parquet file has the columns `row` (int, line in the source file), `text` and `label` (string, one of the recipe's names).
+    """
+
+    path: str
+    rows: int
+    labels: dict[str, int]
+
+
+PartName = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True)
+class DatasetParts:
+    """From `split`: the parts, and what became of the other rows. A part without rows is left out."""
+
+    step: ClassVar[str] = "split"
+    folder: str
+    parts: dict[PartName, Part]
+    dropped: dict[str, int]
+    """Reason (duplicate, contradiction, balance) to number of rows."""
+
+
+@dataclass(frozen=True)
+class DatasetVersion:
+    """From `version`: the data set as DVC keeps it, and its parts in this run's folder."""
+
+    step: ClassVar[str] = "version"
+    tag: str
+    """Git tag, data/<recipe>/v<N>."""
+    number: int
+    created: bool
+    """Whether this run made the version; False where the data were unchanged or an older version was asked for."""
+    data_hash: str
+    """DVC's hash of the recipe's own data folder (md5 of its listing, ending in .dir)."""
+    git_commit: str
+    repository: str
+    parts: dict[PartName, Part]
+    matches_pin: bool | None = None
+    """Whether the data are bit by bit what `data.dvc` of this checkout pins; None where it pins no data of this recipe."""
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """The MLflow run that a loraflow run writes to."""
+
+    run_id: str
+    experiment_id: str
+    url: str
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """From `train`: the LoRA adapter as PEFT saves it."""
+
+    step: ClassVar[str] = "train"
+    path: str
+    tracked: TrackedRun
+    rows: int
+    steps: int
+    epochs: float
+    final_loss: float
+    """Mean loss over the last logged steps, nats a token."""
+    trainable_parameters: int
+    all_parameters: int
+    cut_rows: int
+    """Rows whose text was cut to fit max_tokens."""
+    seconds: float
+    resumed_from_step: int
+    """0 where the training began afresh."""
+
+
+@dataclass(frozen=True)
+class MergedModel:
+    """From `merge`: the base with the adapter in it, as a user loads it."""
+
+    step: ClassVar[str] = "merge"
+    path: str
+    dtype: str
+    merged_weights: int
+    """How many of the base's weight matrices the adapter changed."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One metric with its bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+Scores = dict[str, Score]
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Merged model against adapter on the unquantised base, on sampled rows."""
+
+    rows: int
+    same_labels: int
+    largest_difference: float
+    """Largest absolute difference of a score."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gate says of a challenger."""
+
+    passed: bool
+    reasons: tuple[str, ...]
+    """A line for each check, held or broken, with its figures."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """From `evaluate`: the evidence on the test part, and the gate's verdict."""
+
+    step: ClassVar[str] = "evaluate"
+    rows: int
+    tuned: Scores
+    base: Scores
+    majority: Scores
+    champion: Scores | None
+    champion_version: int | None
+    parity: Parity
+    verdict: Verdict
+    predictions: str
+    """Parquet: row, truth, and for each model its label and scores."""
+    figures: dict[str, str]
+    """Title to picture file."""
+    report: str
+    """HTML page that reads offline."""
+
+
+@dataclass(frozen=True)
+class RegisteredVersion:
+    """From `register`: the model version in MLflow's registry."""
+
+    step: ClassVar[str] = "register"
+    name: str
+    version: int
+    uri: str
+    url: str
+    tags: dict[str, str] = field(default_factory=dict)
+    """Lineage: data, code, recipe, base model, libraries."""
+
+
+@dataclass(frozen=True)
+class Approval:
+    """From the approval in Airflow: what the reviewer said. No step of the pipeline; `approve.json`."""
+
+    step: ClassVar[str] = "approve"
+    approved: bool
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """From `promote`: whether the version became the champion."""
+
+    step: ClassVar[str] = "promote"
+    promoted: bool
+    policy: Literal["auto", "manual", "never"]
+    version: int
+    predecessor: int | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Publication:
+    """From `push`: where the promoted model was published."""
+
+    step: ClassVar[str] = "push"
+    adapter: str
+    model: str
+    model_card: str
+
+
+Manifest = (
+    Download
+    | ValidRows
+    | DatasetParts
+    | DatasetVersion
+    | Adapter
+    | MergedModel
+    | Evaluation
+    | RegisteredVersion
+    | Approval
+    | Promotion
+    | Publication
+)
+
+CONTRACTS: dict[str, type[Manifest]] = {
+    contract.step: contract
+    for contract in (
+        Download, ValidRows, DatasetParts, DatasetVersion, Adapter, MergedModel, Evaluation, RegisteredVersion, Promotion, Publication
+    )
+}  # fmt: skip
+"""Step to contract, in the order of the arrows."""
+
+STEPS = tuple(CONTRACTS)

@@ -1,0 +1,226 @@
+"""The data repository: git holds the history and the tags of the versions, DVC's remote holds the files.
+
+Whoever uses it works in a clone of his own, with DVC's cache, lock and site cache inside it, so that two steps that
+version at once share nothing but the two remotes, and no checkout or configuration of the user's is ever touched.
+git and DVC run as commands, whose behaviour is documented, and not as libraries, whose insides are not.
+"""
+
+import configparser
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock
+
+from tasks.errors import ContractError, LoraflowError, ServiceError
+from tasks.pin import folder_hash
+from tasks.settings import quiet_environment, settings
+
+IDENTITY = {
+    f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in (("NAME", "loraflow"), ("EMAIL", "loraflow@localhost"))
+}
+
+CLONE_CONFIG = (
+    "commit.gpgSign=false", "tag.gpgSign=false", "core.hooksPath=/dev/null", "core.excludesFile=/dev/null", "core.autocrlf=false",
+    "http.lowSpeedLimit=1", "http.lowSpeedTime=60",
+)  # fmt: skip
+"""The clone's own configuration: nothing in the user's global one may sign, run, hide or rewrite what is committed here."""
+
+OUTER_REPOSITORY = frozenset(
+    f"GIT_{name}" for name in ("DIR", "WORK_TREE", "INDEX_FILE", "OBJECT_DIRECTORY", "ALTERNATE_OBJECT_DIRECTORIES", "COMMON_DIR", "PREFIX")
+)
+"""What git sets for a hook or an alias: with it in the environment, our commands would work on the user's repository."""
+
+NO_RIGHTS = re.compile(
+    r"(permission|access) denied|authentication failed|could not read (username|password)|(error:|HTTP) 40[13]|not authori[sz]ed|forbidden"
+    r"|insufficient permission|read-only file system|unable to locate credentials|\[remote rejected\]|declined",
+    re.IGNORECASE,
+)
+LOST_RACE = re.compile(r"cannot lock ref|failed to update ref|incorrect old value|\.lock'", re.IGNORECASE)
+
+
+def without_credentials(text: str) -> str:
+    """A text without the passwords and tokens of the URLs in it."""
+    return re.sub(r"(https?://)[^/\s]+@|(://[^/:@\s]+):[^/\s]+@", lambda found: found[1] or f"{found[2]}@", text)
+
+
+def tag_of(recipe: str, number: int) -> str:
+    """Git tag of a version."""
+    return f"data/{recipe}/v{number}"
+
+
+@contextmanager
+def cloned(within: Path) -> Iterator["Clone"]:
+    """A fresh clone of the data repository, in a folder that goes afterwards.
+
+    Raises:
+        ServiceError: the repository cannot be reached.
+        ContractError: the credentials at hand do not open it, or it has no DVC remote.
+    """
+    url = _repository_url()
+    with tempfile.TemporaryDirectory(dir=within, prefix="clone-", ignore_cleanup_errors=True) as folder:
+        yield Clone(url, Path(folder) / "repository")
+
+
+class Clone:
+    """A clone of the data repository.
+
+    Attributes:
+        address: URL of the repository, without credentials.
+    """
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self.address = without_credentials(url)
+        self._folder = folder
+        config = [argument for pair in CLONE_CONFIG for argument in ("-c", pair)]
+        self._git("clone", "--quiet", *config, "--", url, str(folder), within=folder.parent)
+        self._branch = self._git("symbolic-ref", "--short", "HEAD")
+        self._base = self._git("for-each-ref", "--format=%(objectname)", f"refs/remotes/origin/{self._branch}")
+        self._remote_name, self._remote_url = self._remote()
+        if (folder / ".dvc").is_dir():
+            self._use_remote()
+
+    def versions(self, recipe: str) -> list[int]:
+        """Numbers of a recipe's versions, ascending."""
+        tags = self._git("tag", "--list", f"data/{recipe}/*").split()
+        return sorted(int(found[1]) for tag in tags if (found := re.fullmatch(r"data/[^/]+/v([1-9][0-9]*)", tag)))
+
+    def commit_of(self, tag: str) -> str:
+        """Git commit of a version."""
+        return self._git("rev-parse", f"{tag}^{{commit}}")
+
+    def made_by(self, tag: str) -> str:
+        """Id of the run that made a version; empty where a person made it."""
+        return self._git("log", "-1", "--format=%(trailers:key=Run,valueonly)", tag)
+
+    def hash_of(self, recipe: str, tag: str) -> str:
+        """DVC's hash of a recipe's own folder in a version; needs the folder's listing only, not its files."""
+        self._git("checkout", "--quiet", "--detach", tag)
+        listed = self._dvc("list", ".", f"data/{recipe}", "--dvc-only", "--recursive", "--show-hash", "--json")
+        self._git("checkout", "--quiet", self._branch)
+        return folder_hash({entry["path"]: entry["md5"] for entry in json.loads(listed)})
+
+    def commit(self, recipe: str, data: Path, tag: str, message: str) -> None:
+        """Commit and tag a folder as a recipe's new version, here in the clone."""
+        if not (self._folder / ".dvc").is_dir():
+            self._dvc("init")
+            self._use_remote()
+        core = {"remote": self._remote_name, "autostage": "true", "analytics": "false"}
+        _configure(self._folder / ".dvc" / "config", core, self._remote_name, {"url": self._remote_url})
+        # Copied, not linked: DVC makes what it takes into its cache read-only.
+        shutil.copytree(data, self._folder / "data" / recipe)
+        # Within a tracked data/ DVC adds this folder alone, and needs of the others no more than their listing.
+        self._dvc("add", f"data/{recipe}" if (self._folder / "data.dvc").exists() else "data")
+        self._git("add", "--all")
+        self._git("commit", "--quiet", "--message", message)
+        self._git("tag", tag)
+
+    def publish(self, recipe: str, tag: str) -> bool:
+        """Push the files first, then branch and tag in one transaction: a tag that can be seen has its files.
+
+        Returns:
+            False where the repository has moved on since it was cloned.
+
+        Raises:
+            ServiceError: repository or remote cannot be reached.
+            ContractError: they may not be written to.
+        """
+        self._dvc("push", f"data/{recipe}")
+        try:
+            self._git("push", "--quiet", "--atomic", "origin", f"HEAD:refs/heads/{self._branch}", f"refs/tags/{tag}")
+        except LoraflowError as error:
+            # Where the push got through and only its answer was lost, the next try finds the version there, and made by this run.
+            if self._remote_head() != self._base or LOST_RACE.search(error.found):
+                return False
+            raise
+        return True
+
+    def fetch(self, recipe: str, tag: str, target: Path) -> None:
+        """Fetch the files of a version into a new folder."""
+        self._git("checkout", "--quiet", "--detach", tag)
+        self._dvc("pull", f"data/{recipe}")
+        shutil.move(self._folder / "data" / recipe, target)
+
+    def _remote_head(self) -> str:
+        return self._git("ls-remote", "origin", f"refs/heads/{self._branch}").partition("\t")[0]
+
+    def _remote(self) -> tuple[str, str]:
+        """Name and URL of the DVC remote: the setting's, else what the repository has committed, else the embedded default's."""
+        ours, config = settings(), configparser.ConfigParser(interpolation=None)
+        config.read(self._folder / ".dvc" / "config", encoding="utf-8")
+        name = config.get("core", "remote", fallback="storage")
+        committed = config.get(f"'remote \"{name}\"'", "url", fallback=None)
+        url = ours.dvc_remote or (committed if ours.data_repo else ours.dvc_remote_url)
+        if not url:
+            raise ContractError(
+                self.address, "names no DVC remote in .dvc/config", "a place for the files expected", "set LORAFLOW_DVC_REMOTE"
+            )
+        if without_credentials(url) != url:
+            raise ContractError(
+                "LORAFLOW_DVC_REMOTE", "holds a password", "a URL that may be committed expected", "give it by the environment"
+            )
+        return name, url if "://" in url else str(Path(url).expanduser().absolute())
+
+    def _use_remote(self) -> None:
+        """Settings that are not committed, so that every version is read and written through the same remote and cache."""
+        core = {"remote": self._remote_name, "check_update": "false"}
+        _configure(self._folder / ".dvc" / "config.local", core, self._remote_name, {"url": self._remote_url}, cache={"dir": "cache"})
+
+    def _git(self, *arguments: str, within: Path | None = None) -> str:
+        return _call(["git", *arguments], within or self._folder, self.address, "LORAFLOW_DATA_REPO")
+
+    def _dvc(self, *arguments: str) -> str:
+        return _call([sys.executable, "-m", "dvc", *arguments], self._folder, self._remote_url, "LORAFLOW_DVC_REMOTE")
+
+
+def _repository_url() -> str:
+    """URL of the data repository; the embedded default is made where it is not there yet."""
+    ours = settings()
+    if ours.data_repo:
+        local = Path(ours.data_repo).expanduser()
+        return str(local.absolute()) if local.exists() else ours.data_repo
+    path = Path(ours.data_repo_url)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        # On a repository that is there this changes nothing, and it mends one whose making was cut short.
+        _call(["git", "init", "--quiet", "--bare", "--initial-branch=main", str(path)], path.parent, str(path), "LORAFLOW_HOME")
+    return str(path)
+
+
+def _call(command: list[str], folder: Path, where: str, setting: str) -> str:
+    """What git or DVC prints; `where` is the place at fault when it fails, `setting` the variable that names it."""
+    done = subprocess.run(
+        command, cwd=folder, env=_environment(folder), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    if done.returncode == 0:
+        return done.stdout.strip()
+    errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")]  # of DVC, beside its advice
+    said = without_credentials(" ".join(" ".join(errors or [done.stderr or done.stdout]).split()))
+    program, verb = ("git", command[1]) if command[0] == "git" else ("dvc", command[3])
+    found = f"{program} {verb} failed ({said})"
+    if NO_RIGHTS.search(said):
+        raise ContractError(where, found, "the right to read and write expected", f"give it to this user, or change {setting}")
+    raise ServiceError(where, found, "a reachable place expected", f"check {setting} and the network")
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """The environment of git and DVC: an identity of our own, no questions, and nothing of a repository that we may be called in."""
+    outer = {key: value for key, value in quiet_environment().items() if key not in OUTER_REPOSITORY}
+    quiet = {"GIT_TERMINAL_PROMPT": "0", "DVC_SITE_CACHE_DIR": str(folder / ".dvc" / "tmp" / "site"), "LC_ALL": "C.UTF-8"}
+    ssh = {"GIT_SSH_COMMAND": "ssh -o BatchMode=yes -o ConnectTimeout=30"}
+    return {**ssh, **outer, **quiet, **IDENTITY}
+
+
+def _configure(path: Path, core: Mapping[str, str], remote: str, options: Mapping[str, str], **sections: Mapping[str, str]) -> None:
+    """Set keys in one of DVC's configuration files, leaving the others."""
+    config = configparser.ConfigParser(interpolation=None)
+    config.read(path, encoding="utf-8")
+    config.read_dict({"core": core, f"'remote \"{remote}\"'": options, **sections})
+    with path.open("w", encoding="utf-8") as stream:
+        config.write(stream)

@@ -1,0 +1,50 @@
+"""Fetch the base model and the data file, checked before anything is built on them.
+
+Reads   nothing
+Uses    base_model.*, data.source, run.data   of the recipe; labels and prompt for the check
+Writes  Download   runs/<recipe>/<run>/download.json
+"""
+
+from functools import partial
+from pathlib import Path
+
+from tasks.base_models import Base, fetch_base, place
+from tasks.cache import say
+from tasks.contracts import BaseModelFiles, Download, SourceFile
+from tasks.disk import disk_faults
+from tasks.kinds import kind_of
+from tasks.progress import Progress
+from tasks.recipe import Recipe
+from tasks.settings import settings
+from tasks.sources import fetch_source, prefetch_source
+from tasks.tokens import Tokens
+from tasks.wheels import ShowProgress
+from tasks.workspace import Run
+
+
+def download(run: Run) -> Download:
+    """Fetch the base model, its tokenizer checked against the labels first, and the data file where the run makes new data."""
+    recipe, progress = run.recipe, partial(Progress, run, "download")
+    base = _fetch_base(recipe, progress)
+    place(base, run.attempt / "base_model")
+    model = BaseModelFiles(recipe.base_model.name, base.revision, run.relative(run.attempt / "base_model"))
+    if recipe.run.data != "new":
+        say(f"no data file: the run uses the data version {recipe.run.data}")
+        return Download(model, None)
+    found = fetch_source(recipe.data.source, run.attempt / "source", progress)
+    return Download(model, SourceFile(found.origin, run.relative(found.path), found.sha256, found.bytes))
+
+
+def prefetch(recipe: Recipe) -> None:
+    """Bring a recipe's base model and data file into the caches, so that the runs to come need no network for them."""
+    progress = partial(Progress, None, "download")
+    with disk_faults(settings().home):
+        _fetch_base(recipe, progress)
+        say(f"data ready from {prefetch_source(recipe.data.source, progress)}")
+
+
+def _fetch_base(recipe: Recipe, progress: ShowProgress) -> Base:
+    def check(folder: Path) -> None:
+        kind_of(recipe).check_tokens(recipe, Tokens(folder))
+
+    return fetch_base(recipe.base_model.name, recipe.base_model.revision, check, progress)

@@ -1,0 +1,89 @@
+"""What `loraflow up`, `down`, `retrain` and `demo` do."""
+
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+
+from tasks import recipe as recipes
+from tasks.embedded import servers
+from tasks.embedded.api import Airflow
+from tasks.embedded.follow import Follower
+from tasks.embedded.keeper import State
+from tasks.embedded.summary import summary
+from tasks.errors import LoraflowError
+from tasks.settings import settings
+from tasks.workspace import Run, run_folder
+
+LOG_WIDTH = 160
+
+
+def up() -> None:
+    """Start the servers and say where they are."""
+    console = _console()
+    with _signals_unwind():
+        state = servers.up(console)
+    console.print(f"{_addresses(state)}\nTo end them: make down (loraflow down)", highlight=False, soft_wrap=True)
+
+
+def down() -> None:
+    """End the servers."""
+    console = _console()
+    console.print("ended" if servers.down(console) else "nothing to end")
+
+
+def retrain(recipe: str, values: Mapping[str, Any]) -> bool:
+    """Retrain a recipe through Airflow and show how it went; whether it went well.
+
+    Args:
+        recipe: its name.
+        values: field of the trigger form → value.
+
+    Raises:
+        LoraflowError: the recipe, a value or a server is at fault.
+    """
+    console = _console()
+    path = settings().recipes / f"{recipe}.yaml"
+    recipes.resolve(recipes.load(path), settings().profile, where=path.name)  # before anything is started for it
+    with _signals_unwind(), servers.running(console) as state:
+        console.print(_addresses(state), highlight=False, soft_wrap=True)
+        follower = Follower(Airflow(state.airflow), recipe, console)
+        follower.trigger(values, state.started)
+        folder = run_folder(settings().runs_folder, recipe, follower.run_id)
+        try:
+            good = follower.follow(folder)
+        except BaseException:
+            with suppress(LoraflowError):  # the servers may be gone, and the run with them
+                follower.stop()
+            raise
+    console.print(summary(Run(folder)))
+    console.print(f"To look at it in the UIs: make up, then\n{_addresses(state)}", highlight=False, soft_wrap=True)
+    return good
+
+
+def _console() -> Console:
+    """The terminal; where there is none, lines wide enough for paths."""
+    console = Console()
+    return console if console.is_terminal else Console(width=LOG_WIDTH)
+
+
+def _addresses(state: State) -> str:
+    return f"Airflow {state.airflow}" + (f" · MLflow {state.mlflow}" if state.mlflow else "")
+
+
+@contextmanager
+def _signals_unwind() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the block as Ctrl-C does: what was started in it is ended."""
+
+    def unwind(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, unwind) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

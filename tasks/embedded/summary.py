@@ -1,0 +1,136 @@
+"""What a run came to, in a table for the terminal, read from its manifests: of a refused or failed run, as far as it came."""
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import TypeVar
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from tasks.contracts import (
+    STEPS,
+    Adapter,
+    DatasetParts,
+    DatasetVersion,
+    Evaluation,
+    Manifest,
+    Promotion,
+    Publication,
+    RegisteredVersion,
+    Score,
+    Scores,
+    ValidRows,
+)
+from tasks.errors import ContractError
+from tasks.progress import clock
+from tasks.workspace import Run
+
+M = TypeVar("M", bound=Manifest)
+Row = tuple[str, str]
+
+
+def summary(run: Run) -> RenderableType:
+    """The whole of it: facts, and the models side by side where they have been scored."""
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="bold", no_wrap=True)
+    facts.add_column(overflow="fold")
+    parts: list[Callable[[Run], Iterator[Row]]] = [_data, _training, _verdict, _model, _places, _times]
+    for part in parts:
+        for name, value in part(run):
+            facts.add_row(name, Text(value))
+    evaluation = _read(run, Evaluation)
+    return Group("", facts, "", scores(run, evaluation)) if evaluation else Group("", facts)
+
+
+def scores(run: Run, evaluation: Evaluation) -> Table:
+    """Metrics of the models on the same test rows, each with its interval."""
+    models: dict[str, Scores] = {"tuned": evaluation.tuned, "base": evaluation.base, "majority class": evaluation.majority}
+    if evaluation.champion is not None:
+        models[f"champion (version {evaluation.champion_version})"] = evaluation.champion
+    title = f"The same {evaluation.rows:,} test rows, {run.recipe.evaluate.confidence:.0%} intervals"
+    table = Table("metric", *models, title=title, title_justify="left", box=SIMPLE_HEAD)
+    for metric in evaluation.tuned:
+        table.add_row(metric, *(_cell(model.get(metric)) for model in models.values()))
+    return table
+
+
+def _cell(score: Score | None) -> str:
+    return f"{score.value:.3f} ({score.low:.3f} to {score.high:.3f})" if score else "-"
+
+
+def _data(run: Run) -> Iterator[Row]:
+    if valid := _read(run, ValidRows):
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(valid.rejected.items(), key=lambda item: -item[1]))
+        yield "Rows read", f"{valid.read:,}"
+        yield "Rows rejected", f"{valid.read - valid.valid:,}" + (f": {reasons}" if reasons else "")
+    if split := _read(run, DatasetParts):
+        yield "Rows left out", ", ".join(f"{reason} {count:,}" for reason, count in split.dropped.items()) or "none"
+    if version := _read(run, DatasetVersion):
+        state = "new" if version.created else "there already"
+        pinned = {None: "", True: ", bit by bit what data.dvc pins", False: ", not what data.dvc pins"}[version.matches_pin]
+        yield "Data set", f"{version.tag} ({state}{pinned}), hash {version.data_hash}"
+        yield "Parts", ", ".join(f"{name} {part.rows:,}" for name, part in version.parts.items()) + f" rows in {version.repository}"
+
+
+def _training(run: Run) -> Iterator[Row]:
+    if adapter := _read(run, Adapter):
+        share = adapter.trainable_parameters / adapter.all_parameters
+        yield (
+            "Trained",
+            f"{adapter.rows:,} rows, {adapter.steps} steps in {clock(adapter.seconds)}, loss {adapter.final_loss:.3f} at the end",
+        )
+        yield "Parameters", f"{adapter.trainable_parameters:,} of {adapter.all_parameters:,} ({share:.1%})"
+
+
+def _verdict(run: Run) -> Iterator[Row]:
+    if evaluation := _read(run, Evaluation):
+        parity = evaluation.parity
+        yield "Parity", f"same label on {parity.same_labels} of {parity.rows} rows, largest difference {parity.largest_difference:.1e}"
+        yield "Gate", ("passed" if evaluation.verdict.passed else "refused") + "\n" + "\n".join(evaluation.verdict.reasons)
+
+
+def _model(run: Run) -> Iterator[Row]:
+    promotion = _read(run, Promotion)
+    if version := _read(run, RegisteredVersion):
+        alias = " (champion)" if promotion and promotion.promoted else ""
+        yield "Model in MLflow", f"{version.name} version {version.version}{alias}\n{version.url}"
+    if promotion and promotion.promoted:
+        before = f"version {promotion.predecessor} was before it" if promotion.predecessor else "there was none before it"
+        yield "Promotion", f"{promotion.policy}: version {promotion.version} is the champion, {before}"
+    elif promotion:
+        yield "Promotion", f"{promotion.policy}: {promotion.reason}"
+
+
+def _places(run: Run) -> Iterator[Row]:
+    if valid := _read(run, ValidRows):
+        yield "Data report", str(run.path(valid.report))
+    if evaluation := _read(run, Evaluation):
+        yield "Model report", str(run.path(evaluation.report))
+    if publication := _read(run, Publication):
+        yield "Model card", publication.model_card
+        yield "Pushed", f"{publication.model}\n{publication.adapter}"
+    yield "Run", str(run.folder)
+
+
+def _times(run: Run) -> Iterator[Row]:
+    """Wall time of each finished step; of steps that took a second, only that they are done."""
+    spent: dict[str, float] = {}
+    for step in STEPS:
+        path = run.folder / f"{step}.json"
+        if path.exists() and run.generation(step) is not None:
+            envelope = json.loads(path.read_text(encoding="utf-8"))
+            started, finished = (datetime.fromisoformat(envelope[key]) for key in ("started", "finished"))
+            spent[step] = (finished - started).total_seconds()
+    if spent:
+        yield "Time", ", ".join(f"{step} {clock(seconds)}" for step, seconds in spent.items())
+
+
+def _read(run: Run, contract: type[M]) -> M | None:
+    """What a step handed on, if it did and if that still counts."""
+    try:
+        return run.read(contract)
+    except ContractError:
+        return None

@@ -1,0 +1,78 @@
+"""What can go wrong, and whether a retry mends it.
+
+Every message a user meets reads `where: what was found, what was expected; what to do`. The exit code is what the DAG sees
+of a step that ended: `runners.py` retries only where `retryable` says so.
+"""
+
+from typing import ClassVar
+
+
+class LoraflowError(Exception):
+    """A fault with a place, a finding, an expectation and a remedy.
+
+    Args:
+        where: the file, key, step, row or service at fault.
+        found: what was there.
+        expected: what should have been there.
+        remedy: what the reader does next.
+    """
+
+    exit_code: ClassVar[int] = 1
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, where: str, found: str, expected: str = "", remedy: str = "") -> None:
+        self.where, self.found, self.expected, self.remedy = where, found, expected, remedy
+        text = f"{where}: {found}"
+        text += f", {expected}" if expected else ""
+        text += f"; {remedy}" if remedy else ""
+        super().__init__(text)
+
+
+class RecipeError(LoraflowError):
+    """The recipe, or what a user typed into the trigger form, cannot be run."""
+
+    exit_code = 64
+
+
+class DataError(LoraflowError):
+    """The data are not what the recipe promises."""
+
+    exit_code = 65
+
+
+class ContractError(LoraflowError):
+    """A manifest, model or file handed from one step to the next is missing or does not fit."""
+
+    exit_code = 66
+
+
+class GateError(LoraflowError):
+    """The challenger may not become the champion."""
+
+    exit_code = 67
+
+
+class ServiceError(LoraflowError):
+    """Something outside was not to be had (network, tracking server, disk, lock); a retry may find it."""
+
+    exit_code = 75
+    retryable = True
+
+
+class Skip(LoraflowError):
+    """No fault: this run has nothing to do in this step, and says why."""
+
+    exit_code = 99
+
+
+class RecipeErrors(RecipeError):
+    """All faults of one recipe in one report, a line each."""
+
+    def __init__(self, errors: list[RecipeError]) -> None:
+        self.errors = errors
+        Exception.__init__(self, "\n".join(str(error) for error in errors))
+        self.where, self.found, self.expected, self.remedy = "recipe", str(self), "", ""
+
+
+FINAL_EXIT_CODES = frozenset(error.exit_code for error in (RecipeError, DataError, ContractError, GateError))
+"""Exit codes of faults that a retry cannot mend."""

@@ -1,0 +1,51 @@
+"""The evaluation as one HTML page that reads offline: verdict, figures with their intervals, pictures; no raw texts."""
+
+import base64
+from pathlib import Path
+
+from tasks import gate
+from tasks.contracts import BaseModelFiles, DatasetVersion, Evaluation, Scores
+from tasks.plots import DOTS_PER_INCH
+from tasks.workspace import Run, write_atomically
+
+
+def write(run: Run, evaluation: Evaluation, version: DatasetVersion, base: BaseModelFiles, *, cut_rows: int) -> None:
+    """Write the page where the evaluation says that it is.
+
+    Args:
+        run: whose recipe and pictures the page shows.
+        evaluation: what was found.
+        version: the data set.
+        base: the base model.
+        cut_rows: test rows whose text was cut to fit max_tokens.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    columns: dict[str, Scores] = {"tuned": evaluation.tuned, "base": evaluation.base, "majority class": evaluation.majority}
+    if evaluation.champion is not None:
+        columns[f"champion (v{evaluation.champion_version})"] = evaluation.champion
+    reasons = [(not line.startswith(gate.REFUSED), line.removeprefix(gate.REFUSED)) for line in evaluation.verdict.reasons]
+    pictures = {title: _picture(run.path(path)) for title, path in evaluation.figures.items()}
+    page = environment.get_template("evaluation_report.html.j2").render(
+        run=run.id,
+        recipe=run.recipe,
+        evaluation=evaluation,
+        version=version,
+        base=base,
+        columns=columns,
+        reasons=reasons,
+        pictures=pictures,
+        cut_rows=cut_rows,
+        test=version.parts["test"],
+    )
+    write_atomically(run.path(evaluation.report), page)
+
+
+def _picture(path: Path) -> dict[str, str | int]:
+    """A PNG's bytes for a data URI, and its width in CSS pixels, as large as it was drawn for."""
+    content = path.read_bytes()
+    pixels = int.from_bytes(content[16:20], "big")  # PNG's first chunk begins with the width
+    return {"data": base64.b64encode(content).decode(), "width": round(pixels * 96 / DOTS_PER_INCH)}

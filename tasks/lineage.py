@@ -1,0 +1,98 @@
+"""What a model version came from: the tags that say on which data, with which code, recipe, base and libraries it was made."""
+
+import hashlib
+import json
+import subprocess
+from importlib.metadata import version as installed
+from pathlib import Path
+
+from tasks import __version__, settings
+from tasks.contracts import Adapter, DatasetVersion, Download, Evaluation, MergedModel, ValidRows
+from tasks.tracking import RUN_TAG
+from tasks.workspace import Run
+
+CONTENT_TAG = "loraflow.content"
+"""Hash of the merged model's files and the recipe: equal content of one run is the same version."""
+
+RECIPE_TAG = "loraflow.recipe"
+
+CHALLENGER = "challenger"
+"""Alias of the version that was registered last and is not the champion."""
+
+GATE_TAG, REASONS_TAG = "gate", "gate_reasons"
+PASSED, REFUSED = "passed", "refused"
+
+SCORES_TAG = "scores"
+"""JSON, metric to value on the test part of the version's data set."""
+
+DATA_HASH_TAG = "data_hash"
+
+LIBRARIES = ("torch", "transformers", "peft", "mlflow", "dvc")
+
+
+def lineage(run: Run) -> dict[str, str]:
+    """Tag to value of everything that the run's model came from, and of what its test said."""
+    recipe, base, data = run.recipe, run.read(Download).base_model, run.read(DatasetVersion)
+    commit, dirty = code_commit(settings.CHECKOUT)
+    return {
+        RUN_TAG: run.id,
+        RECIPE_TAG: recipe.name,
+        CONTENT_TAG: content_hash(run),
+        "recipe_hash": recipe.sha256(),
+        "profile": recipe.profile,
+        "seed": str(recipe.train.seed),
+        "data": data.tag,
+        DATA_HASH_TAG: data.data_hash,
+        "data_repository_commit": data.git_commit,
+        "validation": _validation(run, data.tag),
+        "base_model": base.name,
+        "base_model_revision": base.revision,
+        "code": commit,
+        "code_changed": "yes" if dirty else "no",
+        "mlflow_run": run.read(Adapter).tracked.run_id,
+        "loraflow": __version__,
+        **{library: installed(library) for library in LIBRARIES},
+        **evaluation_tags(run.read(Evaluation)),
+    }
+
+
+def evaluation_tags(evaluation: Evaluation) -> dict[str, str]:
+    """Tags of the gate's verdict and of the scores that it saw."""
+    return {
+        GATE_TAG: PASSED if evaluation.verdict.passed else REFUSED,
+        REASONS_TAG: "\n".join(evaluation.verdict.reasons),
+        SCORES_TAG: json.dumps({name: score.value for name, score in evaluation.tuned.items()}),
+    }
+
+
+def content_hash(run: Run) -> str:
+    """sha256 over the names and bytes of the merged model's files and the recipe's hash; reads the weights once, in pieces."""
+    folder, digest = run.path(run.read(MergedModel).path), hashlib.sha256(run.recipe.sha256().encode())
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as stream:
+            digest.update(f"{path.relative_to(folder).as_posix()} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def code_commit(checkout: Path) -> tuple[str, bool]:
+    """Commit of the code in a checkout, and whether files differ from it; where the code is no checkout, that is what it says."""
+    try:
+        top = _git(checkout, "rev-parse", "--show-toplevel")
+        if Path(top).resolve() != checkout.resolve():  # an environment inside somebody else's repository
+            return "no checkout", False
+        return _git(checkout, "rev-parse", "HEAD"), bool(_git(checkout, "status", "--porcelain", "--untracked-files=normal"))
+    except (OSError, subprocess.CalledProcessError):
+        return "no checkout", False
+
+
+def _git(checkout: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(checkout), *arguments], capture_output=True, text=True, check=True, timeout=60)
+    return done.stdout.strip()
+
+
+def _validation(run: Run, data_tag: str) -> str:
+    """What validation said of the rows, as JSON; where this run took a finished data version, whose validation it is."""
+    if not run.has(ValidRows):
+        return f"by the run that made {data_tag}"
+    rows = run.read(ValidRows)
+    return json.dumps({"read": rows.read, "valid": rows.valid, "rejected": rows.rejected}, ensure_ascii=False)

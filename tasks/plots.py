@@ -1,0 +1,113 @@
+"""The pictures of an evaluation: confusion matrix, ROC and precision-recall curves.
+
+Colours are Okabe and Ito's, told apart with any kind of colour sight; lines differ by their dashes as well.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+LINES = (("#0072B2", "-"), ("#D55E00", "--"), ("#009E73", "-."), ("#CC79A7", ":"))
+"""Colour and dashes of the first, second, … model."""
+
+FONTS = ("DejaVu Sans", "Noto Sans CJK KR", "Noto Sans CJK JP", "NanumGothic", "Apple SD Gothic Neo", "Malgun Gothic")
+"""Tried in this order for each letter; those with Korean are used where the machine has them."""
+
+DOTS_PER_INCH = 144
+
+
+def draw_confusion(path: Path, counts: "NDArray[np.intp]", names: Sequence[str], model: str) -> None:
+    """The confusion matrix: rows of each true class by predicted class, shaded by their share of the true class.
+
+    Args:
+        path: PNG file to write.
+        counts: (n_classes, n_classes), true by predicted.
+        names: the classes.
+        model: whose it is.
+    """
+    plt = _pyplot()
+    classes = len(names)
+    shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
+    side = max(3.6, 0.9 * classes + 1.8)
+    figure, axes = plt.subplots(figsize=(side + 0.8, side), layout="constrained")
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for true in range(classes):
+        for predicted in range(classes):
+            share = shares[true, predicted]
+            text = f"{counts[true, predicted]}\n{share:.0%}"
+            axes.text(predicted, true, text, ha="center", va="center", color="white" if share > 0.7 else "black")
+    slanted = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if classes > 3 else {}
+    axes.set_xticks(range(classes), names, **slanted)
+    axes.set_yticks(range(classes), names)
+    axes.set(xlabel="predicted", ylabel="true", title=f"Confusion matrix, {model} model")
+    figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
+    figure.savefig(path, dpi=DOTS_PER_INCH)
+    plt.close(figure)
+
+
+def draw_curves(
+    path: Path,
+    which: Literal["roc", "precision-recall"],
+    truth: "NDArray[np.intp]",
+    scores: "Mapping[str, NDArray[np.float64]]",
+    names: Sequence[str],
+    shown: Sequence[int],
+) -> None:
+    """Curves of every model, one panel for each shown class against the rest.
+
+    Args:
+        path: PNG file to write.
+        which: ROC curves with their area, or precision-recall curves with the average precision.
+        truth: (n_rows,) the true classes.
+        scores: model to scores, (n_rows, n_classes).
+        names: the classes.
+        shown: the classes that get a panel.
+    """
+    plt = _pyplot()
+    columns = min(3, len(shown))
+    lines = -(-len(shown) // columns)
+    figure, grid = plt.subplots(lines, columns, figsize=(4.3 * columns, 4.2 * lines), layout="constrained", squeeze=False)
+    for axes in grid.flat[len(shown) :]:
+        axes.set_visible(False)
+    for axes, index in zip(grid.flat, shown, strict=False):
+        found = truth == index
+        if which == "roc":
+            axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle=(0, (1, 3)), label="chance 0.500")
+        else:
+            axes.axhline(found.mean(), color="0.6", linewidth=1, linestyle=(0, (1, 3)), label=f"chance {found.mean():.3f}")
+        for (model, of_model), (colour, dashes) in zip(scores.items(), LINES, strict=False):
+            x, y, area = _curve(which, found, of_model[:, index])
+            step = {"drawstyle": "steps-post"} if which == "precision-recall" else {}
+            axes.plot(x, y, color=colour, linestyle=dashes, linewidth=2, label=f"{model} {area:.3f}", **step)
+        labels = ("false positive rate", "true positive rate") if which == "roc" else ("recall", "precision")
+        axes.set(xlabel=labels[0], ylabel=labels[1], xlim=(-0.01, 1.01), ylim=(-0.01, 1.02), title=names[index], aspect="equal")
+        axes.grid(color="0.92")
+        title = "area under the curve" if which == "roc" else "average precision"
+        axes.legend(loc="lower right" if which == "roc" else "lower left", title=title, fontsize="small", title_fontsize="small")
+    figure.savefig(path, dpi=DOTS_PER_INCH)
+    plt.close(figure)
+
+
+def _curve(which: str, found: "NDArray[np.bool_]", scores: "NDArray[np.float64]") -> tuple[Any, Any, float]:
+    from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
+
+    if which == "roc":
+        false_positive_rate, true_positive_rate, _ = roc_curve(found, scores)
+        return false_positive_rate, true_positive_rate, float(roc_auc_score(found, scores))
+    precision, recall, _ = precision_recall_curve(found, scores)
+    return recall, precision, float(average_precision_score(found, scores))
+
+
+def _pyplot() -> Any:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import font_manager, pyplot
+
+    there = set(font_manager.get_font_names())
+    pyplot.rcParams["font.family"] = [font for font in FONTS if font in there]
+    return pyplot

@@ -1,0 +1,108 @@
+"""Where this installation keeps things and which services it talks to: the `LORAFLOW_` environment variables.
+
+`docs/settings.md` shows this class as a table; a test holds the two together. Secrets are not settings: they come from
+Airflow connections, Kubernetes secrets or the environment of the library that needs them (`HF_TOKEN`, say).
+"""
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+TELEMETRY_OFF = {
+    "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+    "DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "DVC_NO_ANALYTICS": "1",
+    "GX_ANALYTICS_ENABLED": "False",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "SCARF_ANALYTICS": "false",
+}
+"""Environment under which no library reports its use to anybody."""
+
+PATHS = ("home", "recipes", "mirror", "runs")
+"""Settings that are folders on this machine."""
+
+
+class Settings(BaseSettings):
+    """One field for each variable; the field's description is its documentation."""
+
+    model_config = SettingsConfigDict(env_prefix="LORAFLOW_", frozen=True, extra="ignore")
+
+    home: Path = Field(CHECKOUT / ".loraflow", description="Folder of all runtime state of the embedded default.")
+    profile: Literal["local", "full"] = Field(
+        "local", description="Which settings of a recipe count: as published (`full`), or with its `local` keys laid over."
+    )
+    recipes: Path = Field(
+        Path(__file__).parent / "recipes", description="Folder with the recipe files; each becomes a DAG. Default: those of this project."
+    )
+    mirror: Path | None = Field(None, description="Folder with copies of the recipes' source files; looked into before any download.")
+    runs: Path | None = Field(None, description="Workspace: one folder a run. Default: `runs` in the home folder.")
+    data_repo: str | None = Field(
+        None, description="Git URL of the data repository. Default: a bare repository `data-repo.git` in the home folder."
+    )
+    dvc_remote: str | None = Field(None, description="URL of the DVC remote. Default: the folder `dvc-remote` in the home folder.")
+    hub: str | None = Field(
+        None,
+        description="Where `push` publishes: `folder:PATH`, or `hub:NAMESPACE` for the Hugging Face Hub (`HF_ENDPOINT`, "
+        "`HF_TOKEN`). Default: the folder `hub` in the home folder.",
+    )
+    mlflow_uri: str | None = Field(None, description="MLflow tracking URI. Default: an SQLite file in the home folder.")
+    airflow_port: int = Field(8080, ge=1, le=65535, description="Loopback port of Airflow's UI on the embedded default.")
+    mlflow_port: int = Field(5000, ge=1, le=65535, description="Loopback port of MLflow's UI on the embedded default.")
+    mlflow_ui: str | None = Field(
+        None, description="Address of MLflow's UI as users reach it, for links. Default: the loopback port above."
+    )
+
+    @cached_property
+    def runs_folder(self) -> Path:
+        """Folder that holds one folder for each run."""
+        return self.runs or self.home / "runs"
+
+    @cached_property
+    def model_cache(self) -> Path:
+        """Folder of base models, each complete when its name is there."""
+        return self.home / "models"
+
+    @cached_property
+    def data_repo_url(self) -> str:
+        """Git URL of the data repository."""
+        return self.data_repo or str(self.home / "data-repo.git")
+
+    @cached_property
+    def dvc_remote_url(self) -> str:
+        """URL of the DVC remote."""
+        return self.dvc_remote or str(self.home / "dvc-remote")
+
+    @cached_property
+    def hub_url(self) -> str:
+        """`folder:PATH` or `hub:NAMESPACE`."""
+        return self.hub or f"folder:{self.home / 'hub'}"
+
+    @cached_property
+    def mlflow_tracking_uri(self) -> str:
+        """Tracking URI that MLflow's client is given."""
+        return self.mlflow_uri or f"sqlite:///{self.home / 'mlflow' / 'mlflow.db'}"
+
+    @cached_property
+    def mlflow_ui_url(self) -> str:
+        """Address of MLflow's UI, without a slash at the end."""
+        return (self.mlflow_ui or f"http://127.0.0.1:{self.mlflow_port}").rstrip("/")
+
+
+def settings() -> Settings:
+    """The settings of this process, read from its environment now; paths absolute."""
+    found = Settings()
+    absolute = {name: value.expanduser().absolute() for name in PATHS if (value := getattr(found, name)) is not None}
+    return found.model_copy(update=absolute)
+
+
+def quiet_environment() -> dict[str, str]:
+    """The environment of this process with every library's telemetry off, for a child process."""
+    return {**os.environ, **TELEMETRY_OFF}

@@ -1,0 +1,20 @@
+"""The steps by name: where each one's function is, imported only when it is performed."""
+
+import sys
+from importlib import import_module
+
+from tasks.contracts import CONTRACTS, Manifest
+from tasks.disk import disk_faults
+from tasks.workspace import Run
+
+
+def perform(step: str, run: Run, generation: int = 0) -> Manifest:
+    """Do a step of a run, once.
+
+    Raises:
+        LoraflowError: what the step found; its exit code says whether a retry may help.
+    """
+    print(f"{step}: run {run.id}, profile {run.recipe.profile}", file=sys.stderr, flush=True)
+    work = getattr(import_module(f"tasks.{step}"), step)
+    with disk_faults(run.folder):
+        return run.perform(step, work, contract=CONTRACTS[step], generation=generation)

@@ -1,0 +1,155 @@
+"""Train a LoRA adapter on the training part.
+
+Reads   Download, DatasetVersion     runs/<id>/download.json, version.json
+Uses    prompt.*, lora.*, train.*    of the recipe
+Writes  Adapter                      runs/<id>/train.json
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tasks import tracking
+from tasks.batches import collate
+from tasks.checkpoints import newest_whole, whole_marker
+from tasks.contracts import Adapter, DatasetVersion, Download
+from tasks.errors import DataError
+from tasks.kinds import Example, kind_of
+from tasks.models import device, dtype_of, load_model, save
+from tasks.progress import Progress
+from tasks.recipe import Recipe
+from tasks.tokens import Tokens
+from tasks.training_report import training_report
+from tasks.workspace import Run
+
+
+def train(run: Run) -> Adapter:
+    """Train the LoRA adapter; the loss runs in MLflow, checkpoints let a killed training go on."""
+    from transformers import set_seed
+
+    recipe, began = run.recipe, time.monotonic()
+    base, version = run.read(Download).base_model, run.read(DatasetVersion)
+    tokens = Tokens(run.path(base.path))
+    examples = _examples(recipe, tokens, run.path(version.parts["train"].path))
+    tracked = tracking.tracked_run(run)
+    set_seed(recipe.train.seed)  # the adapter's start is drawn with it
+    model = _with_adapter(recipe, load_model(run.path(base.path), recipe.base_model.dtype))
+    total_steps = _total_steps(recipe, len(examples))
+    resumed = newest_whole(run.kept)
+    with Progress(run, "train", "training", total_steps, "steps") as progress:
+        report = training_report(recipe, tracked, progress, version.tag)
+        trainer = _trainer(run, model, tokens, examples, report)
+        result = trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+    folder = run.attempt / "adapter"
+    save(model, folder)
+    trainable, everything = model.get_nb_trainable_parameters()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return Adapter(
+        path=run.relative(folder),
+        tracked=tracked,
+        rows=len(examples),
+        steps=int(result.global_step),
+        epochs=float(trainer.state.epoch or 0),
+        final_loss=sum(losses[-5:]) / max(len(losses[-5:]), 1),
+        trainable_parameters=trainable,
+        all_parameters=everything,
+        cut_rows=sum(example.cut for example in examples),
+        seconds=time.monotonic() - began,
+        resumed_from_step=int(resumed.name.rpartition("-")[2]) if resumed else 0,
+    )
+
+
+def _examples(recipe: Recipe, tokens: Tokens, part: Path) -> list[Example]:
+    """The training part as tokens: `train.rows` of it, drawn with the seed, each class by its share."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(part, columns=["text", "label"])
+    texts, labels = table["text"].to_pylist(), table["label"].to_pylist()
+    chosen = draw_rows(labels, recipe.train.rows, recipe.train.seed)
+    if not chosen:
+        raise DataError(str(part), "no rows", "at least one training row expected", "look at split's report")
+    kind = kind_of(recipe)
+    return [kind.example(recipe, tokens, texts[row], labels[row]) for row in chosen]
+
+
+def draw_rows(labels: Sequence[str], count: int | None, seed: int) -> list[int]:
+    """Indexes of `count` rows in shuffled order, every class by its share; all of them where count is None.
+
+    Args:
+        labels: (n_rows,) class of each row.
+        count: how many rows to draw.
+        seed: the same seed draws the same rows on any machine.
+
+    Raises:
+        DataError: there are fewer rows than asked for.
+    """
+    import random
+
+    draw = random.Random(seed)  # noqa: S311 — a sample, not a secret
+    if count is None:
+        return draw.sample(range(len(labels)), len(labels))
+    if count > len(labels):
+        raise DataError("train.rows", f"{count:,} rows asked for", f"at most the {len(labels):,} of the training part", "ask for fewer")
+    classes = {label: [row for row, found in enumerate(labels) if found == label] for label in sorted(set(labels))}
+    exact = {label: count * len(rows) / len(labels) for label, rows in classes.items()}
+    share = {label: math.floor(value) for label, value in exact.items()}
+    by_remainder = sorted(classes, key=lambda label: (share[label] - exact[label], label))
+    for label in by_remainder[: count - sum(share.values())]:
+        share[label] += 1
+    rows = [row for label, own in classes.items() for row in draw.sample(own, share[label])]
+    return draw.sample(rows, len(rows))
+
+
+def _with_adapter(recipe: Recipe, model: Any) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    lora = recipe.lora.model_dump()
+    if not isinstance(lora["target_modules"], str):
+        lora["target_modules"] = list(lora["target_modules"])
+    return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **lora))
+
+
+def _total_steps(recipe: Recipe, rows: int) -> int:
+    """Optimiser steps of the whole training, as transformers' Trainer counts them."""
+    if recipe.train.max_steps:
+        return recipe.train.max_steps
+    batches = math.ceil(rows / recipe.train.per_device_train_batch_size)
+    return math.ceil(recipe.train.num_train_epochs * math.ceil(batches / recipe.train.gradient_accumulation_steps))
+
+
+def _trainer(run: Run, model: Any, tokens: Tokens, examples: list[Example], report: Any) -> Any:
+    from transformers import PrinterCallback, Trainer, TrainingArguments
+
+    recipe, dtype = run.recipe, str(dtype_of(run.recipe.base_model.dtype))
+    keys = recipe.train.model_dump(exclude={"rows", "loss_on", "max_steps"})
+    arguments = TrainingArguments(
+        output_dir=str(run.kept),
+        **keys,
+        max_steps=recipe.train.max_steps or -1,
+        bf16=device() == "cuda" and dtype == "torch.bfloat16",
+        use_cpu=device() == "cpu",
+        save_strategy="steps",
+        save_total_limit=2,
+        data_seed=recipe.train.seed,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,  # a NaN loss must be seen, not averaged away
+        include_num_input_tokens_seen="non_padding",
+        report_to=[],
+        disable_tqdm=True,
+    )
+    kind = kind_of(recipe)
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=[{"input_ids": example.prompt + example.answer, "example": example} for example in examples],
+        data_collator=partial(collate, pad_id=tokens.pad_id, loss_on=recipe.train.loss_on),
+        compute_loss_func=kind.loss(recipe, tokens),
+        callbacks=[whole_marker(), report],
+    )
+    trainer.remove_callback(PrinterCallback)  # the report prints for it
+    return trainer

@@ -1,0 +1,123 @@
+"""What is seen of a training while it runs: metrics in MLflow, the position for the log, and an end at a loss that is no number."""
+
+import math
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from tasks import tracking
+from tasks.contracts import TrackedRun
+from tasks.errors import RecipeError, ServiceError
+from tasks.progress import Progress
+from tasks.recipe import Recipe
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric
+    from transformers import TrainerCallback
+
+
+def training_report(recipe: Recipe, tracked: TrackedRun, progress: Progress, data_tag: str) -> "TrainerCallback":
+    """A trainer callback that reports to MLflow and to the progress.
+
+    Metrics that MLflow does not take are kept and sent with the next ones; a training does not end for want of a report, but it
+    does not finish without one either.
+
+    Raises:
+        RecipeError: (while training) the loss is not a finite number.
+        ServiceError: (at the end) MLflow did not take the metrics.
+    """
+    from transformers import TrainerCallback
+
+    sender = _Sender(tracked)
+    sender.parameters(
+        {**_flat(recipe.model_dump(mode="json", include={"base_model", "lora", "train", "prompt"})), "data.version": data_tag}
+    )
+
+    class TrainingReport(TrainerCallback):  # type: ignore[misc, unused-ignore]
+        _tokens, _at = 0, 0.0
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            progress.start_at(state.global_step)
+            self._tokens, self._at = state.num_input_tokens_seen, time.monotonic()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            progress.reach(state.global_step)
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+            if logs is None or "loss" not in logs:
+                return
+            loss = float(logs["loss"])
+            if not math.isfinite(loss):
+                raise RecipeError(
+                    f"train: step {state.global_step}", f"the loss is {loss}", "a finite number expected", "lower train.learning_rate"
+                )
+            now = time.monotonic()
+            speed = (state.num_input_tokens_seen - self._tokens) / max(now - self._at, 1e-9)
+            self._tokens, self._at = state.num_input_tokens_seen, now
+            progress.reach(state.global_step, f"loss {loss:.3f}")
+            figures = {"loss": loss, "tokens_per_second": float(speed), "memory_gib": _memory_gib(), "epoch": float(state.epoch or 0)}
+            figures |= {key: float(logs[key]) for key in ("learning_rate", "grad_norm") if key in logs}
+            sender.send({f"train.{key}": value for key, value in figures.items()}, state.global_step)
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            sender.finish()
+
+    return TrainingReport()
+
+
+class _Sender:
+    """Sends metrics, and keeps what was not taken."""
+
+    def __init__(self, tracked: TrackedRun) -> None:
+        self._client, self._run_id = tracking.client(), tracked.run_id
+        self._waiting: list[Metric] = []
+
+    def parameters(self, values: dict[str, str]) -> None:
+        from mlflow.entities import Param
+
+        # A cleared training may have other code, never another recipe: what stands there already is the same.
+        known = self._client.get_run(self._run_id).data.params
+        self._client.log_batch(self._run_id, params=[Param(key, value) for key, value in values.items() if key not in known])
+
+    def send(self, figures: dict[str, float], step: int) -> None:
+        from mlflow.entities import Metric
+        from mlflow.exceptions import MlflowException
+
+        now = int(time.time() * 1000)
+        self._waiting += [Metric(key, value, now, step) for key, value in figures.items()]
+        try:
+            self._client.log_batch(self._run_id, metrics=self._waiting[:1000])
+        except MlflowException as error:
+            print(
+                f"train: MLflow did not take {len(self._waiting)} metrics, kept for later: {str(error)[:200]}", file=sys.stderr, flush=True
+            )
+        else:
+            self._waiting = self._waiting[1000:]
+
+    def finish(self) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            while self._waiting:
+                self._client.log_batch(self._run_id, metrics=self._waiting[:1000])
+                self._waiting = self._waiting[1000:]
+        except MlflowException as error:
+            raise ServiceError(
+                "train: MLflow", f"does not take the last metrics ({str(error)[:200]})", "a tracking server expected", "mend it and retry"
+            ) from None
+
+
+def _memory_gib() -> float:
+    """Memory in use: the GPU's highest mark where there is one, otherwise this process's resident size."""
+    import psutil
+    import torch
+
+    in_use = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else psutil.Process().memory_info().rss
+    return float(in_use) / 2**30
+
+
+def _flat(document: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    result: dict[str, str] = {}
+    for key, value in document.items():
+        result |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": str(value)[:500]}
+    return result
