@@ -1,0 +1,33 @@
+"""`start`: the recipe with the trigger form's values, checked as a whole and frozen into the run's folder."""
+
+from typing import Any
+
+from airflow.sdk import BaseOperator
+
+from dags import faults
+from dags.form import Form
+from tasks.settings import settings
+from tasks.workspace import Run, run_folder
+
+
+def run_of(recipe: str, run_id: str) -> Run:
+    """The run's folder for an Airflow run of a recipe."""
+    return Run(run_folder(settings().runs_folder, recipe, run_id))
+
+
+class Start(BaseOperator):
+    """Check the recipe with the form's values and freeze it for this run."""
+
+    def __init__(self, recipe: str, **kwargs: Any) -> None:
+        super().__init__(task_id="start", doc_md=__doc__, do_xcom_push=False, **kwargs)
+        self.recipe = recipe
+
+    def execute(self, context: Any) -> None:
+        """Freeze the recipe as its file stands now."""
+        with faults.readable(self.log):
+            form = Form.read(settings().recipes / f"{self.recipe}.yaml")
+            recipe = form.resolve({**context["params"], **(context["dag_run"].conf or {})})
+            self.log.info("profile %s of recipe %s", recipe.profile, recipe.name)
+            run = run_of(self.recipe, context["run_id"])
+            run.freeze(recipe)
+            self.log.info("frozen in %s\n%s", run.folder / "recipe.yaml", recipe.dump())
