@@ -1,0 +1,130 @@
+"""Fixtures that many tests share: dear set-up is made once a session, cheap state anew for each test."""
+
+import os
+import shutil
+import sqlite3
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+from tasks import recipe as recipes
+from tasks.settings import TELEMETRY_OFF
+from tasks.steps import perform
+from tasks.workspace import Run
+from tests import tiny
+
+os.environ.update(TELEMETRY_OFF)
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Tiny models on many threads wait for one another; two test processes share the cores instead.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_tmp(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder that all workers of this test session see."""
+    base = tmp_path_factory.getbasetemp()
+    return base if worker_id == "master" else base.parent
+
+
+@pytest.fixture(scope="session")
+def airflow_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """AIRFLOW_HOME of this process; a test that imports Airflow or `dags` asks for it first."""
+    folder = tmp_path_factory.mktemp("airflow")
+    os.environ.update(AIRFLOW_HOME=str(folder), AIRFLOW__CORE__DAGS_FOLDER=str(CHECKOUT / "dags"), AIRFLOW__CORE__LOAD_EXAMPLES="False")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_base(shared_tmp: Path) -> Path:
+    """Folder of the tiny Gemma, built once."""
+    folder = shared_tmp / "tiny-gemma"
+    with FileLock(shared_tmp / "tiny-gemma.lock"):
+        if not (folder / "tokenizer.json").exists():
+            tiny.build_gemma(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_csv(shared_tmp: Path) -> Path:
+    """A file of 400 made-up tweets, written once."""
+    path = shared_tmp / "tweets.csv"
+    with FileLock(shared_tmp / "tweets.lock"):
+        if not path.exists():
+            tiny.write_csv(path, tiny.tweets(400))
+    return path
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fresh LORAFLOW_HOME; no other setting of this machine shines through."""
+    for name in [name for name in os.environ if name.startswith(("LORAFLOW_", "MLFLOW_"))]:
+        if name not in ("LORAFLOW_MIRROR", "MLFLOW_DISABLE_TELEMETRY"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("LORAFLOW_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def tiny_document(tiny_base: Path, tiny_csv: Path) -> dict[str, Any]:
+    """The tiny recipe as a file would give it; a test may change it."""
+    return tiny.recipe_document(tiny_base, tiny_csv)
+
+
+@pytest.fixture
+def make_run(home: Path) -> Callable[..., Run]:
+    """Start a run of a recipe document."""
+
+    def make(document: dict[str, Any], run_id: str = "test", **overrides: Any) -> Run:
+        recipe = recipes.resolve(document, "full", {key.replace("__", "."): value for key, value in overrides.items()})
+        run = Run(home / "runs" / recipe.name / run_id)
+        run.folder.mkdir(parents=True, exist_ok=True)
+        run.freeze(recipe)
+        return run
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def mirror() -> Path:
+    """The folder of real data files; the test is skipped where there is none."""
+    value = os.environ.get("LORAFLOW_MIRROR")
+    if not value or not Path(value).is_dir():
+        pytest.skip("LORAFLOW_MIRROR is not set to a folder with the recipes' source files")
+    return Path(value)
+
+
+@pytest.fixture(scope="session")
+def trained_folder(shared_tmp: Path, tiny_base: Path) -> Path:
+    """A home with one finished run of the tiny recipe up to `merge`, made once; tests work on copies (`trained`)."""
+    home = shared_tmp / "trained-home"
+    with FileLock(shared_tmp / "trained.lock"):
+        if not (home / "runs/tiny/test/merge.json").exists():
+            shutil.rmtree(home, ignore_errors=True)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("LORAFLOW_HOME", str(home))
+                run = tiny.start_at_train(home / "runs/tiny/test", tiny_base, tiny.tweets(360))
+                for step in ("train", "merge"):
+                    perform(step, run)
+    return home
+
+
+@pytest.fixture
+def trained(home: Path, trained_folder: Path) -> Run:
+    """A run of the tiny recipe, finished up to `merge`, in this test's own home (its MLflow database included)."""
+    shutil.copytree(trained_folder, home, copy_function=os.link)
+    database = home / "mlflow" / "mlflow.db"
+    database.unlink()
+    shutil.copyfile(trained_folder / "mlflow" / "mlflow.db", database)
+    with sqlite3.connect(database) as connection:  # artifacts of this copy lie in this copy
+        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+            connection.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (str(trained_folder), str(home)))
+    if utils := sys.modules.get("mlflow.tracking._tracking_service.utils"):
+        utils._artifact_repos_cache.clear()  # MLflow remembers by run id where artifacts lie, and all copies have the same run
+    return Run(home / "runs/tiny/test")

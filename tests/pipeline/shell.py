@@ -1,0 +1,86 @@
+"""A laptop's user at the shell: the commands as processes of their own, on a home and ports that nobody else has."""
+
+import os
+import re
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import yaml
+
+from tasks.embedded import keeper
+from tasks.embedded.configuration import MARK, Places
+from tasks.progress import read_position
+from tasks.settings import CHECKOUT
+from tests import tiny
+
+WAIT_SECONDS = 1200
+
+
+class Shell:
+    """The user's shell: a home, free ports, and the tiny recipe.
+
+    Attributes:
+        places: where the servers' files lie.
+    """
+
+    def __init__(self, folder: Path, base: Path, source: Path) -> None:
+        self.places = Places(folder / "home")
+        recipes = folder / "recipes"
+        recipes.mkdir(parents=True)
+        (recipes / "tiny.yaml").write_text(yaml.safe_dump(tiny.recipe_document(base, source), sort_keys=False), encoding="utf-8")
+        ports = [free_port(), free_port()]
+        self.env = {name: value for name, value in os.environ.items() if not name.startswith(("LORAFLOW_", "MLFLOW_", "AIRFLOW_"))}
+        self.env |= {"LORAFLOW_HOME": str(self.places.home), "LORAFLOW_RECIPES": str(recipes), "OMP_NUM_THREADS": "2"}
+        self.env |= {"LORAFLOW_AIRFLOW_PORT": str(ports[0]), "LORAFLOW_MLFLOW_PORT": str(ports[1])}
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start a command as a terminal does: it hears Ctrl-C, also where these tests run in the background and do not."""
+        command = (sys.executable, "-m", "tasks", *arguments)
+        heard = signal.signal(signal.SIGINT, signal.default_int_handler)  # what is ignored here would be ignored by the child
+        try:
+            return subprocess.Popen(command, env=self.env, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        finally:
+            signal.signal(signal.SIGINT, heard)
+
+    def type(self, *arguments: str) -> tuple[int, str]:
+        """Run a command to its end; exit code and what it printed, without spaces at the ends of lines."""
+        process = self.start(*arguments)
+        said, _ = process.communicate(timeout=WAIT_SECONDS)
+        return process.returncode, re.sub(r" +$", "", said, flags=re.M)
+
+    def processes(self) -> list[psutil.Process]:
+        """Whatever the servers are and have started."""
+        state = keeper.read_state(self.places)
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if state and process.environ().get(MARK) == state.mark and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    def trains(self) -> Path | None:
+        """Folder of the run that is in the middle of its training."""
+        for folder in (self.places.home / "runs" / "tiny").glob("*"):
+            position = read_position(folder)
+            if position and position.step == "train" and 0 < position.done < position.total and time.time() - position.at < 5:
+                return folder
+        return None
+
+    def run_states(self) -> dict[str, str]:
+        """State of each run, as Airflow's database has it."""
+        with sqlite3.connect(self.places.airflow / "airflow.db") as connection:
+            return dict(connection.execute("SELECT run_id, state FROM dag_run"))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

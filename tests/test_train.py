@@ -1,0 +1,197 @@
+"""The step `train`: what is learned, and what is left of it when the process dies."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks import recipe as recipes
+from tasks import tracking
+from tasks.batches import IGNORED, collate
+from tasks.checkpoints import mark_whole, newest_whole
+from tasks.contracts import Adapter, MergedModel
+from tasks.errors import DataError, RecipeError, ServiceError
+from tasks.kinds import Example, label_scoring
+from tasks.models import dtype_of, load_model
+from tasks.steps import perform
+from tasks.tokens import Tokens
+from tasks.train import draw_rows
+from tasks.workspace import Run
+from tests import tiny
+
+
+def weights(run: Run) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    return load_file(run.path(run.read(Adapter).path) / "adapter_model.safetensors")
+
+
+def test_training_learns_the_labels_and_the_end_token(trained: Run, tiny_base: Path) -> None:
+    import torch
+
+    model = load_model(trained.path(trained.read(MergedModel).path), "float32")
+    tokens, recipe = Tokens(tiny_base), trained.recipe
+    rows = tiny.tweets(360)[-60:]
+    scores = label_scoring.predict(recipe, model, tokens, [text for text, _ in rows])
+    right = [found == label for found, (_, label) in zip(label_scoring.labels_of(recipe, scores), rows, strict=True)]
+    assert sum(right) >= 57
+    ends = 0
+    for text, label in rows[:10]:
+        example = label_scoring.example(recipe, tokens, text, label)
+        with torch.inference_mode():
+            ends += int(model(torch.tensor([example.prompt + example.answer[:-1]])).logits[0, -1].argmax()) == tokens.eos_id
+    assert ends == 10
+
+
+def test_mlflow_shows_the_training_while_it_runs(trained: Run) -> None:
+    adapter, client = trained.read(Adapter), tracking.client()
+    found = client.get_run(adapter.tracked.run_id)
+    assert {"train.loss", "train.learning_rate", "train.tokens_per_second", "train.memory_gib", "train.grad_norm"} <= set(
+        found.data.metrics
+    )
+    history = client.get_metric_history(adapter.tracked.run_id, "train.loss")
+    assert len(history) > 10 and history[-1].value < history[0].value / 2
+    assert found.data.params["lora.r"] == "8" and found.data.params["data.version"] == "data/tiny/v1"
+    assert found.data.tags[tracking.RUN_TAG] == "tiny/test"
+
+
+def test_only_the_answer_and_its_end_carry_loss() -> None:
+    features = [{"example": Example([2, 7, 8, 9], [5, 1], False)}, {"example": Example([2, 7], [6, 1], False)}]
+    batch = collate(features, pad_id=0, loss_on="answer")
+    assert batch["input_ids"].tolist() == [[2, 7, 8, 9, 5, 1], [0, 0, 2, 7, 6, 1]]
+    assert batch["attention_mask"].tolist() == [[1] * 6, [0, 0, 1, 1, 1, 1]]
+    assert batch["labels"].tolist() == [[5, 1], [6, 1]]
+    assert batch["logits_to_keep"] == 3
+    whole = collate(features, pad_id=0, loss_on="sequence")
+    assert whole["labels"].tolist() == [[7, 8, 9, 5, 1], [IGNORED, IGNORED, 7, 6, 1]]
+    assert whole["logits_to_keep"] == 6
+
+
+def test_the_loss_is_the_stated_cross_entropy(tiny_document: dict[str, Any], tiny_base: Path) -> None:
+    import math
+    from types import SimpleNamespace
+
+    import torch
+
+    tokens = Tokens(tiny_base)
+    recipe = recipes.resolve(tiny_document, overrides={"train.loss_on": "labels"})
+    a, b, _ = label_scoring.label_ids(recipe, tokens)
+    logits = torch.zeros(1, 3, 480)
+    logits[0, 0, a], logits[0, 0, b], logits[0, 0, 300] = 2.0, 1.0, 50.0  # 300 is no label: it must not count
+    outputs = SimpleNamespace(logits=logits)
+    labels = torch.tensor([[a, tokens.eos_id]])
+    at_label = -math.log(math.exp(2) / (math.exp(2) + math.exp(1) + math.exp(0)))
+    at_end = math.log(480)
+    assert label_scoring.loss(recipe, tokens)(outputs, labels).item() == pytest.approx((at_label + at_end) / 2, rel=1e-5)
+    over_all = -math.log(math.exp(2) / (math.exp(2) + math.exp(1) + math.exp(50) + 477))
+    plain = recipes.resolve(tiny_document, overrides={"train.loss_on": "answer"})
+    assert label_scoring.loss(plain, tokens)(outputs, labels).item() == pytest.approx((over_all + at_end) / 2, rel=1e-5)
+
+
+def test_killed_training_resumes_and_ends_in_the_same_state(home: Path, tiny_base: Path) -> None:
+    rows = tiny.tweets(360)
+    document = tiny.recipe_document(tiny_base, home / "none.csv")
+    whole = tiny.start_at_train(home / "runs/tiny/whole", tiny_base, rows, document)
+    killed = tiny.start_at_train(home / "runs/tiny/killed", tiny_base, rows, document)
+    perform("train", whole)
+    command = [sys.executable, "-m", "tasks", "train", "--run", str(killed.folder)]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
+    kept = killed.folder / "train" / "g0-kept"
+    deadline = time.monotonic() + 120
+    while newest_whole(kept) is None and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the training ended before it could be killed"
+    assert not (killed.folder / "train.json").exists()
+    again = perform("train", killed)
+    assert again.resumed_from_step > 0
+    assert not kept.exists() and [path.name for path in (killed.folder / "train").iterdir()] == ["g0-a2"]
+    undisturbed, resumed = weights(whole), weights(killed)
+    assert undisturbed.keys() == resumed.keys()
+    assert all(undisturbed[name].allclose(resumed[name], atol=1e-6) for name in undisturbed)
+    runs = tracking.client().search_runs([again.tracked.experiment_id], f"tags.`{tracking.RUN_TAG}` = 'tiny/killed'")
+    assert len(runs) == 1
+
+
+def test_done_step_returns_at_once_and_a_cleared_one_runs_again(trained: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (trained.folder / "train.json").read_bytes()
+    perform("train", trained)
+    assert (trained.folder / "train.json").read_bytes() == before
+    perform("train", Run(trained.folder), generation=1)
+    assert (trained.folder / "train.json").read_bytes() != before
+    assert trained.generation("train") == 1
+    assert trained.generation("merge") is None, "merge was made of the earlier adapter"
+
+
+def test_a_checkpoint_cut_short_is_passed_over(tmp_path: Path) -> None:
+    for step in (10, 20):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "optimizer.pt").write_bytes(b"12345678")
+        mark_whole(folder)
+    assert newest_whole(tmp_path) == tmp_path / "checkpoint-20"
+    (tmp_path / "checkpoint-20" / "optimizer.pt").write_bytes(b"1234")
+    assert newest_whole(tmp_path) == tmp_path / "checkpoint-10"
+    shutil.copytree(tmp_path / "checkpoint-10", tmp_path / "checkpoint-30")
+    (tmp_path / "checkpoint-30" / "whole.json").unlink()
+    assert newest_whole(tmp_path) == tmp_path / "checkpoint-10"
+    assert newest_whole(tmp_path / "nowhere") is None
+
+
+def test_a_loss_that_is_no_number_stops_the_run(home: Path, tiny_base: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    broken = home / "broken"
+    shutil.copytree(tiny_base, broken)
+    tensors = load_file(broken / "model.safetensors")
+    tensors["model.layers.0.mlp.down_proj.weight"][0, 0] = float("nan")
+    save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
+    run = tiny.start_at_train(home / "runs/tiny/nan", broken, tiny.tweets(120))
+    with pytest.raises(RecipeError, match=r"train: step 1: the loss is nan, a finite number expected; lower train.learning_rate"):
+        perform("train", run)
+
+
+def test_mlflow_out_of_reach_is_told_before_any_work(home: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORAFLOW_MLFLOW_URI", "http://somebody:secret@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    run = tiny.start_at_train(home / "runs/tiny/lost", tiny_base, tiny.tweets(120))
+    with pytest.raises(ServiceError, match="no answer .* a tracking server expected; start it, or mend LORAFLOW_MLFLOW_URI") as caught:
+        perform("train", run)
+    assert "secret" not in str(caught.value)
+
+
+LABELS = st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=60)
+
+
+@given(labels=LABELS, share=st.floats(0.05, 1), seed=st.integers(0, 2**31 - 1))
+def test_drawn_rows_keep_the_classes_shares(labels: list[str], share: float, seed: int) -> None:
+    count = max(1, int(len(labels) * share))
+    rows = draw_rows(labels, count, seed)
+    assert len(rows) == count == len(set(rows))
+    assert rows == draw_rows(labels, count, seed)
+    whole, drawn = Counter(labels), Counter(labels[row] for row in rows)
+    assert all(abs(drawn[label] - count * whole[label] / len(labels)) < 1 for label in whole)
+
+
+def test_more_rows_than_there_are_is_an_error() -> None:
+    with pytest.raises(DataError, match=r"train.rows: 5 rows asked for, at most the 2 of the training part; ask for fewer"):
+        draw_rows(["a", "b"], 5, 0)
+    assert sorted(draw_rows(["a", "b"], None, 0)) == [0, 1]
+
+
+def test_auto_looks_at_the_processor() -> None:
+    import torch
+
+    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    if not torch.cuda.is_available():
+        assert dtype_of("auto") == (torch.bfloat16 if fast else torch.float32)
+    assert dtype_of("float16") == torch.float16
