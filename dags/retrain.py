@@ -24,7 +24,7 @@ def retrain(form: Form) -> DAG:
         doc_md=form.page(),
         tags=["retrain", form.recipe.kind, form.recipe.language],
         params=form.params(),
-        default_args=faults.RETRIES,
+        default_args={"owner": "loraflow", **faults.RETRIES},
         schedule=None,
         catchup=False,
         max_active_runs=1,  # a second run of the recipe queues; other recipes run beside it

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks import evaluation_report, gate, tracking
 from tasks.champion import champion_version, version_model, version_recipe
-from tasks.contracts import Adapter, DatasetVersion, Download, Evaluation, MergedModel, Parity, Part, Scores
+from tasks.contracts import Adapter, DatasetVersion, Download, Evaluation, MergedModel, Parity, Part, Scores, TrackedRun
 from tasks.errors import ContractError, DataError, RecipeError
 from tasks.intervals import bootstrap
 from tasks.kinds import kind_of
@@ -51,11 +51,16 @@ class Rows:
 
 def evaluate(run: Run) -> Evaluation:
     """Score the merged model as a user loads it, compare it with base model, majority class and champion, and ask the gate."""
+    with tracking.tracked(run) as tracked:
+        return _evaluate(run, tracked)
+
+
+def _evaluate(run: Run, tracked: TrackedRun) -> Evaluation:
     recipe, dtype = run.recipe, run.recipe.base_model.dtype
     base, merged, adapter = run.read(Download).base_model, run.read(MergedModel), run.read(Adapter)
     version = run.read(DatasetVersion)
     rows = _test_rows(recipe, run.path(version.parts["test"].path))
-    client, tracked = tracking.client(), tracking.tracked_run(run)
+    client = tracking.client()
 
     tuned_folder, base_folder = run.path(merged.path), run.path(base.path)
     scores = {"tuned": _score(run, "tuned model", recipe, partial(load_model, tuned_folder, dtype), tuned_folder, rows)}

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 RUN_TAG = "loraflow.run"
 """Tag of an MLflow run, and of the model version it led to: the loraflow run's id."""
+
+TRAINING_VIEW = {"mlflow.experimentKind": "custom_model_development"}
+"""Tag of an experiment: MLflow's pages show runs and metrics first, not traces and prompts as by default."""
 
 URL_FILE = "mlflow.url"
 """File in a run's folder with the address of its MLflow run, there as soon as the run is: also where `train` fails."""
@@ -71,9 +74,28 @@ def answering(what: str) -> Iterator[None]:
         ) from error
 
 
-def tracked_run(run: Run) -> TrackedRun:
-    """The MLflow run of this loraflow run: found by its tag, or created in the experiment named after the recipe."""
+@contextmanager
+def tracked(run: Run) -> Iterator[TrackedRun]:
+    """The MLflow run of this loraflow run, found by its tag or created in the experiment named after the recipe.
+
+    It is RUNNING inside, FINISHED afterwards and FAILED where a step raised, as with `mlflow.start_run`; the next step takes it
+    up again. One whose step was killed stays RUNNING until the retry.
+    """
     tracker = client()
+    found = _tracked_run(tracker, run)
+    with answering("tracking"):
+        tracker.update_run(found.run_id, status="RUNNING")
+    try:
+        yield found
+    except BaseException:
+        with suppress(Exception):  # where MLflow is the fault, it cannot be told
+            tracker.set_terminated(found.run_id, "FAILED")
+        raise
+    with answering("tracking"):
+        tracker.set_terminated(found.run_id, "FINISHED")
+
+
+def _tracked_run(tracker: "MlflowClient", run: Run) -> TrackedRun:
     experiment_id = _experiment(tracker, run.recipe.name)
     found = tracker.search_runs([experiment_id], f"tags.`{RUN_TAG}` = '{run.id}'", max_results=1)
     if found:
@@ -100,7 +122,8 @@ def _experiment(tracker: "MlflowClient", name: str) -> str:
     # A bare SQLite file has no server that would choose a place for artifacts: they lie beside it.
     beside = Path(uri.removeprefix("sqlite:///")).parent / "artifacts" / name
     try:
-        return str(tracker.create_experiment(name, artifact_location=beside.as_uri() if uri.startswith("sqlite:///") else None))
+        location = beside.as_uri() if uri.startswith("sqlite:///") else None
+        return str(tracker.create_experiment(name, artifact_location=location, tags=TRAINING_VIEW))
     except MlflowException:
         if (found := tracker.get_experiment_by_name(name)) is None:  # no other run created it at the same moment
             raise

@@ -34,15 +34,14 @@ def train(run: Run) -> Adapter:
     base, version = run.read(Download).base_model, run.read(DatasetVersion)
     tokens = Tokens(run.path(base.path))
     examples = _examples(recipe, tokens, run.path(version.parts["train"].path))
-    tracked = tracking.tracked_run(run)
-    set_seed(recipe.train.seed)  # the adapter's start is drawn with it
-    model = _with_adapter(recipe, load_model(run.path(base.path), recipe.base_model.dtype))
-    total_steps = _total_steps(recipe, len(examples))
-    resumed = newest_whole(run.kept)
-    with Progress(run, "train", "training", total_steps, "steps") as progress:
-        report = training_report(recipe, tracked, progress, version.tag)
-        trainer = _trainer(run, model, tokens, examples, report)
-        result = trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+    total_steps, resumed = _total_steps(recipe, len(examples)), newest_whole(run.kept)
+    with tracking.tracked(run) as tracked:
+        set_seed(recipe.train.seed)  # the adapter's start is drawn with it
+        model = _with_adapter(recipe, load_model(run.path(base.path), recipe.base_model.dtype))
+        with Progress(run, "train", "training", total_steps, "steps") as progress:
+            report = training_report(recipe, tracked, progress, version.tag)
+            trainer = _trainer(run, model, tokens, examples, report)
+            result = trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     folder = run.attempt / "adapter"
     save(model, folder)
     trainable, everything = model.get_nb_trainable_parameters()

@@ -90,14 +90,16 @@ def test_the_tuned_model_is_measured_beside_base_and_majority(trained: Run) -> N
 
 def test_mlflow_holds_metrics_pictures_predictions_and_report(trained: Run) -> None:
     found, client = do(trained), tracking.client()
-    run_id = tracking.tracked_run(trained).run_id
-    metrics = client.get_run(run_id).data.metrics
+    experiment = client.get_experiment_by_name("tiny")
+    (tracked,) = client.search_runs([experiment.experiment_id], f"tags.`{tracking.RUN_TAG}` = '{trained.id}'")
+    assert tracked.info.status == "FINISHED"
+    metrics = tracked.data.metrics
     for model in ("tuned", "base", "majority"):
         for name, score in getattr(found, model).items():
             assert metrics[f"{model}.{name}"] == score.value
             assert (metrics[f"{model}.{name}.low"], metrics[f"{model}.{name}.high"]) == (score.low, score.high)
     assert metrics["parity.same_labels"] == 16 and metrics["parity.largest_difference"] == found.parity.largest_difference
-    files = {Path(file.path).name for file in client.list_artifacts(run_id, "evaluation")}
+    files = {Path(file.path).name for file in client.list_artifacts(tracked.info.run_id, "evaluation")}
     assert files == {"confusion.png", "roc.png", "precision_recall.png", "predictions.parquet", "report.html"}
 
 

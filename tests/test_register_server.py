@@ -63,7 +63,8 @@ def test_over_a_server_the_weights_travel_once_and_serve(
     trained: Run, mlflow_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LORAFLOW_MLFLOW_URI", mlflow_server)
-    trained.write(dataclasses.replace(trained.read(Adapter), tracked=tracking.tracked_run(trained)))
+    with tracking.tracked(trained) as tracked:
+        trained.write(dataclasses.replace(trained.read(Adapter), tracked=tracked))
     evaluated.evaluate(trained)
     found = do(trained)
     assert not list(trained.folder.glob("register/*/*"))

@@ -61,7 +61,7 @@ def test_mlflow_shows_the_training_while_it_runs(trained: Run) -> None:
     history = client.get_metric_history(adapter.tracked.run_id, "train.loss")
     assert len(history) > 10 and history[-1].value < history[0].value / 2
     assert found.data.params["lora.r"] == "8" and found.data.params["data.version"] == "data/tiny/v1"
-    assert found.data.tags[tracking.RUN_TAG] == "tiny/test"
+    assert found.data.tags[tracking.RUN_TAG] == "tiny/test" and found.info.status == "FINISHED"
 
 
 def test_only_the_answer_and_its_end_carry_loss() -> None:
@@ -112,14 +112,21 @@ def test_killed_training_resumes_and_ends_in_the_same_state(home: Path, tiny_bas
     os.killpg(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "the training ended before it could be killed"
     assert not (killed.folder / "train.json").exists()
+    assert [found.info.status for found in _tracked("tiny/killed")] == ["RUNNING"]
     again = perform("train", killed)
     assert again.resumed_from_step > 0
     assert not kept.exists() and [path.name for path in (killed.folder / "train").iterdir()] == ["g0-a2"]
     undisturbed, resumed = weights(whole), weights(killed)
     assert undisturbed.keys() == resumed.keys()
     assert all(undisturbed[name].allclose(resumed[name], atol=1e-6) for name in undisturbed)
-    runs = tracking.client().search_runs([again.tracked.experiment_id], f"tags.`{tracking.RUN_TAG}` = 'tiny/killed'")
-    assert len(runs) == 1
+    assert [found.info.status for found in _tracked("tiny/killed")] == ["FINISHED"]
+
+
+def _tracked(run_id: str) -> list[Any]:
+    """MLflow runs of a loraflow run."""
+    client = tracking.client()
+    experiment = client.get_experiment_by_name("tiny")
+    return list(client.search_runs([experiment.experiment_id], f"tags.`{tracking.RUN_TAG}` = '{run_id}'"))
 
 
 def test_done_step_returns_at_once_and_a_cleared_one_runs_again(trained: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,6 +165,9 @@ def test_a_loss_that_is_no_number_stops_the_run(home: Path, tiny_base: Path) -> 
     run = tiny.start_at_train(home / "runs/tiny/nan", broken, tiny.tweets(120))
     with pytest.raises(RecipeError, match=r"train: step 1: the loss is nan, a finite number expected; lower train.learning_rate"):
         perform("train", run)
+    client = tracking.client()
+    (failed,) = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
+    assert failed.info.status == "FAILED"
 
 
 def test_mlflow_out_of_reach_is_told_before_any_work(home: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
