@@ -15,7 +15,8 @@ from airflow.sdk import Param
 
 from tasks import recipe as recipes
 from tasks.errors import RecipeError, RecipeErrors
-from tasks.recipe import FORM, Recipe
+from tasks.recipe import FORM
+from tasks.schema import Recipe
 from tasks.settings import settings
 
 PROFILES: tuple[str, ...] = get_args(Recipe.model_fields["profile"].annotation)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from tasks import recipe as recipes
 from tasks import tracking
 from tasks.errors import ContractError, ServiceError
+from tasks.schema import Recipe
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -38,7 +39,7 @@ def champion_version(client: "MlflowClient", name: str) -> int | None:
     return None if version is None else int(version)
 
 
-def version_recipe(name: str, version: int, folder: Path) -> recipes.Recipe:
+def version_recipe(name: str, version: int, folder: Path) -> Recipe:
     """The frozen recipe that a version was trained by; see `_artifact` for folder and errors."""
     return recipes.read(_artifact(name, version, RECIPE, folder))
 

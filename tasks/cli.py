@@ -15,6 +15,7 @@ from rich.table import Table
 from tasks import recipe as recipes
 from tasks.contracts import STEPS, Approval, Evaluation, RegisteredVersion
 from tasks.errors import ContractError, LoraflowError, RecipeError, Skip
+from tasks.schema import Recipe
 from tasks.settings import TELEMETRY_OFF, settings
 from tasks.workspace import Run, run_folder
 
@@ -153,7 +154,7 @@ def demo(param: Param = []) -> None:  # noqa: B006
     retrain("tweets", param)
 
 
-def _resolve(name: str, profile: str, assignments: list[str]) -> recipes.Recipe:
+def _resolve(name: str, profile: str, assignments: list[str]) -> Recipe:
     path = _path(name)
     overrides = dict(_assignment(text) for text in assignments)
     return recipes.resolve(recipes.load(path), profile or settings().profile, overrides, where=path.name)

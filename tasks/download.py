@@ -14,7 +14,7 @@ from tasks.contracts import BaseModelFiles, Download, SourceFile
 from tasks.disk import disk_faults
 from tasks.kinds import kind_of
 from tasks.progress import Progress
-from tasks.recipe import Recipe
+from tasks.schema import Recipe
 from tasks.settings import settings
 from tasks.sources import fetch_source, prefetch_source
 from tasks.tokens import Tokens

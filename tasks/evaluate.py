@@ -23,7 +23,7 @@ from tasks.intervals import bootstrap
 from tasks.kinds import kind_of
 from tasks.models import load_adapter, load_model
 from tasks.progress import Progress
-from tasks.recipe import Recipe
+from tasks.schema import Recipe
 from tasks.tokens import Tokens
 from tasks.workspace import Run
 

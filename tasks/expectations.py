@@ -15,8 +15,8 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from tasks.errors import DataError, RecipeError
-from tasks.recipe import Expectation
 from tasks.rows import ParsedFile, number
+from tasks.schema import Expectation
 from tasks.settings import TELEMETRY_OFF
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 
 from tasks.contracts import Parity, Scores, Verdict
-from tasks.recipe import Gate
+from tasks.schema import Gate
 
 REFUSED = "refused: "
 """How the reason of a broken check begins."""

@@ -21,7 +21,7 @@ from tasks.contracts import (
     ValidRows,
 )  # fmt: skip
 from tasks.progress import clock
-from tasks.recipe import Recipe
+from tasks.schema import Recipe
 from tasks.workspace import Run
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from tasks.champion import champion_version
 from tasks.contracts import Adapter, MergedModel, RegisteredVersion
 from tasks.errors import ServiceError
 from tasks.progress import Progress
-from tasks.recipe import Recipe
+from tasks.schema import Recipe
 from tasks.settings import settings
 from tasks.workspace import Run, link_or_copy
 

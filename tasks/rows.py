@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tasks.errors import DataError, RecipeError
-from tasks.recipe import Data
+from tasks.schema import Data
 
 CHUNK_BYTES = 1 << 16
 DELIMITERS = {",": "','", ";": "';'", "\t": r"'\t'", "|": "'|'"}

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from tasks.cache import CHUNK, alone_with, publish, say, sha256_of
 from tasks.errors import DataError, ServiceError
-from tasks.recipe import Source
+from tasks.schema import Source
 from tasks.settings import settings
 from tasks.transfer import fetch_url, shown
 from tasks.wheels import ShowProgress, fetch_wheels

@@ -15,10 +15,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from tasks import contracts, parquet, recipe
+from tasks import contracts, parquet
 from tasks.errors import DataError, Skip
 from tasks.progress import Progress
 from tasks.rows import number
+from tasks.schema import Labels, Split
 from tasks.workspace import Run
 
 
@@ -79,7 +80,7 @@ def _labelled(run: Run) -> list[Row]:
     return rows
 
 
-def label_of(field: str, labels: recipe.Labels) -> str | None:
+def label_of(field: str, labels: Labels) -> str | None:
     """The class of a label field, None where it fits none; the field counts exactly as it stands, space and case included."""
     if labels.rule is None:
         return field if field in labels.names else None
@@ -103,7 +104,7 @@ def _unlabelled(run: Run, faults: Sequence[tuple[int, str]]) -> DataError:
     )
 
 
-def resolve_equal_texts(rows: Sequence[Row], keys: recipe.Split, dropped: Counter[str]) -> list[Row]:
+def resolve_equal_texts(rows: Sequence[Row], keys: Split, dropped: Counter[str]) -> list[Row]:
     """The rows that stay where texts are equal, in their order; the others are counted in `dropped`.
 
     A tie between the most frequent labels of a text is a contradiction that no majority resolves: its rows go.
@@ -130,7 +131,7 @@ def _without_contradiction(group: list[Row], what: str) -> list[Row]:
     return [row for row in group if row.label == counts[0][0]]
 
 
-def cut(rows: Sequence[Row], keys: recipe.Split, names: Sequence[str]) -> Parts:
+def cut(rows: Sequence[Row], keys: Split, names: Sequence[str]) -> Parts:
     """Part the rows; the order within a part is random and of mixed classes, so that any beginning of it is a fair draw.
 
     Raises:
@@ -170,7 +171,7 @@ def cut(rows: Sequence[Row], keys: recipe.Split, names: Sequence[str]) -> Parts:
     return parts
 
 
-def _shuffled(rows: Sequence[Row], keys: recipe.Split) -> Parts:
+def _shuffled(rows: Sequence[Row], keys: Split) -> Parts:
     """In the order of pandas' `sample(frac=1, random_state=seed)`: train, then validation, test last."""
     from numpy.random import RandomState  # what pandas draws from; its stream is frozen for good
 
@@ -179,7 +180,7 @@ def _shuffled(rows: Sequence[Row], keys: recipe.Split) -> Parts:
     return {"train": order[:train], "validation": order[train:rest], "test": order[rest:]}
 
 
-def _stratified(rows: Sequence[Row], keys: recipe.Split, names: Sequence[str]) -> Parts:
+def _stratified(rows: Sequence[Row], keys: Split, names: Sequence[str]) -> Parts:
     order = sorted(rows, key=lambda row: (hashlib.sha256(f"{keys.seed}\n{row.same}".encode()).digest(), row.line))
     of_class = {name: [row for row in order if row.label == name] for name in names}
     sizes = {name: len(members) for name, members in of_class.items()}

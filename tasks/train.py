@@ -20,7 +20,7 @@ from tasks.errors import DataError
 from tasks.kinds import Example, kind_of
 from tasks.models import device, dtype_of, load_model, save
 from tasks.progress import Progress
-from tasks.recipe import Recipe
+from tasks.schema import Recipe
 from tasks.tokens import Tokens
 from tasks.training_report import training_report
 from tasks.workspace import Run

@@ -9,7 +9,7 @@ from tasks import tracking
 from tasks.contracts import TrackedRun
 from tasks.errors import RecipeError, ServiceError
 from tasks.progress import Progress
-from tasks.recipe import Recipe
+from tasks.schema import Recipe
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric

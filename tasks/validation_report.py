@@ -11,8 +11,8 @@ from pathlib import Path
 from tasks.contracts import SourceFile, ValidRows
 from tasks.errors import DataError
 from tasks.expectations import Outcome
-from tasks.recipe import Labels
 from tasks.rows import number
+from tasks.schema import Labels
 from tasks.workspace import Run
 
 BINS = 30

@@ -27,6 +27,7 @@ from pydantic import TypeAdapter, ValidationError
 from tasks import recipe as recipes
 from tasks.contracts import SCHEMA, Manifest
 from tasks.errors import ContractError, RecipeError, ServiceError
+from tasks.schema import Recipe
 
 M = TypeVar("M", bound=Manifest)
 
@@ -109,7 +110,7 @@ class Run:
         self._read: dict[str, str] = {}
 
     @cached_property
-    def recipe(self) -> recipes.Recipe:
+    def recipe(self) -> Recipe:
         """The frozen recipe.
 
         Raises:
@@ -125,7 +126,7 @@ class Run:
         """<recipe>/<run>: names the run in MLflow's tags and in messages."""
         return f"{self.folder.parent.name}/{self.folder.name}"
 
-    def freeze(self, recipe: recipes.Recipe) -> None:
+    def freeze(self, recipe: Recipe) -> None:
         """Write the checked recipe into the run's folder; a second start of the same run must bring the same recipe."""
         path = self.folder / "recipe.yaml"
         if path.exists() and path.read_text(encoding="utf-8") != recipe.dump() and any(self.folder.glob("*.json")):

@@ -2,9 +2,13 @@
 
 import os
 import shutil
+import signal
+import socket
 import sqlite3
+import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,7 @@ import pytest
 from filelock import FileLock
 
 from tasks import recipe as recipes
-from tasks.settings import TELEMETRY_OFF
+from tasks.settings import TELEMETRY_OFF, quiet_environment
 from tasks.steps import perform
 from tasks.workspace import Run
 from tests import tiny
@@ -128,3 +132,33 @@ def trained(home: Path, trained_folder: Path) -> Run:
     if utils := sys.modules.get("mlflow.tracking._tracking_service.utils"):
         utils._artifact_repos_cache.clear()  # MLflow remembers by run id where artifacts lie, and all copies have the same run
     return Run(home / "runs/tiny/test")
+
+
+@pytest.fixture
+def mlflow_server(tmp_path: Path) -> Iterator[str]:
+    """A real tracking server that keeps artifacts itself."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", str(tmp_path / "served")]
+    log = tmp_path / "server.log"
+    with log.open("w") as stream:
+        server = subprocess.Popen(command, cwd=tmp_path, env=quiet_environment(), stdout=stream, stderr=stream, start_new_session=True)
+        try:
+            _wait_for_port(port, server, log)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+
+
+def _wait_for_port(port: int, server: "subprocess.Popen[bytes]", log: Path) -> None:
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline:
+        assert server.poll() is None, log.read_text()
+        try:
+            return socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            time.sleep(0.5)
+    pytest.fail(log.read_text())

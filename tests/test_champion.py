@@ -9,7 +9,6 @@ from tasks import recipe as recipes
 from tasks import tracking
 from tasks.champion import champion_version, version_model, version_recipe
 from tasks.errors import ContractError, ServiceError
-from tests.test_register_server import mlflow_server  # noqa: F401 - a fixture
 
 
 def register(folder: Path, document: dict[str, Any]) -> Path:
@@ -52,7 +51,7 @@ def test_files_of_a_server_are_fetched_into_the_folder(
     home: Path,
     tmp_path: Path,
     tiny_document: dict[str, Any],
-    mlflow_server: str,  # noqa: F811
+    mlflow_server: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("LORAFLOW_MLFLOW_URI", mlflow_server)

@@ -13,6 +13,7 @@ import yaml
 from tasks import recipe as recipes
 from tasks.contracts import STEPS
 from tasks.errors import RecipeErrors
+from tasks.schema import Recipe
 from tests import tiny
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -193,7 +194,7 @@ def test_the_form_takes_good_values_and_refuses_bad_ones(recipes_folder: Path, f
             param.resolve(value)
 
 
-def resolved(folder: Path, **values: Any) -> recipes.Recipe:
+def resolved(folder: Path, **values: Any) -> Recipe:
     from dags.form import Form
 
     form = Form.read(folder / "first.yaml")

@@ -16,6 +16,7 @@ from tasks.errors import ContractError, DataError, ServiceError
 from tasks.kinds import label_scoring
 from tasks.models import load_model
 from tasks.progress import read_position
+from tasks.schema import Recipe
 from tasks.steps import perform
 from tasks.tokens import Tokens
 from tasks.workspace import Run
@@ -146,7 +147,7 @@ def champion(run: Run) -> Path:
     return Path(client.get_model_version_download_uri("tiny", "1").removeprefix("file://")) / "artifacts"
 
 
-def edit_recipe(artifacts: Path, **changes: Any) -> recipes.Recipe:
+def edit_recipe(artifacts: Path, **changes: Any) -> Recipe:
     document = recipes.read(artifacts / "recipe.yaml").model_dump(mode="json", by_alias=True)
     recipe = recipes.resolve({**document, **changes})
     replace_file(artifacts / "recipe.yaml", recipe.dump().encode())

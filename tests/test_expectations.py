@@ -7,8 +7,8 @@ import pytest
 
 from tasks.errors import DataError, RecipeError
 from tasks.expectations import Outcome, check, rules
-from tasks.recipe import Expectation
 from tasks.rows import ParsedFile, Place
+from tasks.schema import Expectation
 
 
 def judge(rows: list[list[str]], *expectations: dict[str, Any]) -> list[Outcome]:

@@ -14,7 +14,7 @@ from tasks.errors import DataError, RecipeError, RecipeErrors
 from tasks.intervals import bootstrap
 from tasks.kinds import label_scoring
 from tasks.models import load_model
-from tasks.recipe import METRICS, Recipe
+from tasks.schema import METRICS, Recipe
 from tasks.tokens import Tokens
 from tests import tiny
 

@@ -2,55 +2,17 @@
 
 import dataclasses
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tasks import tracking
 from tasks.contracts import Adapter, RegisteredVersion
-from tasks.settings import quiet_environment
 from tasks.steps import perform
 from tasks.workspace import Run
 from tests import evaluated
 
 TEXTS = ["a lovely day", "the rude table again", "my street"]
-
-
-@pytest.fixture
-def mlflow_server(tmp_path: Path) -> Iterator[str]:
-    """A real tracking server that keeps artifacts itself."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", str(tmp_path / "served")]
-    log = tmp_path / "server.log"
-    with log.open("w") as stream:
-        server = subprocess.Popen(command, cwd=tmp_path, env=quiet_environment(), stdout=stream, stderr=stream, start_new_session=True)
-        try:
-            wait_for_port(port, server, log)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
-
-
-def wait_for_port(port: int, server: "subprocess.Popen[bytes]", log: Path) -> None:
-    deadline = time.monotonic() + 200
-    while time.monotonic() < deadline:
-        assert server.poll() is None, log.read_text()
-        try:
-            return socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.5)
-    pytest.fail(log.read_text())
 
 
 def do(run: Run, generation: int = 0) -> RegisteredVersion:

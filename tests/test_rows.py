@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.errors import DataError, RecipeError
-from tasks.recipe import Data
 from tasks.rows import ParsedFile, Reject, number, parse, write_rejects
+from tasks.schema import Data
 
 HEADER = b"text,label\n"
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tasks import parquet, recipe
 from tasks.contracts import DatasetParts, ValidRows
 from tasks.errors import DataError, Skip
-from tasks.recipe import Labels
+from tasks.schema import Labels, Split
 from tasks.split import Row, cut, label_of, resolve_equal_texts, shares
 from tasks.steps import perform
 from tasks.workspace import Run
@@ -53,8 +53,8 @@ def digests(run: Run, parts: DatasetParts) -> list[str]:
     return [hashlib.md5(run.path(part.path).read_bytes(), usedforsecurity=False).hexdigest() for part in parts.parts.values()]
 
 
-def keys(**values: Any) -> recipe.Split:
-    return recipe.Split.model_validate({"seed": 1, "test": 6, "validation": 3, **values})
+def keys(**values: Any) -> Split:
+    return Split.model_validate({"seed": 1, "test": 6, "validation": 3, **values})
 
 
 def made(labels: Sequence[str]) -> list[Row]:

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from tasks.recipe import Recipe
+from tasks.schema import Recipe
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,7 +11,7 @@ from tasks import classification, plots
 from tasks.batches import IGNORED, pad_left
 from tasks.errors import DataError, RecipeError
 from tasks.kinds import Encoder, Example, LossFunction
-from tasks.recipe import Recipe
+from tasks.schema import Recipe
 
 if TYPE_CHECKING:
     import numpy as np
