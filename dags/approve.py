@@ -72,7 +72,9 @@ def question(evaluation: Evaluation, version: RegisteredVersion, run: Run, until
     columns: dict[str, Scores] = {f"version {version.version} (challenger)": evaluation.tuned}
     if evaluation.champion is not None:
         columns[f"version {evaluation.champion_version} (champion)"] = evaluation.champion
-    columns |= {"base model": evaluation.base, "majority class": evaluation.majority}
+    columns["base model"] = evaluation.base
+    if evaluation.majority is not None:
+        columns["majority class"] = evaluation.majority
     rows = [["metric", *columns], ["---"] * (len(columns) + 1)]
     rows += [[metric, *(_cell(scores, metric) for scores in columns.values())] for metric in evaluation.tuned]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -32,41 +32,49 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class Download:
-    """From `download`: the base model, and the data file where the run makes new data."""
+    """From `download`: the base model, and the data files where the run makes new data."""
 
     step: ClassVar[str] = "download"
     base_model: BaseModelFiles
     source: SourceFile | None
+    test_source: SourceFile | None = None
+    """The published test file, where the recipe names one."""
 
 
 @dataclass(frozen=True)
 class ValidRows:
     """From `validate`: the rows that the recipe's rules let through.
 
-    The parquet file has the columns `line` (int, 1-based line in the source file), `text` and `label` (string, as in the file).
+    The parquet file has the columns `line` (int, 1-based line in the source file) and, as the file gives them, `text` and what else
+    the recipe names: `label`, `answer`, `rejected`, each field under its name, and `rule:COLUMN` for what the label rule reads (string).
     """
 
     step: ClassVar[str] = "validate"
     rows: str
     rejects: str
-    """Folder with `rejects.csv` (line, reason) and `rejects.bin` (the raw bytes of those lines)."""
+    """Folder with `rejects.csv` (file, line, reason) and `rejects.bin` (the raw bytes of those lines)."""
     report: str
     read: int
     valid: int
     rejected: dict[str, int]
     """Reason to number of rows."""
+    test_rows: str | None = None
+    """The rows of the published test file, likewise; `read`, `valid` and `rejected` count both files."""
 
 
 @dataclass(frozen=True)
 class Part:
     """One part of a data set.
 
-    The parquet file has the columns `row` (int, line in the source file), `text` and `label` (string, one of the recipe's names).
+    The parquet file has the columns `row` (int, line in the source file) and `text`; where the recipe has labels `label` (string, one
+    of its names; several, where its kind allows them, in its order and joined by `|`); where it names answers `answer` and
+    `rejected` (string, empty where there is none); and one for each of its fields.
     """
 
     path: str
     rows: int
     labels: dict[str, int]
+    """Label to the number of rows that have it."""
 
 
 PartName = Literal["train", "validation", "test"]
@@ -80,7 +88,9 @@ class DatasetParts:
     folder: str
     parts: dict[PartName, Part]
     dropped: dict[str, int]
-    """Reason (duplicate, contradiction, balance) to number of rows."""
+    """Reason (duplicate, contradiction, balance, leak, no label, …) to number of rows."""
+    copies: int = 0
+    """Rows of the training part that stand there once more, to balance it."""
 
 
 @dataclass(frozen=True)
@@ -161,8 +171,9 @@ class Parity:
 
     rows: int
     same_labels: int
+    """Rows of which both say the same; for a kind without labels, rows whose answers both find as probable."""
     largest_difference: float
-    """Largest absolute difference of a score."""
+    """Largest absolute difference of a score, or of a mean log-probability, nats a token."""
 
 
 @dataclass(frozen=True)
@@ -182,13 +193,14 @@ class Evaluation:
     rows: int
     tuned: Scores
     base: Scores
-    majority: Scores
+    majority: Scores | None
+    """None for a kind without labels."""
     champion: Scores | None
     champion_version: int | None
     parity: Parity
     verdict: Verdict
     predictions: str
-    """Parquet: row, truth, and for each model its label and scores."""
+    """Parquet: row, and of truth and each model a column for each thing said."""
     figures: dict[str, str]
     """Title to picture file."""
     report: str

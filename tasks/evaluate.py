@@ -10,7 +10,6 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from tasks.champion import champion_version, version_model, version_recipe
 from tasks.contracts import Adapter, DatasetVersion, Download, Evaluation, MergedModel, Parity, Part, Scores, TrackedRun
 from tasks.errors import ContractError, DataError, RecipeError
 from tasks.intervals import bootstrap
-from tasks.kinds import kind_of
+from tasks.kinds import Columns, Row, kind_of, labels_of, numbers, words
 from tasks.models import load_adapter, load_model
 from tasks.progress import Progress
 from tasks.schema import Recipe
@@ -28,25 +27,17 @@ from tasks.tokens import Tokens
 from tasks.workspace import Run
 
 if TYPE_CHECKING:
-    import numpy as np
     from mlflow import MlflowClient
-    from numpy.typing import NDArray
 
 PARITY_SEED = 0
 """Which test rows the parity check draws."""
 
+PARITY_TOLERANCE = 0.01
+"""Where models answer in no words: how far their mean log-probabilities of a given answer, nats a token, may lie apart."""
 
-@dataclass(frozen=True)
-class Rows:
-    """The test part, its columns side by side."""
 
-    numbers: list[int]
-    texts: list[str]
-    truth: list[str]
-
-    def some(self, chosen: list[int]) -> "Rows":
-        """The rows at these places."""
-        return Rows([self.numbers[i] for i in chosen], [self.texts[i] for i in chosen], [self.truth[i] for i in chosen])
+Rows = list[Row]
+"""The test part: of every row its columns, `row` (its number in the source file) among them."""
 
 
 def evaluate(run: Run) -> Evaluation:
@@ -63,23 +54,24 @@ def _evaluate(run: Run, tracked: TrackedRun) -> Evaluation:
     client = tracking.client()
 
     tuned_folder, base_folder = run.path(merged.path), run.path(base.path)
-    scores = {"tuned": _score(run, "tuned model", recipe, partial(load_model, tuned_folder, dtype), tuned_folder, rows)}
+    columns = {"tuned": _assess(run, "tuned model", recipe, partial(load_model, tuned_folder, dtype), tuned_folder, rows)}
     with_adapter = partial(load_adapter, base_folder, run.path(adapter.path), dtype)
-    parity = _check_parity(run, with_adapter, base_folder, rows, scores["tuned"])
-    scores["base"] = _score(run, "base model", recipe, partial(load_model, base_folder, dtype), base_folder, rows)
-    rival, champion_scores = _score_champion(run, client, rows)
-    if champion_scores is not None:
-        scores["champion"] = champion_scores
+    parity = _check_parity(run, with_adapter, base_folder, rows, columns["tuned"])
+    columns["base"] = _assess(run, "base model", recipe, partial(load_model, base_folder, dtype), base_folder, rows)
+    rival, champion_columns = _assess_champion(run, client, rows)
+    if champion_columns is not None:
+        columns["champion"] = champion_columns
 
-    measured = {
-        name: _measure(recipe, rows, found) for name, found in {**scores, "majority": _majority(recipe, version.parts, rows)}.items()
-    }
-    if rival is not None and champion_scores is not None:
+    measured = {name: _measure(recipe, rows, found) for name, found in columns.items()}
+    always = _majority(recipe, version.parts, rows)
+    if always is not None:
+        measured["majority"] = _measure(recipe, rows, always)
+    if rival is not None and champion_columns is not None:
         rival = gate.Rival(rival.version, measured["champion"])
-    evidence = gate.Evidence(measured["tuned"], measured["base"], measured["majority"], parity, rival)
-    figures = kind_of(recipe).figures(recipe, rows.truth, scores, run.attempt)
+    evidence = gate.Evidence(measured["tuned"], measured["base"], measured.get("majority"), parity, rival)
+    figures = kind_of(recipe).figures(recipe, rows, columns, run.attempt)
     evaluation = Evaluation(
-        rows=len(rows.truth),
+        rows=len(rows),
         tuned=evidence.tuned,
         base=evidence.base,
         majority=evidence.majority,
@@ -87,12 +79,12 @@ def _evaluate(run: Run, tracked: TrackedRun) -> Evaluation:
         champion_version=rival.version if rival else None,
         parity=parity,
         verdict=gate.verdict(recipe.gate, evidence),
-        predictions=run.relative(_write_predictions(run, rows, scores)),
+        predictions=run.relative(_write_predictions(run, rows, columns)),
         figures={title: run.relative(run.attempt / name) for title, name in figures.items()},
         report=run.relative(run.attempt / "report.html"),
     )
     tokens, example = _tokens(tuned_folder), kind_of(recipe).example
-    cut = sum(example(recipe, tokens, text, label).cut for text, label in zip(rows.texts, rows.truth, strict=True))
+    cut = sum(example(recipe, tokens, row).cut for row in rows)
     evaluation_report.write(run, evaluation, version, base, cut_rows=cut)
     _log(client, tracked.run_id, run, evaluation, measured)
     return evaluation
@@ -106,61 +98,66 @@ def _test_rows(recipe: Recipe, path: Path) -> Rows:
     """
     import pyarrow.parquet as pq
 
-    table = pq.read_table(path, columns=["row", "text", "label"])
-    rows = Rows(table["row"].to_pylist(), table["text"].to_pylist(), table["label"].to_pylist())
-    for number, text, label in zip(rows.numbers, rows.texts, rows.truth, strict=True):
-        if label not in recipe.labels.names:
-            raise DataError(f"{path}: row {number}", f"label {label!r:.60}", f"one of {list(recipe.labels.names)} expected", "split again")
-        if not text.strip():
-            raise DataError(f"{path}: row {number}", "the text is empty", "a text expected", "add an expectation that rejects such rows")
-    if missing := [name for name in recipe.labels.names if name not in rows.truth]:
-        raise DataError(str(path), f"{len(rows.truth)} rows, none of them {missing[0]!r}", "every class expected", "raise split.test")
+    rows: Rows = [{name: str(cell) for name, cell in row.items()} for row in pq.read_table(path).to_pylist()]
+    names = recipe.labels.names
+    for row in rows:
+        where = f"{path}: row {row['row']}"
+        if not row["text"].strip():
+            raise DataError(where, "the text is empty", "a text expected", "add an expectation that rejects such rows")
+        for label in labels_of(row) if names else ():
+            if label not in names:
+                raise DataError(where, f"label {label!r:.60}", f"one of {list(names)} expected", "split again")
+    present = {label for row in rows for label in labels_of(row)} if names else set()
+    if missing := [name for name in names if name not in present]:
+        raise DataError(str(path), f"{len(rows)} rows, none of them {missing[0]!r}", "every class expected", "raise split.test")
     return rows
 
 
-def _score(run: Run, what: str, recipe: Recipe, load: Callable[[], Any], tokenizer: Path, rows: Rows) -> "NDArray[np.float64]":
-    """A model's scores of the rows, (n_rows, n_labels); the model is gone from memory afterwards.
+def _assess(run: Run, what: str, recipe: Recipe, load: Callable[[], Any], tokenizer: Path, rows: Rows) -> Columns:
+    """What a model makes of the rows; it is gone from memory afterwards.
 
     Raises:
-        ContractError: the model does not load, or its scores are not finite.
+        ContractError: the model does not load, or what it says is not finite.
     """
     import numpy as np
 
     tokens, model = _tokens(tokenizer), load()
-    with Progress(run, "evaluate", f"scoring the {what}", len(rows.texts), "rows") as progress:
-        scores = kind_of(recipe).predict(recipe, model, tokens, rows.texts, progress.advance)
+    with Progress(run, "evaluate", f"scoring the {what}", len(rows), "rows") as progress:
+        columns = kind_of(recipe).assess(recipe, model, tokens, rows, progress.advance)
     del model
     _free_memory()
-    broken = np.flatnonzero(~np.isfinite(scores).all(axis=1))
+    broken = np.flatnonzero(~np.all([np.isfinite(column) for column in numbers(columns).values()], axis=0))
     if len(broken):
-        found = f"scores of {len(broken)} of {len(rows.texts)} rows are not finite, row {rows.numbers[broken[0]]} first"
+        found = f"scores of {len(broken)} of {len(rows)} rows are not finite, row {rows[broken[0]]['row']} first"
         raise ContractError(f"evaluate: {what}", found, "numbers expected", "lower train.learning_rate, or set base_model.dtype: float32")
-    return scores
+    return columns
 
 
-def _check_parity(run: Run, load: Callable[[], Any], base: Path, rows: Rows, tuned: "NDArray[np.float64]") -> Parity:
-    """Score sampled rows with the adapter on the unquantised base, and compare with the merged model's scores of them.
+def _check_parity(run: Run, load: Callable[[], Any], base: Path, rows: Rows, tuned: Columns) -> Parity:
+    """Put sampled rows to the adapter on the unquantised base, and compare with what the merged model said of them.
 
     Args:
         run: whose recipe says how many rows.
         load: gives the base model with the adapter.
         base: folder of the base model's tokenizer.
         rows: the test part.
-        tuned: (n_rows, n_labels), the merged model's scores.
+        tuned: what the merged model made of all its rows.
     """
     import numpy as np
 
-    recipe, kind = run.recipe, kind_of(run.recipe)
-    count = min(recipe.evaluate.parity_rows, len(rows.texts))
-    chosen = sorted(random.Random(PARITY_SEED).sample(range(len(rows.texts)), count))  # noqa: S311 - a sample, no secret
-    adapted = _score(run, "adapter on its base", recipe, load, base, rows.some(chosen))
-    pairs = zip(kind.labels_of(recipe, adapted), kind.labels_of(recipe, tuned[chosen]), strict=True)
-    same = sum(left == right for left, right in pairs)
-    return Parity(rows=count, same_labels=same, largest_difference=float(np.abs(adapted - tuned[chosen]).max()))
+    count = min(run.recipe.evaluate.parity_rows, len(rows))
+    chosen = sorted(random.Random(PARITY_SEED).sample(range(len(rows)), count))  # noqa: S311 - a sample, no secret
+    adapted = _assess(run, "adapter on its base", run.recipe, load, base, [rows[i] for i in chosen])
+    differences = np.max([np.abs(column - numbers(tuned)[name][chosen]) for name, column in numbers(adapted).items()], axis=0)
+    if answers := words(adapted):
+        same = sum(all(column[at] == words(tuned)[name][row] for name, column in answers.items()) for at, row in enumerate(chosen))
+    else:
+        same = int((differences <= PARITY_TOLERANCE).sum())
+    return Parity(rows=count, same_labels=same, largest_difference=float(differences.max()))
 
 
-def _score_champion(run: Run, client: "MlflowClient", rows: Rows) -> "tuple[gate.Rival | None, NDArray[np.float64] | None]":
-    """The present champion and its scores of the same rows, by the prompt of its own recipe.
+def _assess_champion(run: Run, client: "MlflowClient", rows: Rows) -> tuple[gate.Rival | None, Columns | None]:
+    """The present champion and what it makes of the same rows, by the prompt of its own recipe.
 
     A champion that cannot be scored (other labels, files gone) is no fault of this run: the gate is told, and refuses.
     """
@@ -175,36 +172,30 @@ def _score_champion(run: Run, client: "MlflowClient", rows: Rows) -> "tuple[gate
                 found = f"it tells {list(theirs.labels.names)} apart, {list(recipe.labels.names)} expected"
                 return gate.Rival(number, None, found), None
             model = version_model(recipe.name, number, Path(folder))
-            scores = _score(run, f"champion, version {number}", theirs, partial(load_model, model, theirs.base_model.dtype), model, rows)
+            load = partial(load_model, model, theirs.base_model.dtype)
+            return gate.Rival(number, None), _assess(run, f"champion, version {number}", theirs, load, model, rows)
         except (ContractError, RecipeError) as error:
             return gate.Rival(number, None, str(error)), None
-    columns = [theirs.labels.names.index(name) for name in recipe.labels.names]
-    return gate.Rival(number, None), scores[:, columns]
 
 
-def _majority(recipe: Recipe, parts: "Mapping[Any, Part]", rows: Rows) -> "NDArray[np.float64]":
-    """Scores of a model that always says the training part's most frequent class, (n_rows, n_labels).
+def _majority(recipe: Recipe, parts: "Mapping[Any, Part]", rows: Rows) -> Columns | None:
+    """What a model says that always names the training part's most frequent class; None for a kind without labels.
 
     A balanced training part has none; then the validation part, which keeps the natural shares, decides.
     """
-    import numpy as np
+    if not recipe.labels.names:
+        return None
 
     def frequency(name: str) -> tuple[int, ...]:
         return tuple(parts[part].labels.get(name, 0) for part in ("train", "validation") if part in parts)
 
-    scores = np.zeros((len(rows.truth), len(recipe.labels.names)))
-    scores[:, recipe.labels.names.index(max(recipe.labels.names, key=frequency))] = 1
-    return scores
+    return kind_of(recipe).majority(recipe, max(recipe.labels.names, key=frequency), rows)
 
 
-def _measure(recipe: Recipe, rows: Rows, scores: "NDArray[np.float64]") -> Scores:
+def _measure(recipe: Recipe, rows: Rows, columns: Columns) -> Scores:
     """The kind's metrics with their bootstrap intervals."""
-    kind = kind_of(recipe)
-
-    def of_draw(draw: "NDArray[np.intp]") -> dict[str, float]:
-        return kind.metrics(recipe, [rows.truth[i] for i in draw], scores[draw])
-
-    return bootstrap(of_draw, len(rows.truth), resamples=recipe.evaluate.resamples, confidence=recipe.evaluate.confidence)
+    metrics = kind_of(recipe).metrics(recipe, rows, columns)
+    return bootstrap(metrics, len(rows), resamples=recipe.evaluate.resamples, confidence=recipe.evaluate.confidence)
 
 
 def _tokens(folder: Path) -> Tokens:
@@ -225,18 +216,16 @@ def _free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _write_predictions(run: Run, rows: Rows, scores: "Mapping[str, NDArray[np.float64]]") -> Path:
-    """Parquet: row, truth, and for each model `<model>.label` and `<model>.score.<label>`."""
+def _write_predictions(run: Run, rows: Rows, columns: Mapping[str, Columns]) -> Path:
+    """Parquet: row, the columns of the true answer as `truth.<name>`, and of each model what it said as `<model>.<name>`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    recipe, path = run.recipe, run.attempt / "predictions.parquet"
-    columns: dict[str, Any] = {"row": rows.numbers, "truth": rows.truth}
-    for model, found in scores.items():
-        columns[f"{model}.label"] = kind_of(recipe).labels_of(recipe, found)
-        for index, name in enumerate(recipe.labels.names):
-            columns[f"{model}.score.{name}"] = found[:, index]
-    pq.write_table(pa.table(columns), path)
+    path = run.attempt / "predictions.parquet"
+    table: dict[str, Any] = {"row": [int(row["row"]) for row in rows]}
+    table |= {f"truth.{name}": [row[name] for row in rows] for name in rows[0] if name not in ("row", "text")}
+    table |= {f"{model}.{name}": column for model, said in columns.items() for name, column in said.items()}
+    pq.write_table(pa.table(table), path)
     return path
 
 

@@ -24,7 +24,9 @@ def write(run: Run, evaluation: Evaluation, version: DatasetVersion, base: BaseM
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    columns: dict[str, Scores] = {"tuned": evaluation.tuned, "base": evaluation.base, "majority class": evaluation.majority}
+    columns: dict[str, Scores] = {"tuned": evaluation.tuned, "base": evaluation.base}
+    if evaluation.majority is not None:
+        columns["majority class"] = evaluation.majority
     if evaluation.champion is not None:
         columns[f"champion (v{evaluation.champion_version})"] = evaluation.champion
     reasons = [(not line.startswith(gate.REFUSED), line.removeprefix(gate.REFUSED)) for line in evaluation.verdict.reasons]

@@ -29,7 +29,7 @@ class Evidence:
 
     tuned: Scores
     base: Scores
-    majority: Scores
+    majority: Scores | None
     parity: Parity
     champion: Rival | None
 
@@ -45,7 +45,8 @@ def verdict(gate: Gate, evidence: Evidence) -> Verdict:
     checks.append(_parity(evidence.parity))
     if gate.beats_base:
         checks.append(_above(metric, value, _value(evidence.base, metric), "base model"))
-        checks.append(_above(metric, value, _value(evidence.majority, metric), "majority class"))
+        if evidence.majority is not None:
+            checks.append(_above(metric, value, _value(evidence.majority, metric), "majority class"))
     checks.append(_champion(gate, value, evidence.champion))
     return Verdict(all(held for held, _ in checks), tuple(line if held else REFUSED + line for held, line in checks))
 

@@ -20,6 +20,7 @@ from tasks.contracts import (
     Scores,
     ValidRows,
 )  # fmt: skip
+from tasks.kinds import kind_of
 from tasks.progress import clock
 from tasks.schema import Recipe
 from tasks.workspace import Run
@@ -176,7 +177,9 @@ def _parts(run: Run) -> str:
 
 
 def _results(evaluation: Evaluation) -> str:
-    models = {"this model": evaluation.tuned, "base model": evaluation.base, "majority class": evaluation.majority}
+    models: dict[str, Scores] = {"this model": evaluation.tuned, "base model": evaluation.base}
+    if evaluation.majority is not None:
+        models["majority class"] = evaluation.majority
     if evaluation.champion is not None:
         models[f"predecessor (version {evaluation.champion_version})"] = evaluation.champion
     rows = [[metric, *(_interval(scores, metric) for scores in models.values())] for metric in evaluation.tuned]
@@ -224,26 +227,19 @@ def _where(what: What, repositories: dict[What, str]) -> str:
 
 
 def _snippet(recipe: Recipe, what: What, repositories: dict[What, str], base: BaseModelFiles) -> str:
-    """Python that scores a text as the evaluation did: softmax over the labels' next-token logits after the prompt."""
-    prompt = recipe.prompt.template.replace("{labels}", ", ".join(recipe.labels.names))
-    answers = [recipe.prompt.answer.format(label=name) for name in recipe.labels.names]
+    """Python that loads the model and answers a text as the evaluation did."""
+    kind = kind_of(recipe)
+    auto = {"causal": "AutoModelForCausalLM", "classification": "AutoModelForSequenceClassification"}[kind.HEAD]
     if what == "model":
-        imports, load = "", f'model = AutoModelForCausalLM.from_pretrained("{repositories["model"]}")'
+        imports, load = "", f'model = {auto}.from_pretrained("{repositories["model"]}")'
     else:
         imports = "from peft import PeftModel\n"
         place = base.name if on_hub(base.name) else f"FOLDER OF THE BASE MODEL ({base_label(base.name)})"
-        load = (
-            f'base = AutoModelForCausalLM.from_pretrained("{place}")\nmodel = PeftModel.from_pretrained(base, "{repositories["adapter"]}")'
-        )
+        labels = f", num_labels={len(recipe.labels.names)}" if kind.HEAD == "classification" else ""
+        load = f'base = {auto}.from_pretrained("{place}"{labels})\nmodel = PeftModel.from_pretrained(base, "{repositories["adapter"]}")'
     return f"""import torch
-{imports}from transformers import AutoModelForCausalLM, AutoTokenizer
+{imports}from transformers import {auto}, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("{repositories["model"]}")
 {load}
-labels = {list(recipe.labels.names)!r}
-answers = [tokenizer.encode(answer, add_special_tokens=False)[0] for answer in {answers!r}]
-prompt = {prompt!r}.replace("{{text}}", "A text to label.")
-with torch.inference_mode():
-    logits = model(**tokenizer(prompt, return_tensors="pt")).logits[0, -1]  # (vocabulary,)
-scores = logits[answers].double().softmax(dim=-1).tolist()
-print(dict(zip(labels, scores)))"""
+{kind.snippet(recipe)}"""

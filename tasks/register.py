@@ -22,6 +22,7 @@ from tasks import lineage, tracking
 from tasks.champion import champion_version
 from tasks.contracts import Adapter, MergedModel, RegisteredVersion
 from tasks.errors import ServiceError
+from tasks.kinds import kind_of
 from tasks.progress import Progress
 from tasks.schema import Recipe
 from tasks.settings import settings
@@ -127,12 +128,12 @@ def _save(run: Run, logged: "LoggedModel", tags: dict[str, str]) -> Path:
 
 
 def _signature(recipe: Recipe) -> "ModelSignature":
-    """Strings in; the label and one score for each label out, named as in `tasks.serving`."""
+    """Strings in; the columns of the kind's answer out."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
 
-    scores = [ColSpec("double", f"score_{name}") for name in recipe.labels.names]
-    return ModelSignature(Schema([ColSpec("string")]), Schema([ColSpec("string", "label"), *scores]))
+    answer = [ColSpec(kind, name) for name, kind in kind_of(recipe).response(recipe).items()]
+    return ModelSignature(Schema([ColSpec("string")]), Schema(answer))
 
 
 def _requirements() -> list[str]:

@@ -1,4 +1,4 @@
-"""The registered model as MLflow serves it: texts in, the label and every label's score out.
+"""The registered model as MLflow serves it: texts in, what the recipe's kind answers out.
 
 MLflow keeps this file and the package beside the weights and runs it where the model is loaded (models from code), so a
 version serves with the code that it was evaluated with, also where loraflow is not installed.
@@ -14,12 +14,8 @@ from mlflow.pyfunc import PythonModel
 
 from tasks.errors import DataError
 
-LABEL = "label"
-SCORE = "score_"
-"""Columns of a prediction: `label`, and `score_<label>` for each label in the recipe's order."""
 
-
-class Classifier(PythonModel):  # type: ignore[misc]
+class Tuned(PythonModel):  # type: ignore[misc]
     """A merged model with the prompt and the labels of its recipe."""
 
     def load_context(self, context: Any) -> None:
@@ -38,7 +34,7 @@ class Classifier(PythonModel):  # type: ignore[misc]
 
     # MLflow takes an annotation of model_input for the whole signature and would drop the version's own.
     def predict(self, context, model_input, params=None) -> pd.DataFrame:  # type: ignore[no-untyped-def]
-        """Label every text.
+        """Answer every text, as the recipe's kind does.
 
         Args:
             context: not used.
@@ -46,7 +42,7 @@ class Classifier(PythonModel):  # type: ignore[misc]
             params: not used.
 
         Returns:
-            (n_rows, 1 + n_labels): `label`, and `score_<label>` for each label; a row's scores sum to 1.
+            (n_rows, n_columns): the kind's `response`; of label scoring `label`, and `score_<label>` for each label.
 
         Raises:
             DataError: a text is missing or empty.
@@ -58,10 +54,7 @@ class Classifier(PythonModel):  # type: ignore[misc]
             if not isinstance(text, str) or not text.strip():
                 raise DataError(f"row {row}", "no text", "a text that is not empty expected", "leave such rows out")
         kind = kind_of(self.recipe)
-        scores = kind.predict(self.recipe, self.model, self.tokens, texts)
-        table = pd.DataFrame(scores, columns=[SCORE + name for name in self.recipe.labels.names])
-        table.insert(0, LABEL, kind.labels_of(self.recipe, scores))
-        return table
+        return pd.DataFrame(kind.respond(self.recipe, self.model, self.tokens, texts), columns=list(kind.response(self.recipe)))
 
 
-set_model(Classifier())
+set_model(Tuned())

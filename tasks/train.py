@@ -65,13 +65,12 @@ def _examples(recipe: Recipe, tokens: Tokens, part: Path) -> list[Example]:
     """The training part as tokens: `train.rows` of it, drawn with the seed, each class by its share."""
     import pyarrow.parquet as pq
 
-    table = pq.read_table(part, columns=["text", "label"])
-    texts, labels = table["text"].to_pylist(), table["label"].to_pylist()
-    chosen = draw_rows(labels, recipe.train.rows, recipe.train.seed)
+    rows = pq.read_table(part).to_pylist()
+    chosen = draw_rows([row.get("label", "") for row in rows], recipe.train.rows, recipe.train.seed)
     if not chosen:
         raise DataError(str(part), "no rows", "at least one training row expected", "look at split's report")
     kind = kind_of(recipe)
-    return [kind.example(recipe, tokens, texts[row], labels[row]) for row in chosen]
+    return [kind.example(recipe, tokens, rows[index]) for index in chosen]
 
 
 def draw_rows(labels: Sequence[str], count: int | None, seed: int) -> list[int]:

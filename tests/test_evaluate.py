@@ -78,13 +78,13 @@ def test_the_tuned_model_is_measured_beside_base_and_majority(trained: Run) -> N
     for scores in (found.tuned, found.base):
         assert all(0 <= score.low <= score.value <= score.high <= 1 for score in scores.values())
     rows = table(trained, found)
-    assert rows["row"] == list(range(2, 62)) and rows["truth"] == [label for _, label in tiny.tweets(360)[-60:]]
+    assert rows["row"] == list(range(2, 62)) and rows["truth.label"] == [label for _, label in tiny.tweets(360)[-60:]]
     for model, scores in (("tuned", found.tuned), ("base", found.base)):
-        given = np.array([rows[f"{model}.score.{name}"] for name in trained.recipe.labels.names]).T
+        given = np.array([rows[f"{model}.score_{name}"] for name in trained.recipe.labels.names]).T
         np.testing.assert_allclose(given.sum(axis=1), 1)
         assert [trained.recipe.labels.names[i] for i in given.argmax(axis=1)] == rows[f"{model}.label"]
-        assert accuracy_score(rows["truth"], rows[f"{model}.label"]) == pytest.approx(scores["accuracy"].value)
-        assert f1_score(rows["truth"], rows[f"{model}.label"], average="macro") == pytest.approx(scores["macro_f1"].value)
+        assert accuracy_score(rows["truth.label"], rows[f"{model}.label"]) == pytest.approx(scores["accuracy"].value)
+        assert f1_score(rows["truth.label"], rows[f"{model}.label"], average="macro") == pytest.approx(scores["macro_f1"].value)
     position = read_position(trained.folder)
     assert position and (position.step, position.done, position.total, position.unit) == ("evaluate", 60, 60, "rows")
 
@@ -171,10 +171,10 @@ def test_the_champion_is_scored_on_the_same_rows_by_its_own_recipe(trained: Run)
     )
     rows = table(trained, do(trained, generation=2))
     model, tokens = load_model(artifacts / "model", "float32"), Tokens(artifacts / "model")
-    expected = label_scoring.predict(theirs, model, tokens, [text for text, _ in tiny.tweets(360)[-60:]])
-    for index, name in enumerate(theirs.labels.names):
-        np.testing.assert_allclose(rows[f"champion.score.{name}"], expected[:, index], atol=1e-6)
-    assert not np.allclose(rows["champion.score.positive"], rows["tuned.score.positive"], atol=1e-3)
+    expected = label_scoring.respond(theirs, model, tokens, [text for text, _ in tiny.tweets(360)[-60:]])
+    for name in theirs.labels.names:
+        np.testing.assert_allclose(rows[f"champion.score_{name}"], expected[f"score_{name}"], atol=1e-6)
+    assert not np.allclose(rows["champion.score_positive"], rows["tuned.score_positive"], atol=1e-3)
 
 
 def test_a_champion_that_cannot_be_compared_refuses_and_stops_nothing(trained: Run) -> None:

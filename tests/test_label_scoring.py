@@ -1,6 +1,7 @@
 """The kind `label_scoring`: rows as tokens, scores, metrics, figures."""
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks import recipe as recipes
+from tasks import single_label
 from tasks.errors import DataError, RecipeError, RecipeErrors
 from tasks.intervals import bootstrap
-from tasks.kinds import label_scoring
+from tasks.kinds import Row, label_scoring
 from tasks.models import load_model
 from tasks.schema import METRICS, Recipe
 from tasks.tokens import Tokens
 from tests import tiny
 
 NAMES = ("negative", "neutral", "positive")
+
+
+def row(text: str, label: str = "neutral") -> Row:
+    return {"text": text, "label": label}
+
+
+def respond(recipe: Recipe, *arguments: Any) -> np.ndarray:
+    """The scores that a model gives, (n_rows, n_labels)."""
+    return single_label.scores_of(recipe, label_scoring.respond(recipe, *arguments))
+
+
+def measure(recipe: Recipe, truth: Sequence[str], scores: np.ndarray) -> dict[str, float]:
+    """The metrics over all rows."""
+    measured = label_scoring.metrics(recipe, [row("", label) for label in truth], single_label.columns_of(recipe, scores))
+    return measured(np.arange(len(truth)))
 
 
 @pytest.fixture
@@ -66,13 +83,13 @@ def test_a_frame_that_leaves_no_room_for_the_text_is_refused(tiny_document: dict
 
 
 def test_a_row_is_prompt_answer_and_end(three: Recipe, tokens: Tokens) -> None:
-    made = label_scoring.example(three, tokens, "a lovely day", "positive")
+    made = label_scoring.example(three, tokens, row("a lovely day", "positive"))
     assert tokens.decode(made.prompt) == "<bos>Tweet: a lovely day\nSentiment:"
     assert tokens.decode(made.answer) == " positive<eos>" and made.answer[-1] == tokens.eos_id and not made.cut
 
 
 def test_a_long_text_loses_its_end_and_never_the_frame(three: Recipe, tokens: Tokens) -> None:
-    made = label_scoring.example(three, tokens, "table street number paper " * 50, "neutral")
+    made = label_scoring.example(three, tokens, row("table street number paper " * 50))
     assert made.cut and len(made.prompt) + len(made.answer) == three.prompt.max_tokens
     text = tokens.decode(made.prompt)
     assert text.startswith("<bos>Tweet: table street") and text.endswith("\nSentiment:")
@@ -81,7 +98,7 @@ def test_a_long_text_loses_its_end_and_never_the_frame(three: Recipe, tokens: To
 @pytest.mark.parametrize("text", ["", " \n\t"])
 def test_an_empty_text_is_an_error(three: Recipe, tokens: Tokens, text: str) -> None:
     with pytest.raises(DataError, match="tiny: a row's text is empty, a text expected; add an expectation"):
-        label_scoring.example(three, tokens, text, "neutral")
+        label_scoring.example(three, tokens, row(text))
 
 
 def test_padding_changes_no_prediction(tiny_document: dict[str, Any], tiny_base: Path, tokens: Tokens) -> None:
@@ -90,7 +107,7 @@ def test_padding_changes_no_prediction(tiny_document: dict[str, Any], tiny_base:
     found = {}
     for size in (1, 7, 22):
         tiny_document["evaluate"]["batch_size"] = size
-        found[size] = label_scoring.predict(recipes.resolve(tiny_document), model, tokens, texts, told.append)
+        found[size] = respond(recipes.resolve(tiny_document), model, tokens, texts, told.append)
         assert sum(told) == len(texts)
         told.clear()
     assert found[1].shape == (22, 3)
@@ -104,30 +121,32 @@ def test_scores_are_the_softmax_over_the_label_tokens(three: Recipe, tiny_base: 
     import torch
 
     model = load_model(tiny_base, "float32")
-    prompt = label_scoring.example(three, tokens, "the awful street", "negative").prompt
+    prompt = label_scoring.example(three, tokens, row("the awful street")).prompt
     with torch.inference_mode():
         logits = model(torch.tensor([prompt])).logits[0, -1]
     chosen = logits[[tokens.encode(f" {name}")[0] for name in NAMES]].double().numpy()
     expected = np.exp(chosen) / np.exp(chosen).sum()
-    np.testing.assert_allclose(label_scoring.predict(three, model, tokens, ["the awful street"])[0], expected, atol=1e-5)
+    np.testing.assert_allclose(respond(three, model, tokens, ["the awful street"])[0], expected, atol=1e-5)
 
 
 def test_the_most_probable_label_is_the_prediction(three: Recipe) -> None:
-    assert label_scoring.labels_of(three, np.array([[0.2, 0.5, 0.3], [0.6, 0.1, 0.3]])) == ["neutral", "negative"]
+    columns = single_label.columns_of(three, np.array([[0.2, 0.5, 0.3], [0.6, 0.1, 0.3]]))
+    assert list(columns) == list(label_scoring.response(three)) == ["label", "score_negative", "score_neutral", "score_positive"]
+    assert columns["label"] == ["neutral", "negative"]
 
 
 def test_metrics_of_two_classes_by_hand(two: Recipe) -> None:
     truth = ["Negative", "Negative", "Negative", "Positive", "Positive"]
     of_negative = np.array([0.9, 0.8, 0.3, 0.6, 0.1])  # predicted Negative: rows 1, 2, 4
-    found = label_scoring.metrics(two, truth, np.stack([1 - of_negative, of_negative], axis=1))
+    found = measure(two, truth, np.stack([1 - of_negative, of_negative], axis=1))
     # Negative: 2 found, 1 missed, 1 false: f1 = 4 / 6. Positive: 1 found, 1 missed, 1 false: f1 = 2 / 4.
     # Of the 6 pairs of a Negative and a Positive row, only (0.3, 0.6) is in the wrong order: 5 / 6.
     assert found == pytest.approx({"f1": 4 / 6, "macro_f1": (4 / 6 + 2 / 4) / 2, "accuracy": 3 / 5, "roc_auc": 5 / 6})
 
 
 def test_the_names_of_the_metrics_are_the_recipe_s(two: Recipe, three: Recipe) -> None:
-    assert set(label_scoring.metrics(two, ["Positive", "Negative"], np.eye(2))) == set(METRICS["label_scoring"])
-    assert set(label_scoring.metrics(three, NAMES, np.eye(3))) == set(METRICS["label_scoring"]) - {"f1"}
+    assert set(measure(two, ["Positive", "Negative"], np.eye(2))) == set(METRICS["label_scoring"])
+    assert set(measure(three, NAMES, np.eye(3))) == set(METRICS["label_scoring"]) - {"f1"}
 
 
 @settings(deadline=None, max_examples=50)
@@ -143,7 +162,7 @@ def test_metrics_are_those_of_scikit_learn(seed: int, rows: int, digits: int) ->
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         areas = [roc_auc_score(truth == index, scores[:, index]) for index in range(3)]
-    found = label_scoring.metrics(recipe, [NAMES[index] for index in truth], scores)
+    found = measure(recipe, [NAMES[index] for index in truth], scores)
     expected = {"macro_f1": f1_score(truth, predicted, average="macro"), "accuracy": accuracy_score(truth, predicted)}
     assert found == pytest.approx({**expected, "roc_auc": np.mean(areas)})
 
@@ -151,9 +170,9 @@ def test_metrics_are_those_of_scikit_learn(seed: int, rows: int, digits: int) ->
 def test_a_constant_answer_has_chance_s_roc_auc_and_a_lacking_class_none(three: Recipe) -> None:
     constant = np.tile([0.0, 1.0, 0.0], (4, 1))
     # neutral is right twice of four: f1 = 2 * 2 / (4 + 2), the others 0
-    found = label_scoring.metrics(three, ["neutral", "neutral", "negative", "positive"], constant)
+    found = measure(three, ["neutral", "neutral", "negative", "positive"], constant)
     assert found == pytest.approx({"macro_f1": (4 / 6) / 3, "accuracy": 0.5, "roc_auc": 0.5})
-    lacking = label_scoring.metrics(three, ["neutral", "neutral", "negative", "negative"], constant)
+    lacking = measure(three, ["neutral", "neutral", "negative", "negative"], constant)
     assert np.isnan(lacking["roc_auc"]) and lacking["macro_f1"] == pytest.approx((4 / 6) / 2)
 
 
@@ -169,16 +188,15 @@ def test_intervals_have_the_width_that_theory_gives() -> None:
 
 
 def test_draws_without_a_class_are_left_out_of_its_interval(two: Recipe) -> None:
-    def measure(truth: list[str]) -> Any:
-        scores = np.array([[0.4, 0.6]] * len(truth))
-        return bootstrap(
-            lambda draw: label_scoring.metrics(two, [truth[i] for i in draw], scores[draw]), len(truth), resamples=200, confidence=0.95
-        )["roc_auc"]
+    def interval(truth: list[str]) -> Any:
+        columns = single_label.columns_of(two, np.array([[0.4, 0.6]] * len(truth)))
+        metrics = label_scoring.metrics(two, [row("", label) for label in truth], columns)
+        return bootstrap(metrics, len(truth), resamples=200, confidence=0.95)["roc_auc"]
 
     # one Negative of eight: a third of the draws has none; the others give chance exactly
-    found = measure(["Negative"] + ["Positive"] * 7)
+    found = interval(["Negative"] + ["Positive"] * 7)
     assert (found.value, found.low, found.high) == (0.5, 0.5, 0.5)
-    undefined = measure(["Positive"] * 8)
+    undefined = interval(["Positive"] * 8)
     assert np.isnan([undefined.value, undefined.low, undefined.high]).all()
 
 
@@ -188,7 +206,8 @@ def test_intervals_of_a_demo_s_size_take_seconds(three: Recipe) -> None:
     generator = np.random.default_rng(0)
     truth, scores = [NAMES[i] for i in generator.integers(3, size=400)], generator.dirichlet([1, 1, 1], 400)
     began = time.process_time()
-    bootstrap(lambda draw: label_scoring.metrics(three, [truth[i] for i in draw], scores[draw]), 400, resamples=1000, confidence=0.95)
+    metrics = label_scoring.metrics(three, [row("", label) for label in truth], single_label.columns_of(three, scores))
+    bootstrap(metrics, 400, resamples=1000, confidence=0.95)
     assert time.process_time() - began < 5
 
 
@@ -203,7 +222,8 @@ def test_figures_are_pictures_and_draw_every_letter(
     generator = np.random.default_rng(1)
     truth = [names[i % len(names)] for i in range(50)]
     scores = {model: generator.dirichlet([1] * len(names), 50) for model in ("tuned", "base", "champion")}
-    drawn = label_scoring.figures(recipe, truth, scores, tmp_path)
+    columns = {model: single_label.columns_of(recipe, found) for model, found in scores.items()}
+    drawn = label_scoring.figures(recipe, [row("", label) for label in truth], columns, tmp_path)
     assert drawn == {"Confusion matrix": "confusion.png", "ROC curves": "roc.png", "Precision-recall curves": "precision_recall.png"}
     for name in drawn.values():
         picture = image.imread(tmp_path / name)

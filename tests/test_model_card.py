@@ -99,7 +99,8 @@ def test_the_snippets_of_the_card_run_and_score_as_the_evaluation_did(trained: R
     found = perform("push", trained)
     assert isinstance(found, Publication)
     recipe, folder = trained.recipe, trained.path(trained.read(MergedModel).path)
-    expected = kind_of(recipe).predict(recipe, load_model(folder, "float32"), Tokens(folder), ["A text to label."])[0].tolist()
+    said = kind_of(recipe).respond(recipe, load_model(folder, "float32"), Tokens(folder), ["A text to label."])
+    expected = [said[f"score_{name}"][0] for name in recipe.labels.names]
 
     transformers_snippet, mlflow_snippet = snippets(Path(found.model_card))
     scores = ast.literal_eval(evaluated.outside(transformers_snippet, home / "hub").splitlines()[-1])

@@ -47,7 +47,9 @@ def summary(run: Run) -> RenderableType:
 
 def scores(run: Run, evaluation: Evaluation) -> Table:
     """Metrics of the models on the same test rows, each with its interval."""
-    models: dict[str, Scores] = {"tuned": evaluation.tuned, "base": evaluation.base, "majority class": evaluation.majority}
+    models: dict[str, Scores] = {"tuned": evaluation.tuned, "base": evaluation.base}
+    if evaluation.majority is not None:
+        models["majority class"] = evaluation.majority
     if evaluation.champion is not None:
         models[f"champion (version {evaluation.champion_version})"] = evaluation.champion
     title = f"The same {evaluation.rows:,} test rows, {run.recipe.evaluate.confidence:.0%} intervals"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from tasks.schema import Recipe
 
@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
+
+Row = Mapping[str, str]
+"""A row of a part: `text`, and the columns of its answer (`label`; `answer`; named fields)."""
+
+Columns = dict[str, "list[str] | NDArray[np.float64]"]
+"""What a model made of rows, a column for each thing that it said: words as a list, numbers as an array, all (n_rows,)."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +31,7 @@ class Example:
     prompt: list[int]
     """Token ids of the prompt, the beginning token first where the tokenizer has one."""
     answer: list[int]
-    """Token ids of the answer, the end token last."""
+    """Token ids of the answer, the end token last; a kind with a head on the model has the class's number instead."""
     cut: bool
     """Whether the text was cut to fit."""
 
@@ -55,34 +61,69 @@ class Encoder(Protocol):
 LossFunction = Callable[..., "torch.Tensor"]
 """Of (outputs, labels, num_items_in_batch), as transformers' Trainer calls it; labels (B, K) are what logits[:, :K] predict."""
 
+Advance = Callable[[int], None]
+"""Told how many rows each batch did."""
+
+Metrics = Callable[["NDArray[np.intp]"], dict[str, float]]
+"""Of row numbers, (n,) with repetitions, to metric name and value; a bootstrap calls it a thousand times."""
+
+
+def silent(_: int) -> None:
+    """Tell nobody how many rows are done."""
+
 
 class Kind(Protocol):
     """What a module in this folder offers."""
 
+    HEAD: Literal["causal", "classification"]
+    """What the model ends in: the vocabulary, or a classification head over the recipe's labels."""
+
     def check_tokens(self, recipe: Recipe, tokens: Encoder) -> None:
         """Raise RecipeError where the recipe does not fit the tokenizer."""
 
-    def example(self, recipe: Recipe, tokens: Encoder, text: str, label: str) -> Example:
-        """The row's prompt and answer as tokens."""
+    def example(self, recipe: Recipe, tokens: Encoder, row: Row) -> Example:
+        """The row's prompt and answer as tokens; DataError where text or answer are empty."""
 
     def loss(self, recipe: Recipe, tokens: Encoder) -> LossFunction:
         """The training loss."""
 
-    def predict(
-        self, recipe: Recipe, model: Any, tokens: Encoder, texts: Sequence[str], advance: Callable[[int], None] = lambda _: None
-    ) -> "NDArray[np.float64]":
-        """Scores of every text, (n_rows, n_labels)."""
+    def respond(self, recipe: Recipe, model: Any, tokens: Encoder, texts: Sequence[str], advance: Advance = silent) -> Columns:
+        """What the registered model answers to texts: the columns of `response`."""
 
-    def labels_of(self, recipe: Recipe, scores: "NDArray[np.float64]") -> list[str]:
-        """The predicted label of every row of scores."""
+    def response(self, recipe: Recipe) -> dict[str, Literal["string", "double"]]:
+        """Names and types of the columns of an answer."""
 
-    def metrics(self, recipe: Recipe, truth: Sequence[str], scores: "NDArray[np.float64]") -> dict[str, float]:
-        """Metric name to value, higher is better."""
+    def assess(self, recipe: Recipe, model: Any, tokens: Encoder, rows: Sequence[Row], advance: Advance = silent) -> Columns:
+        """All that the metrics ask of a model about test rows: its answers, or how probable it finds the given ones."""
 
-    def figures(self, recipe: Recipe, truth: Sequence[str], scores: Mapping[str, "NDArray[np.float64]"], folder: Path) -> dict[str, str]:
-        """Draw the kind's figures for each model's scores into a folder; title to file name."""
+    def majority(self, recipe: Recipe, label: str, rows: Sequence[Row]) -> Columns | None:
+        """What a model would make of the rows that always says one label; None for a kind without labels."""
+
+    def metrics(self, recipe: Recipe, rows: Sequence[Row], columns: Columns) -> Metrics:
+        """The kind's METRICS of some of the rows; higher is better."""
+
+    def figures(self, recipe: Recipe, rows: Sequence[Row], columns: Mapping[str, Columns], folder: Path) -> dict[str, str]:
+        """Draw the kind's figures for each model's columns into a folder; title to file name."""
+
+    def snippet(self, recipe: Recipe) -> str:
+        """Python for the model card that answers as `respond` does, where `model`, `tokenizer` and torch are there already."""
 
 
 def kind_of(recipe: Recipe) -> Kind:
     """The module of the recipe's kind."""
     return cast(Kind, import_module(f"tasks.kinds.{recipe.kind}"))
+
+
+def labels_of(row: Row) -> list[str]:
+    """The labels of a row, in the recipe's order; a part's column keeps several as one text."""
+    return row["label"].split("|")
+
+
+def words(columns: Columns) -> dict[str, list[str]]:
+    """The columns that hold words."""
+    return {name: column for name, column in columns.items() if isinstance(column, list)}
+
+
+def numbers(columns: Columns) -> "dict[str, NDArray[np.float64]]":
+    """The columns that hold numbers."""
+    return {name: column for name, column in columns.items() if not isinstance(column, list)}

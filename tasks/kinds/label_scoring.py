@@ -3,20 +3,23 @@
 After Mozes et al. 2023, "Towards Agile Text Classifiers for Everyone" (arXiv 2302.06541).
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tasks import classification, plots
+from tasks import single_label
 from tasks.batches import IGNORED, pad_left
 from tasks.errors import DataError, RecipeError
-from tasks.kinds import Encoder, Example, LossFunction
+from tasks.generation import by_length
+from tasks.kinds import Advance, Columns, Encoder, Example, LossFunction, Row, silent
 from tasks.schema import Recipe
+from tasks.single_label import figures, majority, metrics, response
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
-    from numpy.typing import NDArray
+
+__all__ = ["HEAD", "assess", "check_tokens", "example", "figures", "loss", "majority", "metrics", "respond", "response", "snippet"]
+
+HEAD = "causal"
 
 
 def label_ids(recipe: Recipe, tokens: Encoder) -> list[int]:
@@ -53,16 +56,17 @@ def check_tokens(recipe: Recipe, tokens: Encoder) -> None:
         )
 
 
-def example(recipe: Recipe, tokens: Encoder, text: str, label: str) -> Example:
+def example(recipe: Recipe, tokens: Encoder, row: Row) -> Example:
     """Prompt and answer as tokens; a text that does not fit max_tokens loses its end, never the prompt its frame.
 
     Raises:
         DataError: the text is empty.
     """
+    text = row["text"]
     if not text.strip():
         raise DataError(recipe.name, "a row's text is empty", "a text expected", "add an expectation that rejects such rows")
     before, after = _frame(recipe, tokens)
-    answer = [*tokens.encode(recipe.prompt.answer.format(label=label)), tokens.eos_id]
+    answer = [*tokens.encode(recipe.prompt.answer.format(label=row["label"])), tokens.eos_id]
     whole = _prompt(recipe, tokens, text)
     room = recipe.prompt.max_tokens - len(answer)
     if len(whole) <= room:
@@ -71,39 +75,40 @@ def example(recipe: Recipe, tokens: Encoder, text: str, label: str) -> Example:
     return Example([*before, *body, *after], answer, cut=True)
 
 
-def predict(
-    recipe: Recipe, model: Any, tokens: Encoder, texts: Sequence[str], advance: Callable[[int], None] = lambda _: None
-) -> "NDArray[np.float64]":
-    """Probability of each label, renormalised over the labels.
+def respond(recipe: Recipe, model: Any, tokens: Encoder, texts: Sequence[str], advance: Advance = silent) -> Columns:
+    """The most probable label of every text, and the probability of each, renormalised over the labels.
 
     Args:
         recipe: says prompt, labels and batch size.
         model: causal language model, on its device, in any state (set to evaluation here).
         tokens: tokenizer of the model.
-        texts: (n_rows,) the rows' texts.
+        texts: (n_rows,) the texts.
         advance: told how many rows each batch did.
 
     Returns:
-        (n_rows, n_labels), each row sums to 1.
+        The columns of `tasks.single_label`.
     """
     import numpy as np
     import torch
 
     ids = torch.tensor(label_ids(recipe, tokens), device=model.device)
-    prompts = [example(recipe, tokens, text, recipe.labels.names[0]).prompt for text in texts]
-    order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))  # like lengths together: little padding
+    prompts = [example(recipe, tokens, {"text": text, "label": recipe.labels.names[0]}).prompt for text in texts]
     scores = np.zeros((len(prompts), len(ids)))
     model.eval()
     with torch.inference_mode():
-        for first in range(0, len(order), recipe.evaluate.batch_size):
-            rows = order[first : first + recipe.evaluate.batch_size]
+        for rows in by_length(prompts, recipe.evaluate.batch_size):
             input_ids, attention_mask = pad_left([prompts[row] for row in rows], tokens.pad_id)
             logits = model(input_ids=input_ids.to(model.device), attention_mask=attention_mask.to(model.device), logits_to_keep=1).logits[
                 :, -1
             ]  # (B, V)
             scores[rows] = logits[:, ids].double().softmax(dim=-1).cpu().numpy()  # (B, L)
             advance(len(rows))
-    return scores
+    return single_label.columns_of(recipe, scores)
+
+
+def assess(recipe: Recipe, model: Any, tokens: Encoder, rows: Sequence[Row], advance: Advance = silent) -> Columns:
+    """What the model answers to the rows' texts, as `respond`."""
+    return respond(recipe, model, tokens, [row["text"] for row in rows], advance)
 
 
 def loss(recipe: Recipe, tokens: Encoder) -> LossFunction:
@@ -130,68 +135,17 @@ def loss(recipe: Recipe, tokens: Encoder) -> LossFunction:
     return compute
 
 
-def labels_of(recipe: Recipe, scores: "NDArray[np.float64]") -> list[str]:
-    """The most probable label of every row; scores is (n_rows, n_labels)."""
-    return [recipe.labels.names[index] for index in scores.argmax(axis=1)]
-
-
-def metrics(recipe: Recipe, truth: Sequence[str], scores: "NDArray[np.float64]") -> dict[str, float]:
-    """Macro F1, accuracy, ROC-AUC (one class against the rest, mean over classes) and, for two classes, F1 of the positive one.
-
-    Args:
-        recipe: says the labels.
-        truth: (n_rows,) the true labels.
-        scores: (n_rows, n_labels).
-
-    Returns:
-        Metric to value in [0, 1], higher is better; the names are the recipe's METRICS of this kind. Macro F1 is the mean over
-        the classes that are true or predicted of some row. roc_auc is NaN where truth lacks a class.
-    """
-    import numpy as np
-
-    actual = _indices(recipe, truth)
-    counts = classification.confusion_counts(actual, scores.argmax(axis=1), len(recipe.labels.names))
-    f1, areas = classification.f1_scores(counts), classification.roc_aucs(actual, scores)
-    found = {"macro_f1": float(np.nanmean(f1)), "accuracy": float(counts.trace() / counts.sum()), "roc_auc": float(areas.mean())}
-    if recipe.labels.positive is not None:
-        positive = recipe.labels.names.index(recipe.labels.positive)
-        found["roc_auc"] = float(areas[positive])
-        found["f1"] = float(np.nan_to_num(f1[positive]))
-    return found
-
-
-def figures(recipe: Recipe, truth: Sequence[str], scores: "Mapping[str, NDArray[np.float64]]", folder: Path) -> dict[str, str]:
-    """Draw the confusion matrix of the first model, and ROC and precision-recall curves of all of them.
-
-    With two classes the curves are those of the positive one, otherwise there is a panel for each class.
-
-    Args:
-        recipe: says the labels.
-        truth: (n_rows,) the true labels, each class at least once.
-        scores: model to scores, (n_rows, n_labels); the first is the model that the evaluation is about.
-        folder: where the PNG files go.
-
-    Returns:
-        Title to file name.
-    """
-    names = recipe.labels.names
-    actual = _indices(recipe, truth)
-    shown = range(len(names)) if recipe.labels.positive is None else [names.index(recipe.labels.positive)]
-    first = next(iter(scores))
-    counts = classification.confusion_counts(actual, scores[first].argmax(axis=1), len(names))
-    drawn = {"Confusion matrix": "confusion.png", "ROC curves": "roc.png", "Precision-recall curves": "precision_recall.png"}
-    plots.draw_confusion(folder / drawn["Confusion matrix"], counts, names, first)
-    plots.draw_curves(folder / drawn["ROC curves"], "roc", actual, scores, names, shown)
-    plots.draw_curves(folder / drawn["Precision-recall curves"], "precision-recall", actual, scores, names, shown)
-    return drawn
-
-
-def _indices(recipe: Recipe, truth: Sequence[str]) -> "NDArray[np.intp]":
-    """Place of every label among the recipe's names, (n_rows,)."""
-    import numpy as np
-
-    place = {name: index for index, name in enumerate(recipe.labels.names)}
-    return np.array([place[label] for label in truth], dtype=np.intp)
+def snippet(recipe: Recipe) -> str:
+    """Python that scores a text as `respond` does."""
+    prompt = recipe.prompt.template.replace("{labels}", ", ".join(recipe.labels.names))
+    answers = [recipe.prompt.answer.format(label=name) for name in recipe.labels.names]
+    return f"""labels = {list(recipe.labels.names)!r}
+answers = [tokenizer.encode(answer, add_special_tokens=False)[0] for answer in {answers!r}]
+prompt = {prompt!r}.replace("{{text}}", "A text to label.")
+with torch.inference_mode():
+    logits = model(**tokenizer(prompt, return_tensors="pt")).logits[0, -1]  # (vocabulary,)
+scores = logits[answers].double().softmax(dim=-1).tolist()
+print(dict(zip(labels, scores)))"""
 
 
 def _prompt(recipe: Recipe, tokens: Encoder, text: str) -> list[int]:

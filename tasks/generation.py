@@ -1,0 +1,95 @@
+"""What a causal language model writes after prompts, and how probable it finds given answers; batched, padded on the left."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tasks.batches import pad_left
+from tasks.kinds import Advance, Encoder, Example, silent
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+def generate(
+    model: Any,
+    tokens: Encoder,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    stop_ids: Sequence[int],
+    batch_size: int,
+    advance: Advance = silent,
+) -> list[list[int]]:
+    """The most probable continuation of each prompt, token by token (greedy).
+
+    Args:
+        model: causal language model, on its device, in any state (set to evaluation here).
+        tokens: tokenizer of the model.
+        prompts: (n_rows,) token ids of the prompts.
+        max_new_tokens: longest continuation.
+        stop_ids: tokens that end a continuation.
+        batch_size: prompts a forward pass.
+        advance: told how many prompts each batch did.
+
+    Returns:
+        (n_rows,) token ids of the continuations, without the token that ended them and what follows it.
+    """
+    import torch
+
+    written: list[list[int]] = [[] for _ in prompts]
+    model.eval()
+    with torch.inference_mode():
+        for rows in by_length(prompts, batch_size):
+            input_ids, attention_mask = pad_left([prompts[row] for row in rows], tokens.pad_id)
+            found = model.generate(
+                input_ids=input_ids.to(model.device), attention_mask=attention_mask.to(model.device), max_new_tokens=max_new_tokens,
+                do_sample=False, top_k=None, top_p=None, eos_token_id=list(stop_ids), pad_token_id=tokens.pad_id,
+            )[:, input_ids.shape[1] :].tolist()  # fmt: skip
+            for row, ids in zip(rows, found, strict=True):
+                end = next((place for place, token in enumerate(ids) if token in stop_ids), len(ids))
+                written[row] = ids[:end]
+            advance(len(rows))
+    return written
+
+
+def log_probabilities(
+    model: Any, tokens: Encoder, examples: Sequence[Example], *, batch_size: int, advance: Advance = silent
+) -> "NDArray[np.float64]":
+    """Log-probability of each example's whole answer after its prompt, nats.
+
+    Args:
+        model: causal language model, on its device, in any state (set to evaluation here).
+        tokens: tokenizer of the model.
+        examples: (n_rows,) prompts and answers; the answer's end token counts like its others.
+        batch_size: examples a forward pass.
+        advance: told how many examples each batch did.
+
+    Returns:
+        (n_rows,) sums over the answers' tokens; divided by `len(example.answer)` the mean a token.
+    """
+    import numpy as np
+    import torch
+
+    whole = [example.prompt + example.answer for example in examples]
+    totals = np.zeros(len(examples))
+    model.eval()
+    with torch.inference_mode():
+        for rows in by_length(whole, batch_size):
+            kept = max(len(examples[row].answer) for row in rows)
+            input_ids, attention_mask = pad_left([whole[row] for row in rows], tokens.pad_id)
+            logits = model(
+                input_ids=input_ids.to(model.device), attention_mask=attention_mask.to(model.device), logits_to_keep=kept + 1
+            ).logits[:, :-1]  # (B, K, V); the last position predicts nothing
+            chosen = input_ids[:, -kept:].to(logits.device)  # (B, K)
+            each = logits.double().log_softmax(dim=-1).gather(2, chosen[..., None])[..., 0].cpu().numpy()
+            for place, row in enumerate(rows):
+                totals[row] = each[place, kept - len(examples[row].answer) :].sum()
+            advance(len(rows))
+    return totals
+
+
+def by_length(sequences: Sequence[Sequence[int]], batch_size: int) -> list[list[int]]:
+    """Places of the sequences in batches of like lengths, the longest first: little padding, and a lack of memory shows at once."""
+    order = sorted(range(len(sequences)), key=lambda row: -len(sequences[row]))
+    return [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
