@@ -41,12 +41,12 @@ def test_training_learns_the_labels_and_the_end_token(trained: Run, tiny_base: P
     model = load_model(trained.path(trained.read(MergedModel).path), "float32")
     tokens, recipe = Tokens(tiny_base), trained.recipe
     rows = tiny.tweets(360)[-60:]
-    scores = label_scoring.predict(recipe, model, tokens, [text for text, _ in rows])
-    right = [found == label for found, (_, label) in zip(label_scoring.labels_of(recipe, scores), rows, strict=True)]
+    said = label_scoring.respond(recipe, model, tokens, [text for text, _ in rows])
+    right = [found == label for found, (_, label) in zip(said["label"], rows, strict=True)]
     assert sum(right) >= 57
     ends = 0
     for text, label in rows[:10]:
-        example = label_scoring.example(recipe, tokens, text, label)
+        example = label_scoring.example(recipe, tokens, {"text": text, "label": label})
         with torch.inference_mode():
             ends += int(model(torch.tensor([example.prompt + example.answer[:-1]])).logits[0, -1].argmax()) == tokens.eos_id
     assert ends == 10
