@@ -19,7 +19,7 @@ from tasks.champion import champion_version, version_model, version_recipe
 from tasks.contracts import Adapter, DatasetVersion, Download, Evaluation, MergedModel, Parity, Part, Scores, TrackedRun
 from tasks.errors import ContractError, DataError, RecipeError
 from tasks.intervals import bootstrap
-from tasks.kinds import Columns, Row, kind_of, labels_of, numbers, words
+from tasks.kinds import Columns, Row, classes_of, kind_of, labels_of, numbers, words
 from tasks.models import load_adapter, load_model
 from tasks.progress import Progress
 from tasks.schema import Recipe
@@ -53,11 +53,11 @@ def _evaluate(run: Run, tracked: TrackedRun) -> Evaluation:
     rows = _test_rows(recipe, run.path(version.parts["test"].path))
     client = tracking.client()
 
-    tuned_folder, base_folder = run.path(merged.path), run.path(base.path)
-    columns = {"tuned": _assess(run, "tuned model", recipe, partial(load_model, tuned_folder, dtype), tuned_folder, rows)}
-    with_adapter = partial(load_adapter, base_folder, run.path(adapter.path), dtype)
+    tuned_folder, base_folder, classes = run.path(merged.path), run.path(base.path), classes_of(recipe)
+    columns = {"tuned": _assess(run, "tuned model", recipe, partial(load_model, tuned_folder, dtype, classes), tuned_folder, rows)}
+    with_adapter = partial(load_adapter, base_folder, run.path(adapter.path), dtype, classes)
     parity = _check_parity(run, with_adapter, base_folder, rows, columns["tuned"])
-    columns["base"] = _assess(run, "base model", recipe, partial(load_model, base_folder, dtype), base_folder, rows)
+    columns["base"] = _assess(run, "base model", recipe, partial(_load_base, recipe, base_folder), base_folder, rows)
     rival, champion_columns = _assess_champion(run, client, rows)
     if champion_columns is not None:
         columns["champion"] = champion_columns
@@ -88,6 +88,14 @@ def _evaluate(run: Run, tracked: TrackedRun) -> Evaluation:
     evaluation_report.write(run, evaluation, version, base, cut_rows=cut)
     _log(client, tracked.run_id, run, evaluation, measured)
     return evaluation
+
+
+def _load_base(recipe: Recipe, folder: Path) -> Any:
+    """The base model; a head that it lacks is the one that the training began with."""
+    from transformers import set_seed
+
+    set_seed(recipe.train.seed)
+    return load_model(folder, recipe.base_model.dtype, classes_of(recipe))
 
 
 def _test_rows(recipe: Recipe, path: Path) -> Rows:
@@ -172,7 +180,7 @@ def _assess_champion(run: Run, client: "MlflowClient", rows: Rows) -> tuple[gate
                 found = f"it tells {list(theirs.labels.names)} apart, {list(recipe.labels.names)} expected"
                 return gate.Rival(number, None, found), None
             model = version_model(recipe.name, number, Path(folder))
-            load = partial(load_model, model, theirs.base_model.dtype)
+            load = partial(load_model, model, theirs.base_model.dtype, classes_of(theirs))
             return gate.Rival(number, None), _assess(run, f"champion, version {number}", theirs, load, model, rows)
         except (ContractError, RecipeError) as error:
             return gate.Rival(number, None, str(error)), None

@@ -11,6 +11,7 @@ from typing import Any
 
 from tasks.contracts import Adapter, Download, MergedModel
 from tasks.errors import ContractError
+from tasks.kinds import classes_of
 from tasks.models import load_adapter, save
 from tasks.progress import Progress
 from tasks.workspace import Run
@@ -26,7 +27,7 @@ def merge(run: Run) -> MergedModel:
     adapter = run.path(run.read(Adapter).path)
     folder = run.attempt / "model"
     with Progress(run, "merge", "loading, merging, saving", 3, "parts") as progress:
-        tuned = load_adapter(base, adapter, run.recipe.base_model.dtype)
+        tuned = load_adapter(base, adapter, run.recipe.base_model.dtype, classes_of(run.recipe))
         progress.advance()
         expected = _merged_slices(tuned)
         merged = tuned.merge_and_unload()
@@ -43,13 +44,16 @@ def merge(run: Run) -> MergedModel:
 def _merged_slices(tuned: Any) -> dict[str, Any]:
     """The first rows of what each adapted weight must be after the merge, by the module's name in the base model.
 
-    Computed here from the adapter's own matrices, so that an adapter which the merge passes over is seen.
+    Computed here from the adapter's own weights, so that an adapter which the merge passes over is seen.
     """
     from peft.tuners.lora import LoraLayer
+    from peft.utils import ModulesToSaveWrapper
 
     expected = {}
     for name, module in tuned.base_model.model.named_modules():
-        if isinstance(module, LoraLayer):
+        if isinstance(module, ModulesToSaveWrapper):  # trained in full: a head
+            expected[name] = module.modules_to_save[tuned.active_adapter].weight[:SLICE_ROWS].detach().clone()
+        elif isinstance(module, LoraLayer):
             delta = module.get_delta_weight(tuned.active_adapter)
             weight = module.get_base_layer().weight
             expected[name] = (weight[:SLICE_ROWS].float() + delta[:SLICE_ROWS].float()).to(weight.dtype).detach().clone()

@@ -25,12 +25,13 @@ class Tuned(PythonModel):  # type: ignore[misc]
             context: its artifacts are `model`, the folder of the merged model, and `recipe`, the frozen recipe.
         """
         from tasks import recipe as recipes
+        from tasks.kinds import classes_of
         from tasks.models import load_model
         from tasks.tokens import Tokens
 
         self.recipe = recipes.read(Path(context.artifacts["recipe"]))
         folder = Path(context.artifacts["model"])
-        self.tokens, self.model = Tokens(folder), load_model(folder, self.recipe.base_model.dtype)
+        self.tokens, self.model = Tokens(folder), load_model(folder, self.recipe.base_model.dtype, classes_of(self.recipe))
 
     # MLflow takes an annotation of model_input for the whole signature and would drop the version's own.
     def predict(self, context, model_input, params=None) -> pd.DataFrame:  # type: ignore[no-untyped-def]

@@ -17,7 +17,7 @@ from tasks.batches import collate
 from tasks.checkpoints import newest_whole, whole_marker
 from tasks.contracts import Adapter, DatasetVersion, Download
 from tasks.errors import DataError
-from tasks.kinds import Example, kind_of
+from tasks.kinds import Example, classes_of, kind_of
 from tasks.models import device, dtype_of, load_model, save
 from tasks.progress import Progress
 from tasks.schema import Recipe
@@ -37,7 +37,7 @@ def train(run: Run) -> Adapter:
     total_steps, resumed = _total_steps(recipe, len(examples)), newest_whole(run.kept)
     with tracking.tracked(run) as tracked:
         set_seed(recipe.train.seed)  # the adapter's start is drawn with it
-        model = _with_adapter(recipe, load_model(run.path(base.path), recipe.base_model.dtype))
+        model = _with_adapter(recipe, load_model(run.path(base.path), recipe.base_model.dtype, classes_of(recipe)))
         with Progress(run, "train", "training", total_steps, "steps") as progress:
             report = training_report(recipe, tracked, progress, version.tag)
             trainer = _trainer(run, model, tokens, examples, report)
@@ -107,7 +107,7 @@ def _with_adapter(recipe: Recipe, model: Any) -> Any:
     lora = recipe.lora.model_dump()
     if not isinstance(lora["target_modules"], str):
         lora["target_modules"] = list(lora["target_modules"])
-    return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **lora))
+    return get_peft_model(model, LoraConfig(task_type="SEQ_CLS" if classes_of(recipe) else "CAUSAL_LM", **lora))
 
 
 def _total_steps(recipe: Recipe, rows: int) -> int:

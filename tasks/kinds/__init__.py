@@ -114,6 +114,11 @@ def kind_of(recipe: Recipe) -> Kind:
     return cast(Kind, import_module(f"tasks.kinds.{recipe.kind}"))
 
 
+def classes_of(recipe: Recipe) -> tuple[str, ...]:
+    """The classes of the model's head; none where it ends in the vocabulary."""
+    return recipe.labels.names if kind_of(recipe).HEAD == "classification" else ()
+
+
 def labels_of(row: Row) -> list[str]:
     """The labels of a row, in the recipe's order; a part's column keeps several as one text."""
     return row["label"].split("|")
