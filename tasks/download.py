@@ -1,7 +1,7 @@
-"""Fetch the base model and the data file, checked before anything is built on them.
+"""Fetch the base model and the data files, checked before anything is built on them.
 
 Reads   nothing
-Uses    base_model.*, data.source, run.data   of the recipe; labels and prompt for the check
+Uses    base_model.*, data.source, data.test.source, run.data   of the recipe; labels and prompt for the check
 Writes  Download   runs/<recipe>/<run>/download.json
 """
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from tasks.base_models import Base, fetch_base, place
 from tasks.cache import say
 from tasks.contracts import BaseModelFiles, Download, SourceFile
+from tasks.data_schema import Source
 from tasks.disk import disk_faults
 from tasks.kinds import kind_of
 from tasks.progress import Progress
@@ -23,7 +24,7 @@ from tasks.workspace import Run
 
 
 def download(run: Run) -> Download:
-    """Fetch the base model, its tokenizer checked against the labels first, and the data file where the run makes new data."""
+    """Fetch the base model, its tokenizer checked against the labels first, and the data files where the run makes new data."""
     recipe, progress = run.recipe, partial(Progress, run, "download")
     base = _fetch_base(recipe, progress)
     place(base, run.attempt / "base_model")
@@ -31,16 +32,22 @@ def download(run: Run) -> Download:
     if recipe.run.data != "new":
         say(f"no data file: the run uses the data version {recipe.run.data}")
         return Download(model, None)
-    found = fetch_source(recipe.data.source, run.attempt / "source", progress)
-    return Download(model, SourceFile(found.origin, run.relative(found.path), found.sha256, found.bytes))
+    source = _fetch_data(run, recipe.data.source, "source")
+    return Download(model, source, _fetch_data(run, recipe.data.test.source, "test_source") if recipe.data.test else None)
+
+
+def _fetch_data(run: Run, source: Source, folder: str) -> SourceFile:
+    found = fetch_source(source, run.attempt / folder, partial(Progress, run, "download"))
+    return SourceFile(found.origin, run.relative(found.path), found.sha256, found.bytes)
 
 
 def prefetch(recipe: Recipe) -> None:
-    """Bring a recipe's base model and data file into the caches, so that the runs to come need no network for them."""
+    """Bring a recipe's base model and data files into the caches, so that the runs to come need no network for them."""
     progress = partial(Progress, None, "download")
     with disk_faults(settings().home):
         _fetch_base(recipe, progress)
-        say(f"data ready from {prefetch_source(recipe.data.source, progress)}")
+        for table in recipe.data.tables():
+            say(f"data ready from {prefetch_source(table.source, progress)}")
 
 
 def _fetch_base(recipe: Recipe, progress: ShowProgress) -> Base:

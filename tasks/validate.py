@@ -6,82 +6,88 @@ Writes  ValidRows     runs/<id>/validate.json
 """
 
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from tasks import contracts, expectations, parquet, validation_report
 from tasks import rows as files
+from tasks.checked_file import CheckedFile
+from tasks.data_schema import Table
 from tasks.errors import ContractError, DataError, Skip
+from tasks.labelling import RULE
 from tasks.progress import Progress
 from tasks.workspace import Run
 
 
 def validate(run: Run) -> contracts.ValidRows:
-    """Check every row of the data file; keep the good ones, set the others aside with line number and reason, and report.
+    """Check every row of the data files; keep the good ones, set the others aside with line number and reason, and report.
 
     Raises:
-        DataError: the file has no usable row, more rows are rejected than the recipe allows, or an expectation with severity
+        DataError: a file has no usable row, more of its rows are rejected than the recipe allows, or an expectation with severity
             stop, or about the whole table, is broken. The report and the rejects are written before, and stay.
         RecipeError: an expectation is not one that Great Expectations accepts.
         Skip: the run uses a data set version that is there.
     """
-    if run.recipe.run.data != "new":
-        raise Skip("validate", f"data is {run.recipe.run.data}", "checked when that version was made")
-    source = run.read(contracts.Download).source
-    if source is None:
-        raise ContractError("download.json", "no data file", "one expected where data is new", "run download again")
-    where, path = Path(source.path).name, run.path(source.path)
-    rules = expectations.rules(run.recipe.validate_.expectations)
-    with Progress(run, "validate", "reading", source.bytes, "bytes") as progress:
-        parsed = files.parse(path, run.recipe.data, where, progress.advance)
-        progress.reach(source.bytes)
-    if not parsed.rows and not parsed.rejects:
-        raise DataError(where, "a header and no rows", "rows expected", "look at the source")
-    with Progress(run, "validate", "checking expectations", len(rules), "expectations") as progress:
-        outcomes = expectations.check(rules, parsed, where, progress.advance)
-
-    reasons = _reasons(outcomes)
-    rejects = [*parsed.rejects, *(files.Reject(parsed.places[position], reason) for position, reason in reasons.items())]
-    table = files.write_rejects(run.attempt / "rejects", path, rejects)
-    valid = [position for position in range(len(parsed.rows)) if position not in reasons]
-    text, label = (parsed.columns.index(name) for name in (run.recipe.data.text, run.recipe.data.label))
-    texts, labels = ([parsed.rows[position][column] for position in valid] for column in (text, label))
-    parquet.write(
-        run.attempt / "rows.parquet", ("line", [parsed.places[position].line for position in valid]), {"text": texts, "label": labels}
-    )
+    recipe = run.recipe
+    if recipe.run.data != "new":
+        raise Skip("validate", f"data is {recipe.run.data}", "checked when that version was made")
+    download = run.read(contracts.Download)
+    checked = [_check(run, recipe.data, download.source, download.test_source, "data")]
+    if recipe.data.test:
+        checked.append(_check(run, recipe.data.test, download.test_source, download.source, "test"))
+    rejects = files.write_rejects(run.attempt / "rejects", [(file.name, file.path, file.rejects) for file in checked])
+    written = [_write(run, file, name) for file, name in zip(checked, ("rows", "test_rows"), strict=False)]
     manifest = contracts.ValidRows(
-        rows=run.relative(run.attempt / "rows.parquet"),
-        rejects=run.relative(table.parent),
+        rows=written[0],
+        rejects=run.relative(rejects.parent),
         report=run.relative(run.attempt / "report.html"),
-        read=len(valid) + len(rejects),
-        valid=len(valid),
-        rejected=dict(Counter(reject.reason for reject in rejects).most_common()),
+        read=sum(file.read for file in checked),
+        valid=sum(len(file.valid) for file in checked),
+        rejected=dict(Counter(reject.reason for file in checked for reject in file.rejects).most_common()),
+        test_rows=written[1] if len(written) > 1 else None,
     )
-    fault = _fault(manifest, outcomes, run.recipe.validate_.max_reject_share, table, where)
-    validation_report.write(run, manifest, source, outcomes, texts=texts, labels=labels, spanning=parsed.spanning, fault=fault)
+    fault = next((fault for file in checked if (fault := _fault(file, recipe.validate_.max_reject_share, rejects, len(checked)))), None)
+    validation_report.write(run, manifest, checked, fault)
     if fault:
         raise fault
     return manifest
 
 
-def _reasons(outcomes: Sequence[expectations.Outcome]) -> dict[int, str]:
-    """Position of each rejected row to the first reason, in the recipe's order."""
-    reasons: dict[int, str] = {}
-    for outcome in outcomes:
-        for position, reason in outcome.breakers.items():
-            reasons.setdefault(position, reason)
-    return reasons
+def _check(
+    run: Run, table: Table, source: contracts.SourceFile | None, other: contracts.SourceFile | None, file: Literal["data", "test"]
+) -> CheckedFile:
+    """Read a data file and judge its rows."""
+    if source is None:
+        raise ContractError("download.json", "no data file", "one expected where data is new", "run download again")
+    path = run.path(source.path)
+    where = path.name if other is None or Path(other.path).name != path.name else f"{path.parent.name}/{path.name}"
+    rules = expectations.rules([each for each in run.recipe.validate_.expectations if each.file in ("both", file)])
+    with Progress(run, "validate", f"reading {where}", source.bytes, "bytes") as progress:
+        advance = progress.advance if path.suffix != ".gz" else lambda _: None  # what comes out of it is not counted in its bytes
+        parsed = files.parse(path, table, where, advance, run.recipe.labels.columns())
+        progress.reach(source.bytes)
+    if not parsed.rows and not parsed.rejects:
+        raise DataError(where, "a header and no rows", "rows expected", "look at the source")
+    with Progress(run, "validate", "checking expectations", len(rules), "expectations") as progress:
+        outcomes = expectations.check(rules, parsed, where, progress.advance)
+    return CheckedFile(where, path, table, source, parsed, outcomes)
 
 
-def _fault(
-    manifest: contracts.ValidRows, outcomes: Sequence[expectations.Outcome], allowed: float, rejects: Path, where: str
-) -> DataError | None:
+def _write(run: Run, file: CheckedFile, name: str) -> str:
+    """The valid rows, each column under what it is for."""
+    roles = file.table.roles() | {RULE + column: column for column in run.recipe.labels.columns()}
+    path = run.attempt / f"{name}.parquet"
+    parquet.write(path, ("line", [file.parsed.places[position].line for position in file.valid]), file.columns(roles))
+    return run.relative(path)
+
+
+def _fault(file: CheckedFile, allowed: float, rejects: Path, files: int) -> DataError | None:
     """What stops the run, the gravest first."""
-    rejected = manifest.read - manifest.valid
-    most = f"{next(iter(manifest.rejected))}, for most" if rejected else ""
-    if not manifest.valid:
-        return DataError("validate", f"none of the {manifest.read} rows of {where} is usable ({most})", "rows expected", f"see {rejects}")
-    for outcome in outcomes:
+    rejected, of_file = len(file.rejects), f" of {file.name}" if files > 1 else ""
+    most = f"{Counter(reject.reason for reject in file.rejects).most_common(1)[0][0]}, for most" if rejected else ""
+    if not file.valid:
+        return DataError("validate", f"none of the {file.read} rows of {file.name} is usable ({most})", "rows expected", f"see {rejects}")
+    for outcome in file.outcomes:
         expectation = outcome.rule.expectation
         if outcome.kept or (outcome.rule.of_rows and expectation.severity == "reject"):
             continue
@@ -90,13 +96,13 @@ def _fault(
         )
         return DataError(
             "validate",
-            f"{expectation.reason} ({expectation.expect}: {found})",
+            f"{expectation.reason} ({expectation.expect}: {found}{of_file})",
             "a run stops on it",
             f"see {rejects.parent.parent / 'report.html'}",
         )
-    if rejected > allowed * manifest.read:
+    if rejected > allowed * file.read:
         return DataError(
-            "validate", f"{rejected} of {manifest.read} rows rejected ({100 * rejected / manifest.read:.1f} %)",
+            "validate", f"{rejected} of {file.read} rows{of_file} rejected ({100 * rejected / file.read:.1f} %)",
             f"at most {100 * allowed:g} % allowed", f"see {rejects} ({most})",
         )  # fmt: skip
     return None

@@ -3,16 +3,17 @@
 import math
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tasks.contracts import SourceFile, ValidRows
+from tasks.checked_file import CheckedFile
+from tasks.contracts import ValidRows
+from tasks.data_schema import Labels, Threshold
 from tasks.errors import DataError
-from tasks.expectations import Outcome
+from tasks.labelling import RULE, Misfit, labels_of
 from tasks.rows import number
-from tasks.schema import Labels
 from tasks.workspace import Run
 
 BINS = 30
@@ -27,20 +28,23 @@ class Bar:
     count: int
 
 
-def write(
-    run: Run, rows: ValidRows, source: SourceFile, outcomes: Sequence[Outcome], *,
-    texts: Sequence[str], labels: Sequence[str], spanning: int, fault: DataError | None,
-) -> None:  # fmt: skip
+@dataclass(frozen=True)
+class FilePage:
+    """What the page shows of one data file."""
+
+    file: CheckedFile
+    lengths: list[Bar]
+    quantiles: dict[str, int]
+    labels: list[Bar]
+
+
+def write(run: Run, rows: ValidRows, files: Sequence[CheckedFile], fault: DataError | None) -> None:
     """Write `report.html`: one file, readable offline, no script, none of the texts.
 
     Args:
         run: whose recipe and attempt count.
         rows: what was read, valid and rejected.
-        source: the data file.
-        outcomes: the expectations' results.
-        texts: (n_valid,) texts of the valid rows.
-        labels: (n_valid,) label fields of the valid rows, as in the file.
-        spanning: rows of more than one line.
+        files: the data file, and the published test file where there is one.
         fault: what stopped the run, if anything did.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -48,14 +52,18 @@ def write(
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    lengths = sorted(map(len, texts))
     page = environment.get_template("validation_report.html.j2").render(
-        recipe=run.recipe, run_id=run.id, rows=rows, source=source, outcomes=outcomes, spanning=spanning, fault=fault,
-        lengths=length_bars(lengths), quantiles=quantiles(lengths), labels=label_bars(labels, run.recipe.labels),
+        recipe=run.recipe, run_id=run.id, rows=rows, fault=fault, files=[_page(file, run.recipe.labels) for file in files],
         rejects=[Bar(reason, count) for reason, count in rows.rejected.items()],
         now=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )  # fmt: skip
     (run.attempt / "report.html").write_text(page, encoding="utf-8")
+
+
+def _page(file: CheckedFile, labels: Labels) -> FilePage:
+    columns = file.columns(file.table.roles() | {RULE + column: column for column in labels.columns()})
+    lengths = sorted(map(len, columns["text"]))
+    return FilePage(file, length_bars(lengths), quantiles(lengths), label_bars(columns, labels) if labels.names else [])
 
 
 def length_bars(lengths: Sequence[int]) -> list[Bar]:
@@ -78,14 +86,22 @@ def quantiles(lengths: Sequence[int]) -> dict[str, int]:
     return {name: lengths[max(math.ceil(share * len(lengths)) - 1, 0)] for name, share in marks.items()}
 
 
-def label_bars(labels: Sequence[str], rule: Labels) -> list[Bar]:
-    """Labels as in the file: the recipe's names, or bins of a number; whatever else stands there is counted, not shown."""
-    if rule.rule is None:
-        counts = Counter(label if label in rule.names else "another value" for label in labels)
-        return [Bar(name, counts[name]) for name in (*rule.names, "another value") if name in rule.names or counts[name]]
-    values = [value for label in labels if (value := number(label)) is not None and math.isfinite(value)]
-    bars = _value_bars(values)
-    return bars + ([Bar("not a number", len(labels) - len(values))] if len(values) < len(labels) else [])
+def label_bars(columns: Mapping[str, Sequence[str]], labels: Labels) -> list[Bar]:
+    """The recipe's labels with the rows that have them, or bins of a number; what gives no label is counted, not shown."""
+    if isinstance(labels.rule, Threshold):
+        values = [value for field in columns["label"] if (value := number(field)) is not None and math.isfinite(value)]
+        strange = len(columns["label"]) - len(values)
+        return _value_bars(values) + ([Bar("not a number", strange)] if strange else [])
+    counts: Counter[str] = Counter()
+    for fields in zip(*columns.values(), strict=True):
+        found = labels_of(dict(zip(columns, fields, strict=True)), labels)
+        counts.update(["another value"] if isinstance(found, Misfit) else found or ["no label"])
+        counts["several labels"] += len(found) > 1 if not isinstance(found, Misfit) else 0
+    return [
+        Bar(name, counts[name])
+        for name in (*labels.names, "several labels", "no label", "another value")
+        if name in labels.names or counts[name]
+    ]
 
 
 def _value_bars(values: Sequence[float]) -> list[Bar]:

@@ -8,7 +8,7 @@ import pytest
 from tasks.errors import DataError, RecipeError
 from tasks.expectations import Outcome, check, rules
 from tasks.rows import ParsedFile, Place
-from tasks.schema import Expectation
+from tasks.data_schema import Expectation
 
 
 def judge(rows: list[list[str]], *expectations: dict[str, Any]) -> list[Outcome]:

@@ -9,6 +9,7 @@ import yaml
 from tasks import recipe as recipes
 from tasks.errors import RecipeError, RecipeErrors
 
+TURNS = {"human": "Q:", "assistant": "A:"}
 FILES = recipes.recipe_files(recipes.RECIPES)
 
 
@@ -47,13 +48,13 @@ def test_ethos_is_the_tutorials() -> None:
         ({"train": {"learning_rate": "fast"}}, "tiny.yaml: train.learning_rate is 'fast', input should be a valid number"),
         ({"train": {"learning_rate": -1}}, "tiny.yaml: train.learning_rate is -1, input should be greater than 0; correct the value"),
         ({"kind": "poetry"}, "tiny.yaml: kind is 'poetry', input should be 'label_scoring'"),
-        ({"labels": {"names": ["a"]}}, "tiny.yaml: labels.names is"),
+        ({"labels": {"names": ["a"]}}, "tiny.yaml: labels: names is ['a'], at least two labels expected, or none; add the others"),
         ({"labels": {"names": ["a", "b", "b"]}}, "repeat a label, distinct labels expected; remove the copy"),
         ({"labels": {"names": ["a", "b"]}}, "positive is missing, one of two names expected"),
         ({"labels": {"positive": "neutral"}}, "positive is given with 3 names, two names expected; remove it"),
         ({"labels": {"names": ["a", "b"], "positive": "c"}}, "'c' is not among the names"),
         (
-            {"labels": {"rule": {"threshold": 1, "at_or_above": "positive", "below": "negative"}}},
+            {"labels": {"rule": {"by": "threshold", "threshold": 1, "at_or_above": "positive", "below": "negative"}}},
             "3 names with a threshold rule, 2 expected; a threshold parts two classes",
         ),
         ({"train": {"rows": 2}}, "tiny.yaml: train.rows is 2 with 3 labels, a row of each expected; use more rows"),
@@ -61,14 +62,51 @@ def test_ethos_is_the_tutorials() -> None:
         ({"prompt": {"answer": "x"}}, "answer holds {label} 0 times, once expected; mark the label's place"),
         (
             {"data": {"source": {"url": "https://x/y", "sha256": None}}},
-            "2 sources given (file, url), exactly one of pypi, file, url expected",
+            "2 sources given (file, url), exactly one of pypi, hub, file, url expected",
         ),
-        ({"data": {"source": {"file": None}}}, "0 sources given (none), exactly one of pypi, file, url expected"),
+        ({"data": {"source": {"file": None}}}, "0 sources given (none), exactly one of pypi, hub, file, url expected"),
         (
             {"data": {"source": {"file": None, "url": "https://x/y"}}},
             "sha256 is missing, a checksum expected for what comes over a network",
         ),
-        ({"data": {"source": {"file": None, "pypi": "a==1", "sha256": "0" * 64}}}, "pypi and member go together; give both or neither"),
+        (
+            {"data": {"source": {"file": None, "pypi": "a==1", "sha256": "0" * 64}}},
+            "member is missing, a path inside a==1 expected; add it",
+        ),
+        ({"data": {"source": {"member": "a.csv"}}}, "member is given without pypi or hub; remove it or name the package"),
+        (
+            {"data": {"source": {"file": None, "hub": "a/b", "member": "c.csv", "sha256": "0" * 64}}},
+            "hub and revision go together; give both or neither",
+        ),
+        (
+            {"data": {"source": {"file": None, "hub": "a/b", "member": "c.csv", "revision": "0" * 40}}},
+            "sha256 is missing, a checksum expected for what comes over a network; add it",
+        ),
+        ({"data": {"source": {"revision": "main"}}}, "tiny.yaml: data.source.revision is 'main', string should match pattern"),
+        ({"data": {"rejected": "b"}}, "data: rejected is given without answer, both replies of a pair expected"),
+        ({"data": {"answer": "b", "turns": TURNS}}, "data: answer is 'b' with turns, the dialogue's column 'text' expected"),
+        ({"data": {"format": "json", "header": ["text"]}}, "header is given with format json, whose objects name their fields; remove it"),
+        ({"data": {"fields": {"text": "a"}}}, "fields names 'text', a column that the data set has already; rename the field"),
+        ({"data": {"fields": {"Text": "a"}}}, "tiny.yaml: data.fields.Text.[key] is 'Text', string should match pattern"),
+        ({"data": {"label": None}}, "data.label is missing, the column of the labels expected; name it, or remove labels"),
+        ({"labels": {"names": []}}, "data.label is given without labels.names, the classes expected; add them, or remove it"),
+        ({"labels": {"names": []}, "data": {"label": None}}, "split.balance is downsample, none expected where a row has not exactly one"),
+        ({"data": {"test": {"text": "b"}}}, "tiny.yaml: data.test.source is missing, a value expected; add it"),
+        ({"data": {"test": {"source": {"file": "/a"}}}}, "split.test is 60 with data.test, 0 expected; the test rows are the published"),
+        ({"split": {"test": 0}}, "split.test is 0 without data.test, test rows expected; enlarge it, or name a published test file"),
+        ({"split": {"published_rows": 3}}, "split.published_rows is given without data.test, a published test file expected; remove it"),
+        ({"split": {"groups": "near_copies", "by": "shuffle"}}, "split: groups is near_copies with by: shuffle, whose parts follow from"),
+        ({"labels": {"rule": {"columns": {}}}}, "tiny.yaml: labels.rule.by is 'missing', one of threshold, columns, indexes, opening exp"),
+        ({"labels": {"rule": {"by": "words"}}}, "tiny.yaml: labels.rule.by is 'words', one of threshold, columns, indexes, opening exp"),
+        (
+            {"labels": {"rule": {"by": "indexes", "indexes": {"negative": 1}, "seperator": ";"}}},
+            "tiny.yaml: labels.rule.seperator is not a key of labels.rule; did you mean separator?",
+        ),
+        (
+            {"labels": {"rule": {"by": "indexes", "indexes": {"negative": 1, "neutral": 2}}}},
+            "no row can be 'positive' by the rule, a place in it for each name expected; add it or remove the name",
+        ),
+        ({"labels": {"rule": {"by": "opening", "opening": {"Neutral": ["n"]}}}}, "'Neutral' is not among the names"),
         ({"base_model": {"name": "../etc"}}, "tiny.yaml: base_model.name is '../etc'"),
         ({"run": {"data": "v0"}}, "tiny.yaml: run.data is 'v0'"),
     ],

