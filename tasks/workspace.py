@@ -14,6 +14,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -33,6 +34,8 @@ M = TypeVar("M", bound=Manifest)
 
 LOCK_SECONDS = 60.0
 """How long a step waits for a predecessor of its own to die before it gives up."""
+
+REMOVE_TRIES = 25
 
 
 def run_folder(runs: Path, recipe_name: str, run_id: str) -> Path:
@@ -226,12 +229,23 @@ class Run:
         self.kept = home / f"g{generation}-kept"
         for stale in home.glob("*"):
             if stale != self.kept:
-                shutil.rmtree(stale)
+                _remove(stale)
         self.attempt.mkdir(parents=True)
         manifest = work(self)
         self.write(manifest, generation=generation, started=started)
         shutil.rmtree(self.kept, ignore_errors=True)
         return manifest
+
+
+def _remove(folder: Path) -> None:
+    """Remove what a dead attempt left; a process that it started may outlive it by a moment, and still write there."""
+    for again in reversed(range(REMOVE_TRIES)):
+        try:
+            return shutil.rmtree(folder)
+        except OSError:
+            if not again:
+                raise
+            time.sleep(0.2)
 
 
 def _envelope(path: Path, raw: bytes) -> Envelope:

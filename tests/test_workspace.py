@@ -89,6 +89,22 @@ def test_a_dead_attempt_leaves_nothing_but_what_it_kept(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "merge").iterdir()] == ["g0-a2"]
 
 
+def test_a_child_that_outlives_a_dead_attempt_by_a_moment_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stale = tmp_path / "merge" / "g0-a1"
+    stale.mkdir(parents=True)
+    real = os.rmdir
+
+    def rmdir(path: Any, **options: Any) -> None:
+        if not (tmp_path / "late").exists():  # the child writes after the folder was read, once
+            (tmp_path / "late").touch()
+            (stale / "late").touch()
+        real(path, **options)
+
+    monkeypatch.setattr(os, "rmdir", rmdir)
+    Run(tmp_path).perform("merge", lambda run: MergedModel(run.relative(run.attempt), "float32", 1), contract=MergedModel)
+    assert (tmp_path / "late").exists() and not stale.exists()
+
+
 def _hold(folder: str, ready: Any) -> None:
     def work(run: Run) -> MergedModel:
         ready.set()

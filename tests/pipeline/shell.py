@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -38,10 +39,13 @@ class Shell:
         self.env = {name: value for name, value in os.environ.items() if not name.startswith(("LORAFLOW_", "MLFLOW_", "AIRFLOW_"))}
         self.env |= {"LORAFLOW_HOME": str(self.places.home), "LORAFLOW_RECIPES": str(recipes), "OMP_NUM_THREADS": "2"}
         self.env |= {"LORAFLOW_AIRFLOW_PORT": str(ports[0]), "LORAFLOW_MLFLOW_PORT": str(ports[1])}
+        self._earlier: set[Path] = set()
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start a command as a terminal does: it hears Ctrl-C, also where these tests run in the background and do not."""
         command = (sys.executable, "-m", "tasks", *arguments)
+        if arguments[0] == "retrain":
+            self._earlier = set(self._runs())
         heard = signal.signal(signal.SIGINT, signal.default_int_handler)  # what is ignored here would be ignored by the child
         try:
             return subprocess.Popen(command, env=self.env, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -67,12 +71,15 @@ class Shell:
         return found
 
     def trains(self) -> Path | None:
-        """Folder of the run that is in the middle of its training."""
-        for folder in (self.places.home / "runs" / "tiny").glob("*"):
+        """Folder of the run that is in the middle of its training; runs from before the last `retrain` do not count."""
+        for folder in set(self._runs()) - self._earlier:
             position = read_position(folder)
             if position and position.step == "train" and 0 < position.done < position.total and time.time() - position.at < 5:
                 return folder
         return None
+
+    def _runs(self) -> Iterator[Path]:
+        return (self.places.home / "runs" / "tiny").glob("*")
 
     def run_states(self) -> dict[str, str]:
         """State of each run, as Airflow's database has it."""
