@@ -119,7 +119,7 @@ class Data(Table):
     """The data file, and a second one where the test rows are published apart."""
 
     test: Table | None = Field(
-        None, description="A published test file: its source, and the keys of `data` in which it differs. Its rows are the test part."
+        None, description="A published test file: its source, and the keys of `data` in which it differs. Its rows are test rows."
     )
 
     @model_validator(mode="before")
@@ -274,7 +274,7 @@ class Split(Section):
         "another in shuffled order.",
     )
     seed: int = Field(ge=0, le=2**32 - 1, description="Seed of the shuffle.")
-    test: int = Field(ge=0, description="Rows of the test part; 0 where data.test gives them.")
+    test: int = Field(ge=0, description="Rows of the data file for the test part; may be 0 with data.test, whose rows come beside them.")
     published_rows: int | None = Field(None, ge=1, description="Rows of data.test to draw for the test part; empty: all.")
     validation: int = Field(0, ge=0, description="Rows of the validation part.")
     duplicates: Literal["drop", "keep"] = Field(

@@ -50,7 +50,7 @@ def cut(
         rows: all rows of the data file that stay.
         keys: the recipe's `split`.
         names: the recipe's labels, none where it has none.
-        published: the rows of the published test file, which become the test part (`published_rows` of them).
+        published: the rows of the published test file, which come into the test part (`published_rows` of them).
         groups: a row's line to its group, whose rows stay in one part. A part may then be a few rows short of what was asked, as
             it may where a set of labels is rarer than the parts are many.
 
@@ -63,8 +63,9 @@ def cut(
     else:
         parts = _stratified(rows, {"test": keys.test, "validation": keys.validation}, keys.seed, names, groups or {})
     if published is not None:
-        asked = min(keys.published_rows or len(published), len(published))
-        parts["test"] = _stratified(published, {"test": asked}, keys.seed, names, {})["test"]
+        asked = drawn(published, keys)
+        parts["test"] += _stratified(published, {"test": asked}, keys.seed, names, {})["test"]
+        parts["test"].sort(key=lambda row: (_digest(keys.seed, row), row.line))
     for part, members in parts.items():
         counts = count(members)
         for name in names if members else ():
@@ -74,6 +75,11 @@ def cut(
                     "enlarge the part, or add rows",
                 )  # fmt: skip
     return parts
+
+
+def drawn(published: Sequence[Row], keys: Split) -> int:
+    """How many of the published test rows come into the test part."""
+    return min(keys.published_rows or len(published), len(published))
 
 
 def count(rows: Iterable[Row]) -> Counter[str]:

@@ -6,7 +6,8 @@ Keys under `lora` and `train` are the argument names of PEFT and transformers; t
 import hashlib
 import json
 from collections.abc import Iterator
-from typing import Literal, Self
+from itertools import chain
+from typing import Annotated, Literal, Self
 
 import yaml
 from pydantic import Field, model_validator
@@ -14,7 +15,10 @@ from pydantic import Field, model_validator
 from tasks.data_schema import Data, Labels, MarkedColumns, Name, Split, Validate
 from tasks.section import Section
 
-METRICS = {"label_scoring": ("macro_f1", "accuracy", "roc_auc", "f1")}
+METRICS = {
+    "label_scoring": ("macro_f1", "accuracy", "roc_auc", "f1"),
+    "sequence_classification": ("weighted_f1", "weighted_precision", "weighted_recall", "macro_f1", "accuracy", "roc_auc", "f1"),
+}
 """Kind to the metrics that it reports, higher is better; f1 only with two labels."""
 
 
@@ -32,6 +36,31 @@ class Licence(Section):
     base_model: str = Field(description="Licence of the base model.")
 
 
+class Quantization(Section):
+    """transformers' BitsAndBytesConfig: how `train` packs the base model; every other step has it unquantised."""
+
+    load_in_4bit: bool = Field(False, description="Pack the base's linear layers into 4 bits while the adapter is trained.")
+    load_in_8bit: bool = Field(False, description="Pack them into 8 bits.")
+    bnb_4bit_quant_type: Literal["fp4", "nf4"] = Field("fp4", description="4-bit numbers: floating point, or quantiles of a normal curve.")
+    bnb_4bit_use_double_quant: bool = Field(False, description="Quantise the 4-bit blocks' scales as well.")
+    bnb_4bit_compute_dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="Numbers that 4-bit weights are unpacked to for computing."
+    )
+    bnb_4bit_quant_storage: Literal["uint8", "float32", "bfloat16", "float16"] = Field(
+        "uint8", description="Type of the tensors that hold 4-bit weights."
+    )
+
+    @model_validator(mode="after")
+    def _one_width(self) -> Self:
+        if self.load_in_4bit == self.load_in_8bit:
+            found = "both" if self.load_in_4bit else "neither"
+            raise ValueError(f"{found} of load_in_4bit and load_in_8bit is true, exactly one expected; set one")
+        given = [key for key, field in type(self).model_fields.items() if key.startswith("bnb_4bit") and getattr(self, key) != field.default]
+        if self.load_in_8bit and given:
+            raise ValueError(f"{given[0]} is given with load_in_8bit, load_in_4bit expected with it; remove it")
+        return self
+
+
 class BaseModelChoice(Section):
     """The model that the adapter is trained on."""
 
@@ -45,20 +74,21 @@ class BaseModelChoice(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Numbers to compute in; auto: bfloat16 where the device is fast in it, otherwise float32."
     )
+    quantization: Quantization | None = Field(None, description="Bits of the base model while it is trained on; without it unquantised.")
 
 
 class Prompt(Section):
     """How a row becomes a prompt and its answer."""
 
     template: str = Field(description="The prompt, with {text} where the row's text goes and {labels} for the list of labels.")
-    answer: str = Field(description="The answer, with {label}; the end token follows by itself.")
+    answer: str = Field("", description="The answer, with {label}; the end token follows by itself. A classification head needs none.")
     max_tokens: int = Field(ge=8, le=8192, description="Longest prompt with answer, tokens; the text's end is cut to fit.")
 
     @model_validator(mode="after")
     def _fields(self) -> Self:
         if self.template.count("{text}") != 1:
             raise ValueError(f"template holds {{text}} {self.template.count('{text}')} times, once expected; mark the text's place")
-        if self.answer.count("{label}") != 1:
+        if self.answer and self.answer.count("{label}") != 1:
             raise ValueError(f"answer holds {{label}} {self.answer.count('{label}')} times, once expected; mark the label's place")
         return self
 
@@ -91,9 +121,22 @@ class Train(Section):
     max_grad_norm: float = Field(1.0, ge=0, description="Gradient clipping; 0 switches it off.")
     per_device_train_batch_size: int = Field(ge=1, le=4096, description="Rows a forward pass.")
     gradient_accumulation_steps: int = Field(1, ge=1, description="Forward passes a step.")
-    optim: Literal["adamw_torch"] = Field("adamw_torch", description="Optimiser.")
+    optim: Literal["adamw_torch", "adamw_8bit", "paged_adamw_8bit"] = Field(
+        "adamw_torch", description="Optimiser; those in 8 bits, the second with states that may leave the GPU, are bitsandbytes'."
+    )
+    fp16: bool = Field(False, description="Mixed precision in float16 with loss scaling; needs a GPU.")
     train_sampling_strategy: Literal["random", "group_by_length"] = Field(
         "random", description="Order of rows; group_by_length spends less on padding."
+    )
+    class_weights: Literal["auto"] | tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
+        None,
+        description="With a classification head: weight of each label's rows in the loss, in the labels' order; auto: inverse frequency in "
+        "the training part, their mean 1.",
+    )
+    eval_strategy: Literal["no", "epoch", "steps"] = Field("no", description="When the validation part is scored during the training.")
+    eval_steps: int | None = Field(None, ge=1, description="With eval_strategy steps: steps between evaluations.")
+    metric_for_best_model: str | None = Field(
+        None, description="Keep the checkpoint whose evaluation is best by it: loss, or with a classification head a metric of the kind."
     )
     activation_checkpointing: bool = Field(False, description="Recompute activations to save memory.")
     save_steps: int = Field(50, ge=1, description="Steps between checkpoints.")
@@ -140,7 +183,7 @@ class Recipe(Section):
 
     schema_: Literal[1] = Field(alias="schema", description="Version of this format.")
     name: Name = Field(description="Name of the recipe, its DAG and its model.")
-    kind: Literal["label_scoring"] = Field(description="Kind of task, a file in tasks/kinds.")
+    kind: Literal["label_scoring", "sequence_classification"] = Field(description="Kind of task, a file in tasks/kinds.")
     title: str = Field(description="One line for lists.")
     description: str = Field(description="What it is for, as the DAG's page and the model card show it.")
     language: str = Field(pattern=r"^[a-z]{2,3}$", description="Language of the texts, ISO 639.")
@@ -173,7 +216,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _data_and_labels_fit(self) -> Self:
-        if found := next(_misfits(self), None):
+        if found := next(chain(_misfits(self), _training_misfits(self)), None):
             raise ValueError(found)
         return self
 
@@ -194,6 +237,28 @@ class Recipe(Section):
         return hashlib.sha256(json.dumps(kept, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
+def _training_misfits(recipe: Recipe) -> Iterator[str]:
+    """What does not fit between kind, prompt and training."""
+    train, head = recipe.train, recipe.kind == "sequence_classification"
+    if head and recipe.prompt.answer:
+        yield "prompt.answer is given with a classification head, which needs none; remove it"
+    if not head and not recipe.prompt.answer:
+        yield f"prompt.answer is missing, the answer of {recipe.kind} expected; add it"
+    if head and train.loss_on != "answer":
+        yield f"train.loss_on is {train.loss_on} with a classification head, answer expected; remove it"
+    if train.class_weights and not head:
+        yield f"train.class_weights is given with {recipe.kind}, a classification head expected; use split.balance, or remove it"
+    if isinstance(train.class_weights, tuple) and len(train.class_weights) != len(recipe.labels.names):
+        yield f"train.class_weights has {len(train.class_weights)} weights, {len(recipe.labels.names)} expected, one a label; correct it"
+    if train.eval_strategy != "no" and not recipe.split.validation:
+        yield "train.eval_strategy asks for a validation part, split.validation above 0 expected; enlarge it"
+    if (train.eval_strategy == "steps") != (train.eval_steps is not None):
+        yield "train.eval_strategy steps and train.eval_steps go together; give both or neither"
+    known = ("loss", *METRICS[recipe.kind]) if head else ("loss",)
+    if train.metric_for_best_model and (train.eval_strategy == "no" or train.metric_for_best_model not in known):
+        yield f"train.metric_for_best_model is {train.metric_for_best_model!r}, one of {', '.join(known)} with an eval_strategy expected"
+
+
 def _misfits(recipe: Recipe) -> Iterator[str]:
     """What does not fit between data, labels and split."""
     data, labels, split = recipe.data, recipe.labels, recipe.split
@@ -207,7 +272,5 @@ def _misfits(recipe: Recipe) -> Iterator[str]:
         yield f"split.balance is {split.balance}, none expected where a row has not exactly one label; remove it"
     if data.test is None and split.test == 0:
         yield "split.test is 0 without data.test, test rows expected; enlarge it, or name a published test file"
-    if data.test is not None and split.test != 0:
-        yield f"split.test is {split.test} with data.test, 0 expected; the test rows are the published ones"
     if data.test is None and split.published_rows is not None:
         yield "split.published_rows is given without data.test, a published test file expected; remove it"

@@ -14,7 +14,7 @@ from tasks.data_schema import Split, Table
 from tasks.dialogues import answered, opening_turn
 from tasks.errors import DataError, Skip
 from tasks.labelling import Misfit, labels_of
-from tasks.parting import Row, count, cut, downsampled, upsampled
+from tasks.parting import Row, count, cut, downsampled, drawn, upsampled
 from tasks.progress import Progress
 from tasks.schema import LABEL_SEPARATOR, Recipe
 from tasks.workspace import Run
@@ -41,7 +41,7 @@ def split(run: Run) -> contracts.DatasetParts:
     if keys.groups == "near_copies":
         rows, groups = grouped(recipe, rows, published or [], dropped)
     parts = cut(rows, keys, recipe.labels.names, published=published, groups=groups)
-    dropped["not drawn"] = len(published or parts["test"]) - len(parts["test"])
+    dropped["not drawn"] = len(published or ()) - drawn(published or (), keys)
     before = len(parts["train"])
     if keys.balance == "downsample":
         parts["train"] = downsampled(parts["train"])

@@ -92,7 +92,6 @@ def test_ethos_is_the_tutorials() -> None:
         ({"labels": {"names": []}}, "data.label is given without labels.names, the classes expected; add them, or remove it"),
         ({"labels": {"names": []}, "data": {"label": None}}, "split.balance is downsample, none expected where a row has not exactly one"),
         ({"data": {"test": {"text": "b"}}}, "tiny.yaml: data.test.source is missing, a value expected; add it"),
-        ({"data": {"test": {"source": {"file": "/a"}}}}, "split.test is 60 with data.test, 0 expected; the test rows are the published"),
         ({"split": {"test": 0}}, "split.test is 0 without data.test, test rows expected; enlarge it, or name a published test file"),
         ({"split": {"published_rows": 3}}, "split.published_rows is given without data.test, a published test file expected; remove it"),
         ({"split": {"groups": "near_copies", "by": "shuffle"}}, "split: groups is near_copies with by: shuffle, whose parts follow from"),
