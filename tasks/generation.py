@@ -82,9 +82,10 @@ def log_probabilities(
                 input_ids=input_ids.to(model.device), attention_mask=attention_mask.to(model.device), logits_to_keep=kept + 1
             ).logits[:, :-1]  # (B, K, V); the last position predicts nothing
             chosen = input_ids[:, -kept:].to(logits.device)  # (B, K)
-            each = logits.double().log_softmax(dim=-1).gather(2, chosen[..., None])[..., 0].cpu().numpy()
-            for place, row in enumerate(rows):
-                totals[row] = each[place, kept - len(examples[row].answer) :].sum()
+            for place, row in enumerate(rows):  # one at a time: in double precision a batch over a large vocabulary takes gigabytes
+                own = slice(kept - len(examples[row].answer), None)
+                each = logits[place, own].double().log_softmax(dim=-1).gather(1, chosen[place, own, None])  # (K, 1)
+                totals[row] = each.sum().item()
             advance(len(rows))
     return totals
 

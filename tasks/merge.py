@@ -29,9 +29,10 @@ def merge(run: Run) -> MergedModel:
     with Progress(run, "merge", "loading, merging, saving", 3, "parts") as progress:
         tuned = load_adapter(base, adapter, run.recipe.base_model.dtype, classes_of(run.recipe))
         progress.advance()
-        expected = _merged_slices(tuned)
+        expected, biases = _merged_slices(tuned), _trained_biases(adapter)
         merged = tuned.merge_and_unload()
         _check(merged, expected, adapter)
+        _check_biases(merged, biases)
         progress.advance()
         save(merged, folder)
         for name in TOKENIZER_FILES:
@@ -58,6 +59,25 @@ def _merged_slices(tuned: Any) -> dict[str, Any]:
             weight = module.get_base_layer().weight
             expected[name] = (weight[:SLICE_ROWS].float() + delta[:SLICE_ROWS].float()).to(weight.dtype).detach().clone()
     return expected
+
+
+def _trained_biases(adapter: Path) -> dict[str, Any]:
+    """The biases that were trained with the adapter, by their names in the base model."""
+    from safetensors import safe_open
+
+    with safe_open(adapter / "adapter_model.safetensors", "pt") as file:
+        names = [name for name in file.keys() if name.endswith(".bias") and ".lora_" not in name]  # noqa: SIM118
+        return {name.removeprefix("base_model.model.").replace(".base_layer.", "."): file.get_tensor(name) for name in names}
+
+
+def _check_biases(merged: Any, trained: dict[str, Any]) -> None:
+    """Raise ContractError where a trained bias did not come through the merge."""
+    import torch
+
+    for name, bias in trained.items():
+        found = merged.get_parameter(name)
+        if not torch.allclose(found, bias.to(found.device, found.dtype), rtol=1e-3, atol=1e-5):
+            raise ContractError(f"merge: {name}", "differs from the adapter's", "the trained bias expected", "report this, with the recipe")
 
 
 def _check(merged: Any, expected: dict[str, Any], adapter: Path) -> None:

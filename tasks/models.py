@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import ContractError
+from tasks.schema import Quantization
 
 HEAD_WEIGHT = "score.weight"
 """Name of a classification head's weight, as transformers has it for decoders."""
@@ -35,7 +36,7 @@ def dtype_of(choice: str) -> Any:
     return torch.bfloat16 if fast else torch.float32
 
 
-def load_model(folder: Path, dtype: str, classes: Sequence[str] = ()) -> Any:
+def load_model(folder: Path, dtype: str, classes: Sequence[str] = (), quantization: Quantization | None = None) -> Any:
     """The model in a folder, as a user would load it: no remote code, safetensors only.
 
     Args:
@@ -43,6 +44,8 @@ def load_model(folder: Path, dtype: str, classes: Sequence[str] = ()) -> Any:
         dtype: of the recipe.
         classes: give the model a classification head over them in place of the vocabulary. A causal model in the folder has none:
             then torch's random numbers draw it.
+        quantization: pack the linear layers and make the model ready for an adapter to be trained on it: frozen, what is not packed
+            in float32. Output layers and heads are not packed.
 
     Raises:
         ContractError: the folder holds no model that loads whole.
@@ -52,13 +55,14 @@ def load_model(folder: Path, dtype: str, classes: Sequence[str] = ()) -> Any:
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # loading takes seconds, and its bar is noise in a log
-    auto, head = AutoModelForCausalLM, {}
+    auto, options = AutoModelForCausalLM, _packed(quantization) if quantization else {}
     if classes:
         names = dict(enumerate(classes))
-        auto, head = AutoModelForSequenceClassification, {"id2label": names, "label2id": {name: place for place, name in names.items()}}
+        auto = AutoModelForSequenceClassification
+        options |= {"id2label": names, "label2id": {name: place for place, name in names.items()}}
     try:
         model, report = auto.from_pretrained(
-            folder, dtype=dtype_of(dtype), trust_remote_code=False, use_safetensors=True, output_loading_info=True, **head
+            folder, dtype=dtype_of(dtype), trust_remote_code=False, use_safetensors=True, output_loading_info=True, **options
         )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         detail = " ".join(str(error).split())[:300]
@@ -70,7 +74,18 @@ def load_model(folder: Path, dtype: str, classes: Sequence[str] = ()) -> Any:
         raise ContractError(
             str(folder), f"weights are missing: {missing[:5]}", "every weight of the model expected", "fetch or merge it again"
         )
+    if quantization:
+        from peft import prepare_model_for_kbit_training
+
+        return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # the trainer sees to checkpointing
     return model.to(device())
+
+
+def _packed(quantization: Quantization) -> dict[str, Any]:
+    """Arguments of `from_pretrained` that pack a model while it is loaded, on its device."""
+    from transformers import BitsAndBytesConfig
+
+    return {"quantization_config": BitsAndBytesConfig(**quantization.model_dump()), "device_map": {"": device()}}
 
 
 def _has_head(folder: Path) -> bool:
@@ -84,20 +99,44 @@ def load_adapter(base: Path, adapter: Path, dtype: str, classes: Sequence[str] =
     Raises:
         ContractError: the adapter does not fit the base.
     """
-    from peft import PeftModel, get_peft_model_state_dict
+    from peft import PeftConfig, PeftModel, get_peft_model_state_dict
     from safetensors import SafetensorError, safe_open
 
     model = load_model(base, dtype, classes)
     try:
+        head = own_head(model, PeftConfig.from_pretrained(str(adapter)).target_modules)
         tuned = PeftModel.from_pretrained(model, str(adapter))
         with safe_open(adapter / "adapter_model.safetensors", "pt") as file:
             saved = set(file.keys())
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         detail = " ".join(str(error).split())[:300]
         raise ContractError(str(adapter), f"not loadable on this base ({detail})", "its own adapter expected", "train again") from error
-    if unmatched := saved ^ set(get_peft_model_state_dict(tuned)):
+    if unmatched := saved ^ set(get_peft_model_state_dict(tuned, save_embedding_layers=False if head else "auto")):
         raise ContractError(str(adapter), f"weights without a counterpart: {sorted(unmatched)[:5]}", "none expected", "train again")
     return tuned
+
+
+def own_head(model: Any, targets: Any) -> bool:
+    """Whether the output layer is among an adapter's targets; then it gets a weight of its own where it shares the embedding's.
+
+    Otherwise the merge would put the adapter of the output layer into the embedding as well (peft issues 2018 and 2777).
+
+    Args:
+        model: a model, before the adapter is put in; where its weights are untied, its configuration says so afterwards.
+        targets: PEFT's `target_modules`.
+    """
+    import torch
+
+    head = model.get_output_embeddings()
+    if head is None or not targets or isinstance(targets, str):  # all-linear leaves the output layer out
+        return False
+    if next(name for name, module in model.named_modules() if module is head).rpartition(".")[2] not in targets:
+        return False
+    if head.weight is model.get_input_embeddings().weight:
+        head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=head.weight.requires_grad)
+        model.config.tie_word_embeddings = False
+        model.all_tied_weights_keys = model.get_expanded_tied_weights_keys(all_submodels=True)
+    return True
 
 
 def save(model: Any, folder: Path) -> None:

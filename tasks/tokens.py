@@ -59,6 +59,28 @@ class Tokens:
         found = self._special("pad_token")
         return self.eos_id if found is None else found
 
+    @cached_property
+    def special_tokens(self) -> dict[str, str]:
+        """The special tokens that the folder names (`bos_token`, …), as chat templates ask for them."""
+        named = {name: token["content"] if isinstance(token, dict) else token for name, token in self.config.items()}
+        return {name: token for name, token in named.items() if name.endswith("_token") and isinstance(token, str)}
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Ids of all special tokens, those without a name too."""
+        return frozenset(place for place, token in self._tokenizer.get_added_tokens_decoder().items() if token.special)
+
+    @cached_property
+    def chat_template(self) -> str | None:
+        """The chat template (Jinja) in the folder, the default one of several; None where there is none."""
+        file = self.folder / "chat_template.jinja"
+        if file.exists():
+            return file.read_text(encoding="utf-8")
+        found = self.config.get("chat_template")
+        if isinstance(found, list):
+            found = next((each["template"] for each in found if each["name"] == "default"), None)
+        return found
+
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, no special tokens added."""
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
@@ -68,6 +90,5 @@ class Tokens:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
 
     def _special(self, name: str) -> int | None:
-        token = self.config.get(name)
-        text = token["content"] if isinstance(token, dict) else token
+        text = self.special_tokens.get(name)
         return None if text is None else self._tokenizer.token_to_id(text)

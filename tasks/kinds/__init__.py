@@ -36,6 +36,28 @@ class Example:
     """Whether the text was cut to fit."""
 
 
+@dataclass(frozen=True)
+class Wording:
+    """What the model card and the evaluation's report say of a kind, in sentences of its own."""
+
+    task: Literal["text-classification", "text-generation"]
+    """What the Hub calls the task."""
+    purpose: str
+    """What such a model is for: a paragraph."""
+    limits: tuple[str, ...]
+    """What it must not be used for, besides what holds for every model here: an item of a Markdown list each."""
+    training: str
+    """What a training row is, and which of its tokens carry loss: a sentence."""
+    metrics: str
+    """How to read the metrics: a sentence or two, or nothing."""
+    agreement: str
+    """What two models share on a row that they agree about: `same label`."""
+    difference: str
+    """What the largest difference between them is one of: `a score`."""
+    text: str
+    """What the card's snippets put to the model."""
+
+
 class Encoder(Protocol):
     """The part of a tokenizer that kinds need; `tasks.tokens.Tokens` makes one of a folder without torch."""
 
@@ -50,6 +72,18 @@ class Encoder(Protocol):
     @property
     def pad_id(self) -> int:
         """Id of the padding token."""
+
+    @property
+    def special_tokens(self) -> dict[str, str]:
+        """The named special tokens (`bos_token`, …), as chat templates ask for them."""
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """Ids of all special tokens."""
+
+    @property
+    def chat_template(self) -> str | None:
+        """The chat template (Jinja) that comes with the tokenizer."""
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, no special tokens added."""
@@ -70,6 +104,16 @@ Metrics = Callable[["NDArray[np.intp]"], dict[str, float]]
 
 def silent(_: int) -> None:
     """Tell nobody how many rows are done."""
+
+
+class Samples(Protocol):
+    """What a module in this folder may offer where its models write freely: `samples`."""
+
+    def __call__(self, recipe: Recipe, model: Any, tokens: Encoder, rows: Sequence[Row], advance: Advance = silent) -> Columns:
+        """What a model writes after `evaluate.samples` of the test rows, for metrics and the report; no part of parity.
+
+        Among the columns is `reply`, empty for the other rows.
+        """
 
 
 class Kind(Protocol):
@@ -106,12 +150,20 @@ class Kind(Protocol):
         """Draw the kind's figures for each model's columns into a folder; title to file name."""
 
     def snippet(self, recipe: Recipe) -> str:
-        """Python for the model card that answers as `respond` does, where `model`, `tokenizer` and torch are there already."""
+        """Python for the model card that answers `wording().text` as `respond` does; `model`, `tokenizer` and torch are there already."""
+
+    def wording(self, recipe: Recipe) -> Wording:
+        """What the model card and the evaluation's report say of the kind."""
 
 
 def kind_of(recipe: Recipe) -> Kind:
     """The module of the recipe's kind."""
     return cast(Kind, import_module(f"tasks.kinds.{recipe.kind}"))
+
+
+def samples_of(recipe: Recipe) -> Samples | None:
+    """The `samples` of the recipe's kind, where it has them."""
+    return getattr(kind_of(recipe), "samples", None)
 
 
 def classes_of(recipe: Recipe) -> tuple[str, ...]:
