@@ -56,3 +56,20 @@ def collate(features: Sequence[dict[str, Any]], *, pad_id: int, loss_on: str) ->
     for row, ids in enumerate(learned):
         labels[row, kept - len(ids) :] = torch.tensor(ids)
     return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels, "logits_to_keep": kept + 1}
+
+
+def collate_classes(features: Sequence[dict[str, Any]], *, pad_id: int) -> "dict[str, torch.Tensor]":
+    """Examples as a training batch of a model with a classification head.
+
+    Args:
+        features: each with an `example`, whose answer is its class's number.
+        pad_id: id that fills the left.
+
+    Returns:
+        input_ids and attention_mask (B, T); labels (B, 1).
+    """
+    import torch
+
+    examples = [feature["example"] for feature in features]
+    input_ids, attention_mask = pad_left([example.prompt for example in examples], pad_id)
+    return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": torch.tensor([example.answer for example in examples])}

@@ -7,18 +7,19 @@ Writes  Adapter                      runs/<id>/train.json
 
 import math
 import time
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tasks import tracking
-from tasks.batches import collate
+from tasks import single_label, tracking
+from tasks.batches import collate, collate_classes
 from tasks.checkpoints import newest_whole, whole_marker
 from tasks.contracts import Adapter, DatasetVersion, Download
-from tasks.errors import DataError
+from tasks.errors import DataError, RecipeError
 from tasks.kinds import Example, classes_of, kind_of
-from tasks.models import device, dtype_of, load_model, save
+from tasks.models import device, dtype_of, load_model, own_head, save
 from tasks.progress import Progress
 from tasks.schema import Recipe
 from tasks.tokens import Tokens
@@ -31,16 +32,19 @@ def train(run: Run) -> Adapter:
     from transformers import set_seed
 
     recipe, began = run.recipe, time.monotonic()
+    _check_device(recipe)
     base, version = run.read(Download).base_model, run.read(DatasetVersion)
     tokens = Tokens(run.path(base.path))
     examples = _examples(recipe, tokens, run.path(version.parts["train"].path))
+    held_out = _held_out(recipe, tokens, run, version)
     total_steps, resumed = _total_steps(recipe, len(examples)), newest_whole(run.kept)
     with tracking.tracked(run) as tracked:
         set_seed(recipe.train.seed)  # the adapter's start is drawn with it
-        model = _with_adapter(recipe, load_model(run.path(base.path), recipe.base_model.dtype, classes_of(recipe)))
+        loaded = load_model(run.path(base.path), recipe.base_model.dtype, classes_of(recipe), recipe.base_model.quantization)
+        model = with_adapter(recipe, loaded)
         with Progress(run, "train", "training", total_steps, "steps") as progress:
             report = training_report(recipe, tracked, progress, version.tag)
-            trainer = _trainer(run, model, tokens, examples, report)
+            trainer = _trainer(run, model, tokens, examples, held_out, report)
             result = trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     folder = run.attempt / "adapter"
     save(model, folder)
@@ -61,6 +65,11 @@ def train(run: Run) -> Adapter:
     )
 
 
+def _check_device(recipe: Recipe) -> None:
+    if recipe.train.fp16 and device() == "cpu":
+        raise RecipeError(f"{recipe.name}.yaml: train.fp16", "is true on a processor", "a GPU expected", "set it to false for this machine")
+
+
 def _examples(recipe: Recipe, tokens: Tokens, part: Path) -> list[Example]:
     """The training part as tokens: `train.rows` of it, drawn with the seed, each class by its share."""
     import pyarrow.parquet as pq
@@ -71,6 +80,44 @@ def _examples(recipe: Recipe, tokens: Tokens, part: Path) -> list[Example]:
         raise DataError(str(part), "no rows", "at least one training row expected", "look at split's report")
     kind = kind_of(recipe)
     return [kind.example(recipe, tokens, rows[index]) for index in chosen]
+
+
+def _held_out(recipe: Recipe, tokens: Tokens, run: Run, version: DatasetVersion) -> list[Example]:
+    """The validation part as tokens, where the training is to be scored on it."""
+    import pyarrow.parquet as pq
+
+    if recipe.train.eval_strategy == "no":
+        return []
+    part = version.parts.get("validation")
+    if part is None:
+        raise DataError(version.tag, "no validation part", "one expected with train.eval_strategy", "set it to no, or split anew")
+    return [kind_of(recipe).example(recipe, tokens, row) for row in pq.read_table(run.path(part.path)).to_pylist()]
+
+
+def _dataset(examples: Sequence[Example]) -> list[dict[str, Any]]:
+    """Examples as transformers' Trainer takes them; it groups by the lengths of `input_ids`."""
+    return [{"input_ids": example.prompt + example.answer, "example": example} for example in examples]
+
+
+def _with_class_weights(recipe: Recipe, examples: Sequence[Example]) -> Recipe:
+    """The recipe with weights in place of `auto`: inverse frequency of each class in the training rows, their mean 1."""
+    if recipe.train.class_weights != "auto":
+        return recipe
+    counts = Counter(example.answer[0] for example in examples)
+    inverse = [1 / counts[place] for place in range(len(recipe.labels.names))]
+    weights = tuple(value * len(inverse) / sum(inverse) for value in inverse)
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"class_weights": weights})})
+
+
+def _class_metrics(recipe: Recipe, prediction: Any) -> dict[str, float]:
+    """The kind's metrics over the validation part, from logits (n_rows, n_labels) and class numbers (n_rows, 1)."""
+    import numpy as np
+    import torch
+
+    rows = [{"label": recipe.labels.names[place]} for place in prediction.label_ids[:, 0]]
+    scores = torch.from_numpy(prediction.predictions).double().softmax(dim=-1).numpy()
+    columns = single_label.columns_of(recipe, scores)
+    return kind_of(recipe).metrics(recipe, rows, columns)(np.arange(len(rows)))
 
 
 def draw_rows(labels: Sequence[str], count: int | None, seed: int) -> list[int]:
@@ -101,13 +148,18 @@ def draw_rows(labels: Sequence[str], count: int | None, seed: int) -> list[int]:
     return draw.sample(rows, len(rows))
 
 
-def _with_adapter(recipe: Recipe, model: Any) -> Any:
+def with_adapter(recipe: Recipe, model: Any) -> Any:
+    """The model with the recipe's adapter beside its weights (a PeftModel), drawn with torch's random numbers."""
     from peft import LoraConfig, get_peft_model
 
     lora = recipe.lora.model_dump()
     if not isinstance(lora["target_modules"], str):
         lora["target_modules"] = list(lora["target_modules"])
-    return get_peft_model(model, LoraConfig(task_type="SEQ_CLS" if classes_of(recipe) else "CAUSAL_LM", **lora))
+    head = own_head(model, lora["target_modules"])
+    tuned = get_peft_model(model, LoraConfig(task_type="SEQ_CLS" if classes_of(recipe) else "CAUSAL_LM", **lora))
+    if head:  # PEFT would put the frozen weight of the output layer beside its adapter, in every checkpoint
+        tuned.save_pretrained = partial(tuned.save_pretrained, save_embedding_layers=False)
+    return tuned
 
 
 def _total_steps(recipe: Recipe, rows: int) -> int:
@@ -118,21 +170,30 @@ def _total_steps(recipe: Recipe, rows: int) -> int:
     return math.ceil(recipe.train.num_train_epochs * math.ceil(batches / recipe.train.gradient_accumulation_steps))
 
 
-def _trainer(run: Run, model: Any, tokens: Tokens, examples: list[Example], report: Any) -> Any:
-    from transformers import PrinterCallback, Trainer, TrainingArguments
+def training_arguments(recipe: Recipe, folder: Path) -> Any:
+    """transformers' TrainingArguments of a recipe; checkpoints go to the folder."""
+    from transformers import TrainingArguments
 
-    recipe, dtype = run.recipe, str(dtype_of(run.recipe.base_model.dtype))
-    keys = recipe.train.model_dump(exclude={"rows", "loss_on", "max_steps"})
-    arguments = TrainingArguments(
-        output_dir=str(run.kept),
+    dtype = str(dtype_of(recipe.base_model.dtype))
+    keys = recipe.train.model_dump(exclude={"rows", "loss_on", "max_steps", "class_weights"})
+    classes, best = classes_of(recipe), recipe.train.metric_for_best_model is not None
+    if best and recipe.train.eval_steps:
+        keys["save_steps"] = recipe.train.eval_steps
+    return TrainingArguments(
+        output_dir=str(folder),
         **keys,
         max_steps=recipe.train.max_steps or -1,
-        bf16=device() == "cuda" and dtype == "torch.bfloat16",
+        bf16=device() == "cuda" and dtype == "torch.bfloat16" and not recipe.train.fp16,
         use_cpu=device() == "cpu",
-        save_strategy="steps",
+        save_strategy=recipe.train.eval_strategy if best else "steps",  # transformers keeps the best among those it has saved
+        load_best_model_at_end=best,
+        greater_is_better=recipe.train.metric_for_best_model != "loss" if best else None,
+        per_device_eval_batch_size=recipe.evaluate.batch_size,
         save_total_limit=2,
         data_seed=recipe.train.seed,
         remove_unused_columns=False,
+        label_names=["labels"],
+        prediction_loss_only=not classes,  # the logits of a vocabulary are too many to be kept
         dataloader_pin_memory=False,
         logging_first_step=True,
         logging_nan_inf_filter=False,  # a NaN loss must be seen, not averaged away
@@ -140,13 +201,22 @@ def _trainer(run: Run, model: Any, tokens: Tokens, examples: list[Example], repo
         report_to=[],
         disable_tqdm=True,
     )
-    kind = kind_of(recipe)
+
+
+def _trainer(run: Run, model: Any, tokens: Tokens, examples: list[Example], held_out: list[Example], report: Any) -> Any:
+    from transformers import PrinterCallback, Trainer
+
+    recipe, classes = run.recipe, classes_of(run.recipe)
     trainer = Trainer(
         model=model,
-        args=arguments,
-        train_dataset=[{"input_ids": example.prompt + example.answer, "example": example} for example in examples],
-        data_collator=partial(collate, pad_id=tokens.pad_id, loss_on=recipe.train.loss_on),
-        compute_loss_func=kind.loss(recipe, tokens),
+        args=training_arguments(recipe, run.kept),
+        train_dataset=_dataset(examples),
+        eval_dataset=_dataset(held_out) if held_out else None,
+        data_collator=partial(collate_classes, pad_id=tokens.pad_id)
+        if classes
+        else partial(collate, pad_id=tokens.pad_id, loss_on=recipe.train.loss_on),
+        compute_loss_func=kind_of(recipe).loss(_with_class_weights(recipe, examples), tokens),
+        compute_metrics=partial(_class_metrics, recipe) if classes else None,
         callbacks=[whole_marker(), report],
     )
     trainer.remove_callback(PrinterCallback)  # the report prints for it

@@ -44,6 +44,9 @@ def training_report(recipe: Recipe, tracked: TrackedRun, progress: Progress, dat
             progress.reach(state.global_step)
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+            if logs and "eval_loss" in logs:
+                held_out = {key: float(value) for key, value in logs.items() if key.startswith("eval_")}
+                sender.send({key.replace("eval_", "validation.", 1): value for key, value in held_out.items()}, state.global_step)
             if logs is None or "loss" not in logs:
                 return
             loss = float(logs["loss"])

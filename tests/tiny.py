@@ -116,13 +116,18 @@ def write_part(run: Run, name: str, rows: list[tuple[str, str]]) -> Part:
     return Part(run.relative(path), len(rows), dict(Counter(labels)))
 
 
-def start_at_train(folder: Path, base: Path, rows: list[tuple[str, str]], document: dict[str, Any] | None = None) -> Run:
-    """A run with hand-made manifests of `download` and `version`: the last 60 rows are the test part."""
+def start_at_train(
+    folder: Path, base: Path, rows: list[tuple[str, str]], document: dict[str, Any] | None = None, validation: int = 0
+) -> Run:
+    """A run with hand-made manifests of `download` and `version`: the last 60 rows are the test part, those before for validation."""
     run = Run(folder)
     folder.mkdir(parents=True)
     run.freeze(recipes.resolve(document or recipe_document(base, folder / "none.csv")))
     link_or_copy(base, folder / "base")
-    parts = {"train": write_part(run, "train", rows[:-60]), "test": write_part(run, "test", rows[-60:])}
+    held_out = len(rows) - 60 - validation
+    parts = {"train": write_part(run, "train", rows[:held_out]), "test": write_part(run, "test", rows[-60:])}
+    if validation:
+        parts["validation"] = write_part(run, "validation", rows[held_out:-60])
     run.write(Download(BaseModelFiles(f"folder:{base}", "0" * 64, "base"), source=None))
     run.write(DatasetVersion("data/tiny/v1", 1, True, f"{'0' * 32}.dir", "0" * 40, "made by hand", parts, None))
     return run

@@ -1,0 +1,163 @@
+"""Classification by a head on the model: one score for each label from the last token's hidden state.
+
+The head is new, trained in full beside the adapter, and saved with it.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tasks import single_label
+from tasks.batches import pad_left
+from tasks.errors import DataError, RecipeError
+from tasks.generation import by_length
+from tasks.kinds import Advance, Columns, Encoder, Example, LossFunction, Metrics, Row, silent
+from tasks.schema import Recipe
+from tasks.single_label import figures, majority, response
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+__all__ = ["HEAD", "assess", "check_tokens", "example", "figures", "loss", "majority", "metrics", "respond", "response", "snippet"]
+
+HEAD = "classification"
+
+
+def check_tokens(recipe: Recipe, tokens: Encoder) -> None:
+    """Raise RecipeError where the prompt without its text leaves no room for one."""
+    before, after = _frame(recipe, tokens)
+    least = len(before) + len(after) + 1
+    if recipe.prompt.max_tokens < least:
+        raise RecipeError(
+            f"{recipe.name}.yaml: prompt.max_tokens", f"{recipe.prompt.max_tokens} tokens leave no room for the text",
+            f"at least {least} expected", "raise it or shorten the template",
+        )  # fmt: skip
+
+
+def example(recipe: Recipe, tokens: Encoder, row: Row) -> Example:
+    """The prompt as tokens, and the class's number; a text that does not fit max_tokens loses its end.
+
+    Raises:
+        DataError: the text is empty, or the label is none of the recipe's.
+    """
+    text, names = row["text"], recipe.labels.names
+    if not text.strip():
+        raise DataError(recipe.name, "a row's text is empty", "a text expected", "add an expectation that rejects such rows")
+    if row["label"] not in names:
+        raise DataError(recipe.name, f"a row's label is {row['label']!r:.60}", f"one of {list(names)} expected", "split again")
+    before, after = _frame(recipe, tokens)
+    whole = _prompt(recipe, tokens, text)
+    if cut := len(whole) > recipe.prompt.max_tokens:
+        whole = [*before, *tokens.encode(text)[: recipe.prompt.max_tokens - len(before) - len(after)], *after]
+    return Example(whole, [names.index(row["label"])], cut)
+
+
+def loss(recipe: Recipe, tokens: Encoder) -> LossFunction:
+    """Mean cross-entropy over rows, nats, each row's multiplied by its class's weight where the recipe weighs classes."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    weights = torch.tensor(recipe.train.class_weights) if recipe.train.class_weights else None
+
+    def compute(outputs: Any, labels: "torch.Tensor", num_items_in_batch: "torch.Tensor | int | None" = None) -> "torch.Tensor":
+        logits = outputs.logits.float()  # (B, L)
+        weight = None if weights is None else weights.to(logits.device)
+        total = cross_entropy(logits, labels[:, 0], weight=weight, reduction="sum")
+        return total / (num_items_in_batch if num_items_in_batch is not None else len(labels))
+
+    return compute
+
+
+def respond(recipe: Recipe, model: Any, tokens: Encoder, texts: Sequence[str], advance: Advance = silent) -> Columns:
+    """The most probable label of every text, and the probability of each.
+
+    Args:
+        recipe: says prompt, labels and batch size.
+        model: with a head over the labels, on its device, in any state (set to evaluation here).
+        tokens: tokenizer of the model.
+        texts: (n_rows,) the texts.
+        advance: told how many rows each batch did.
+
+    Returns:
+        The columns of `tasks.single_label`.
+    """
+    import numpy as np
+    import torch
+
+    prompts = [example(recipe, tokens, {"text": text, "label": recipe.labels.names[0]}).prompt for text in texts]
+    scores = np.zeros((len(prompts), len(recipe.labels.names)))
+    model.eval()
+    with torch.inference_mode():
+        for rows in by_length(prompts, recipe.evaluate.batch_size):
+            input_ids, attention_mask = pad_left([prompts[row] for row in rows], tokens.pad_id)
+            logits = model(input_ids=input_ids.to(model.device), attention_mask=attention_mask.to(model.device)).logits  # (B, L)
+            scores[rows] = logits.double().softmax(dim=-1).cpu().numpy()
+            advance(len(rows))
+    return single_label.columns_of(recipe, scores)
+
+
+def assess(recipe: Recipe, model: Any, tokens: Encoder, rows: Sequence[Row], advance: Advance = silent) -> Columns:
+    """What the model answers to the rows' texts, as `respond`."""
+    return respond(recipe, model, tokens, [row["text"] for row in rows], advance)
+
+
+def metrics(recipe: Recipe, rows: Sequence[Row], columns: Columns) -> Metrics:
+    """Those of `tasks.single_label`, and precision, recall and F1 weighted by the true classes' rows.
+
+    A class that is never predicted has precision 0, as in scikit-learn.
+    """
+    import numpy as np
+
+    names = recipe.labels.names
+    place = {name: index for index, name in enumerate(names)}
+    truth = np.array([place[row["label"]] for row in rows], dtype=np.intp)
+    predicted = single_label.scores_of(recipe, columns).argmax(axis=1)
+    shared = single_label.metrics(recipe, rows, columns)
+
+    def of_draw(draw: "NDArray[np.intp]") -> dict[str, float]:
+        return shared(draw) | weighted(truth[draw], predicted[draw], len(names))
+
+    return of_draw
+
+
+def weighted(truth: "NDArray[np.intp]", predicted: "NDArray[np.intp]", classes: int) -> dict[str, float]:
+    """Precision, recall and F1 of each class, averaged by the classes' true rows."""
+    import numpy as np
+
+    from tasks.classification import confusion_counts
+
+    counts = confusion_counts(truth, predicted, classes)
+    right, true, said = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
+    share = true / true.sum()
+    return {
+        "weighted_f1": float(share @ (2 * right / np.maximum(true + said, 1))),
+        "weighted_precision": float(share @ (right / np.maximum(said, 1))),
+        "weighted_recall": float(share @ (right / np.maximum(true, 1))),
+    }
+
+
+def snippet(recipe: Recipe) -> str:
+    """Python that scores a text as `respond` does."""
+    prompt = recipe.prompt.template.replace("{labels}", ", ".join(recipe.labels.names))
+    return f"""prompt = {prompt!r}.replace("{{text}}", "A text to label.")
+with torch.inference_mode():
+    logits = model(**tokenizer(prompt, return_tensors="pt")).logits[0]  # (labels,)
+scores = logits.double().softmax(dim=-1).tolist()
+print(dict(zip({list(recipe.labels.names)!r}, scores)))"""
+
+
+def _prompt(recipe: Recipe, tokens: Encoder, text: str) -> list[int]:
+    start = [] if tokens.bos_id is None else [tokens.bos_id]
+    return [*start, *tokens.encode(_template(recipe).replace("{text}", text))]
+
+
+def _frame(recipe: Recipe, tokens: Encoder) -> tuple[list[int], list[int]]:
+    """Tokens of the template before and after the text."""
+    before, after = _template(recipe).split("{text}")
+    start = [] if tokens.bos_id is None else [tokens.bos_id]
+    return [*start, *tokens.encode(before)], tokens.encode(after)
+
+
+def _template(recipe: Recipe) -> str:
+    return recipe.prompt.template.replace("{labels}", ", ".join(recipe.labels.names))
