@@ -166,7 +166,13 @@ def test_the_page_shows_no_label_but_the_recipes_and_escapes_the_recipe(start: S
 def test_labels_that_are_numbers(start: Start) -> None:
     raw = b"text,sentiment\n" + b"".join(b"text %d,%.3f\n" % (index, index / 40) for index in range(40)) + b"one,\n"
     run = start(
-        raw, [], labels={"names": ["no", "yes"], "positive": "yes", "rule": {"by": "threshold", "threshold": 0.5, "at_or_above": "yes", "below": "no"}}
+        raw,
+        [],
+        labels={
+            "names": ["no", "yes"],
+            "positive": "yes",
+            "rule": {"by": "threshold", "threshold": 0.5, "at_or_above": "yes", "below": "no"},
+        },
     )
     page = run.path(perform("validate", run).report).read_text()  # type: ignore[union-attr]
     bars = re.findall(r'scope="row">([^<]*)</th>.*?"number">(\d+)<', page, re.DOTALL)
