@@ -17,6 +17,9 @@ from tasks.schema import Recipe
 
 RECIPES = Path(__file__).parent / "recipes"
 
+LAYERS = ("published", "local")
+"""Keys of a recipe file that hold other keys: what is laid over the recipe where it is asked for."""
+
 FORM = {
     "data": "run.data",
     "base_model": "base_model.name",
@@ -65,19 +68,19 @@ def resolve(
 
     Args:
         document: what `load` returned.
-        profile: `local` lays the recipe's `local` keys over it.
+        profile: `local` lays the recipe's `local` keys over it; before them `as_published` lays its `published` keys over it.
         overrides: dotted key → value, laid over last.
         where: the file's name in error messages.
 
     Raises:
         RecipeErrors: with every fault found.
     """
-    where = where or f"{document.get('name', 'recipe')}.yaml"
-    local = document.get("local") or {}
-    whole = {key: value for key, value in document.items() if key != "local"}
-    if profile == "local":
-        whole = _lay_over(whole, local)
-    for key, value in (overrides or {}).items():
+    where, overrides = where or f"{document.get('name', 'recipe')}.yaml", overrides or {}
+    whole = {key: value for key, value in document.items() if key not in LAYERS}
+    layers = ["published"] if overrides.get("as_published", document.get("as_published")) else []
+    for layer in [*layers, *(["local"] if profile == "local" else [])]:
+        whole = _lay_over(whole, document.get(layer) or {})
+    for key, value in overrides.items():
         whole = _lay_over(whole, _nest(key, value))
     try:
         return Recipe.model_validate({**whole, "profile": profile})
@@ -154,7 +157,7 @@ def _walk(path: list[str]) -> tuple[list[str], str, list[str]]:
             keys.append(part)
             before, models = models, [] if part.isdecimal() else _below(models, part)
     known = [found.alias or name for model in before for name, found in model.model_fields.items()]
-    return keys, ".".join(keys[:-1]), known + (["local"] if before == [Recipe] else [])
+    return keys, ".".join(keys[:-1]), known + (list(LAYERS) if before == [Recipe] else [])
 
 
 def _models(path: list[str]) -> list[type[BaseModel]]:

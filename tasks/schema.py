@@ -17,6 +17,7 @@ from tasks.section import Section
 
 METRICS = {
     "label_scoring": ("macro_f1", "accuracy", "roc_auc", "f1"),
+    "chat": ("log_likelihood", "preference_accuracy", "refusal_or_safe"),
     "sequence_classification": ("weighted_f1", "weighted_precision", "weighted_recall", "macro_f1", "accuracy", "roc_auc", "f1"),
 }
 """Kind to the metrics that it reports, higher is better; f1 only with two labels."""
@@ -55,7 +56,9 @@ class Quantization(Section):
         if self.load_in_4bit == self.load_in_8bit:
             found = "both" if self.load_in_4bit else "neither"
             raise ValueError(f"{found} of load_in_4bit and load_in_8bit is true, exactly one expected; set one")
-        given = [key for key, field in type(self).model_fields.items() if key.startswith("bnb_4bit") and getattr(self, key) != field.default]
+        given = [
+            key for key, field in type(self).model_fields.items() if key.startswith("bnb_4bit") and getattr(self, key) != field.default
+        ]
         if self.load_in_8bit and given:
             raise ValueError(f"{given[0]} is given with load_in_8bit, load_in_4bit expected with it; remove it")
         return self
@@ -80,13 +83,24 @@ class BaseModelChoice(Section):
 class Prompt(Section):
     """How a row becomes a prompt and its answer."""
 
-    template: str = Field(description="The prompt, with {text} where the row's text goes and {labels} for the list of labels.")
-    answer: str = Field("", description="The answer, with {label}; the end token follows by itself. A classification head needs none.")
-    max_tokens: int = Field(ge=8, le=8192, description="Longest prompt with answer, tokens; the text's end is cut to fit.")
+    template: str = Field(
+        "",
+        description="The prompt, with {text} where the row's text goes and {labels} for the list of labels. A chat has its template instead.",
+    )
+    answer: str = Field(
+        "", description="The answer, with {label}; the end token follows by itself. A classification head and a chat need none."
+    )
+    max_tokens: int = Field(ge=8, le=8192, description="Longest prompt with answer, tokens; the text is cut to fit, the answer never.")
+
+    chat_template: str | None = Field(None, description="Jinja template of a conversation's turns, in place of the tokenizer's own.")
+    system: str | None = Field(None, min_length=1, description="What the system's turn says, before the others; empty: there is none.")
+    cut: Literal["start", "end"] = Field(
+        "end", description="Which side of a chat's text is cut where it is too long; a dialogue loses its oldest turns first."
+    )
 
     @model_validator(mode="after")
     def _fields(self) -> Self:
-        if self.template.count("{text}") != 1:
+        if self.template and self.template.count("{text}") != 1:
             raise ValueError(f"template holds {{text}} {self.template.count('{text}')} times, once expected; mark the text's place")
         if self.answer and self.answer.count("{label}") != 1:
             raise ValueError(f"answer holds {{label}} {self.answer.count('{label}')} times, once expected; mark the label's place")
@@ -151,6 +165,8 @@ class Evaluate(Section):
     parity_rows: int = Field(64, ge=1, description="Rows on which merged model and adapter must agree.")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Level of the bootstrap intervals.")
     resamples: int = Field(1000, ge=100, description="Bootstrap resamples.")
+    samples: int = Field(32, ge=1, description="Test rows that a chat model answers in the report.")
+    max_new_tokens: int = Field(128, ge=1, le=4096, description="Longest written answer, tokens.")
 
 
 class Gate(Section):
@@ -183,11 +199,12 @@ class Recipe(Section):
 
     schema_: Literal[1] = Field(alias="schema", description="Version of this format.")
     name: Name = Field(description="Name of the recipe, its DAG and its model.")
-    kind: Literal["label_scoring", "sequence_classification"] = Field(description="Kind of task, a file in tasks/kinds.")
+    kind: Literal["label_scoring", "chat", "sequence_classification"] = Field(description="Kind of task, a file in tasks/kinds.")
     title: str = Field(description="One line for lists.")
     description: str = Field(description="What it is for, as the DAG's page and the model card show it.")
     language: str = Field(pattern=r"^[a-z]{2,3}$", description="Language of the texts, ISO 639.")
     licence: Licence
+    as_published: bool = Field(False, description="Lay the recipe's `published` keys over it: the choices of the published card.")
     profile: Literal["local", "full"] = Field("full", description="Profile that this recipe was resolved for.")
     data: Data
     labels: Labels = Labels()
@@ -242,7 +259,13 @@ def _training_misfits(recipe: Recipe) -> Iterator[str]:
     train, head = recipe.train, recipe.kind == "sequence_classification"
     if head and recipe.prompt.answer:
         yield "prompt.answer is given with a classification head, which needs none; remove it"
-    if not head and not recipe.prompt.answer:
+    if recipe.kind == "chat":
+        yield from _chat_misfits(recipe)
+    elif recipe.prompt.chat_template or recipe.prompt.system or recipe.prompt.cut != "end":
+        yield f"prompt.chat_template, system or cut is given with {recipe.kind}, which has no turns; remove it"
+    elif not recipe.prompt.template:
+        yield f"prompt.template is missing, the prompt of {recipe.kind} expected; add it"
+    elif not head and not recipe.prompt.answer:
         yield f"prompt.answer is missing, the answer of {recipe.kind} expected; add it"
     if head and train.loss_on != "answer":
         yield f"train.loss_on is {train.loss_on} with a classification head, answer expected; remove it"
@@ -257,6 +280,21 @@ def _training_misfits(recipe: Recipe) -> Iterator[str]:
     known = ("loss", *METRICS[recipe.kind]) if head else ("loss",)
     if train.metric_for_best_model and (train.eval_strategy == "no" or train.metric_for_best_model not in known):
         yield f"train.metric_for_best_model is {train.metric_for_best_model!r}, one of {', '.join(known)} with an eval_strategy expected"
+
+
+def _chat_misfits(recipe: Recipe) -> Iterator[str]:
+    """What does not fit a chat."""
+    prompt = recipe.prompt
+    if prompt.template or prompt.answer:
+        yield "prompt.template or prompt.answer is given with chat, whose prompt is the chat template's; remove it"
+    if recipe.labels.names:
+        yield "labels.names is given with chat, answers without labels expected; remove it"
+    if any(table.answer is None for table in recipe.data.tables()):
+        yield "data.answer is missing, the column of the answers expected; name it"
+    if recipe.train.loss_on == "labels":
+        yield "train.loss_on is labels with chat, answer or sequence expected; remove it"
+    if recipe.evaluate.max_new_tokens >= prompt.max_tokens:
+        yield f"evaluate.max_new_tokens is {recipe.evaluate.max_new_tokens}, less than prompt.max_tokens expected; lower it"
 
 
 def _misfits(recipe: Recipe) -> Iterator[str]:

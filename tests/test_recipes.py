@@ -128,6 +128,10 @@ def test_all_faults_are_told_at_once(tiny_document: dict[str, Any]) -> None:
 
 def test_local_keys_count_in_the_local_profile_alone(tiny_document: dict[str, Any]) -> None:
     tiny_document["local"] = {"train": {"rows": 30}, "lora": {"r": 2}}
+    tiny_document["published"] = {"train": {"rows": 90, "seed": 5}}
+    card = recipes.resolve(tiny_document, "local", {"as_published": True})
+    assert (card.train.rows, card.train.seed, card.as_published) == (30, 5, True)
+    assert recipes.resolve(tiny_document | {"as_published": True}).train.rows == 90
     assert recipes.resolve(tiny_document, "full").train.rows is None
     local = recipes.resolve(tiny_document, "local", {"lora.r": 3})
     assert (local.train.rows, local.lora.r, local.lora.lora_alpha) == (30, 3, 16)
