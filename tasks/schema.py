@@ -56,9 +56,8 @@ class Quantization(Section):
         if self.load_in_4bit == self.load_in_8bit:
             found = "both" if self.load_in_4bit else "neither"
             raise ValueError(f"{found} of load_in_4bit and load_in_8bit is true, exactly one expected; set one")
-        given = [
-            key for key, field in type(self).model_fields.items() if key.startswith("bnb_4bit") and getattr(self, key) != field.default
-        ]
+        fields = {key: field for key, field in type(self).model_fields.items() if key.startswith("bnb_4bit")}
+        given = [key for key, field in fields.items() if getattr(self, key) != field.default]
         if self.load_in_8bit and given:
             raise ValueError(f"{given[0]} is given with load_in_8bit, load_in_4bit expected with it; remove it")
         return self

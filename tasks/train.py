@@ -171,7 +171,7 @@ def _total_steps(recipe: Recipe, rows: int) -> int:
 
 
 def training_arguments(recipe: Recipe, folder: Path) -> Any:
-    """transformers' TrainingArguments of a recipe; checkpoints go to the folder."""
+    """The TrainingArguments of a recipe; checkpoints go to the folder."""
     from transformers import TrainingArguments
 
     dtype = str(dtype_of(recipe.base_model.dtype))
