@@ -10,7 +10,7 @@ from tasks import single_label
 from tasks.batches import pad_left
 from tasks.errors import DataError, RecipeError
 from tasks.generation import by_length
-from tasks.kinds import Advance, Columns, Encoder, Example, LossFunction, Metrics, Row, silent
+from tasks.kinds import Advance, Columns, Encoder, Example, LossFunction, Metrics, Row, Wording, silent
 from tasks.schema import Recipe
 from tasks.single_label import figures, majority, response
 
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-__all__ = ["HEAD", "assess", "check_tokens", "example", "figures", "loss", "majority", "metrics", "respond", "response", "snippet"]
+__all__ = [
+    "HEAD", "assess", "check_tokens", "example", "figures", "loss", "majority", "metrics", "respond", "response", "snippet", "wording",
+]  # fmt: skip
 
 HEAD = "classification"
 
@@ -145,6 +147,11 @@ with torch.inference_mode():
     logits = model(**tokenizer(prompt, return_tensors="pt")).logits[0]  # (labels,)
 scores = logits.double().softmax(dim=-1).tolist()
 print(dict(zip({list(recipe.labels.names)!r}, scores)))"""
+
+
+def wording(recipe: Recipe) -> Wording:
+    """What the model card and the evaluation's report say of it."""
+    return single_label.wording(recipe, "The prompt, whose last token's hidden state the head reads; cross-entropy over the labels.")
 
 
 def _prompt(recipe: Recipe, tokens: Encoder, text: str) -> list[int]:
