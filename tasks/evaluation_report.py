@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tasks import gate
 from tasks.contracts import BaseModelFiles, DatasetVersion, Evaluation, Scores
+from tasks.kinds import kind_of
 from tasks.plots import DOTS_PER_INCH
 from tasks.workspace import Run, write_atomically
 
@@ -42,6 +43,7 @@ def write(run: Run, evaluation: Evaluation, version: DatasetVersion, base: BaseM
         pictures=pictures,
         cut_rows=cut_rows,
         test=version.parts["test"],
+        wording=kind_of(run.recipe).wording(run.recipe),
     )
     write_atomically(run.path(evaluation.report), page)
 

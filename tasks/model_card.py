@@ -20,6 +20,7 @@ from tasks.contracts import (
     Scores,
     ValidRows,
 )  # fmt: skip
+from tasks.data_schema import Source
 from tasks.kinds import kind_of
 from tasks.progress import clock
 from tasks.schema import Recipe
@@ -36,21 +37,10 @@ LINEAGE = (
 )  # fmt: skip
 """Tags of the version that the card repeats; the others may name machines and folders."""
 
-HUB_METRICS = {"macro_f1": "f1"}
-"""Our names of metrics to the Hub's, where they differ."""
-
 TRAIN_KEYS = (
     "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm", "per_device_train_batch_size",
     "gradient_accumulation_steps", "optim", "seed",
 )  # fmt: skip
-
-
-LOSS_ON = {
-    "labels": "label, where its token competes with the other labels' alone, and on the end token",
-    "answer": "label and the end token",
-    "sequence": "prompt, the label and the end token",
-}
-"""What `train.loss_on` means, in a sentence that begins: loss on the."""
 
 
 def render(run: Run, what: What, repositories: dict[What, str]) -> str:
@@ -83,7 +73,7 @@ def render(run: Run, what: What, repositories: dict[What, str]) -> str:
         evaluation=run.read(Evaluation),
         results=_results(run.read(Evaluation)),
         promotion=run.read(Promotion),
-        loss_on=LOSS_ON[recipe.train.loss_on],
+        wording=kind_of(recipe).wording(recipe),
         hyperparameters=_hyperparameters(recipe),
         merged=run.read(MergedModel),
         registered=run.read(RegisteredVersion),
@@ -104,20 +94,26 @@ def on_hub(name: str) -> bool:
     return not name.startswith(("folder:", "pypi:"))
 
 
+def hub_metric(name: str) -> str:
+    """The Hub's name of a metric: `f1` for the mean ones and for those of one label, otherwise our own."""
+    return "f1" if name.startswith("f1_") or name.endswith("_f1") else name
+
+
 def _front_matter(run: Run, what: What, repository: str) -> str:
     from huggingface_hub import ModelCardData
 
-    recipe, base = run.recipe, run.read(Download).base_model
+    recipe, base, kind = run.recipe, run.read(Download).base_model, kind_of(run.recipe)
+    task = kind.wording(recipe).task
     card = ModelCardData(
         language=recipe.language,
         license="other",
         license_name="base-model-and-data-licences",
         library_name="transformers" if what == "model" else "peft",
-        pipeline_tag="text-generation",
+        pipeline_tag=task if kind.HEAD == "classification" else "text-generation",
         base_model=base.name if on_hub(base.name) else None,
         base_model_relation=("finetune" if what == "model" else "adapter") if on_hub(base.name) else None,
-        tags=["loraflow", "lora", "text-classification", "content-safety", recipe.kind.replace("_", "-")],
-        metrics=sorted({HUB_METRICS.get(name, name) for name in run.read(Evaluation).tuned}),
+        tags=["loraflow", "lora", task, "content-safety", recipe.kind.replace("_", "-")],
+        metrics=sorted({hub_metric(name) for name in run.read(Evaluation).tuned}),
         model_name=repository.partition("/")[2],
         eval_results=_eval_results(run),
     )
@@ -130,12 +126,12 @@ def _eval_results(run: Run) -> "list[EvalResult]":
     recipe, data = run.recipe, run.read(DatasetVersion)
     return [
         EvalResult(
-            task_type="text-classification",
+            task_type=kind_of(recipe).wording(recipe).task,
             dataset_type=recipe.name,
             dataset_name=recipe.title,
             dataset_split="test",
             dataset_revision=data.tag,
-            metric_type=HUB_METRICS.get(name, name),
+            metric_type=hub_metric(name),
             metric_name=name,
             metric_value=round(score.value, 4),
         )
@@ -156,10 +152,11 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 def _facts(run: Run) -> str:
     recipe, base, adapter, data = run.recipe, run.read(Download).base_model, run.read(Adapter), run.read(DatasetVersion)
     registered = run.read(RegisteredVersion)
+    labels = [["Labels", ", ".join(f"`{name}`" for name in recipe.labels.names)]] if recipe.labels.names else []
     return _table(
         ["", ""],
         [
-            ["Labels", ", ".join(f"`{name}`" for name in recipe.labels.names)],
+            *labels,
             ["Language of the texts", recipe.language],
             ["Base model", f"{base_label(base.name)}, revision `{base.revision}`"],
             ["Adapter", f"LoRA, rank {recipe.lora.r}, {adapter.trainable_parameters:,} of {adapter.all_parameters:,} parameters trained"],
@@ -194,9 +191,14 @@ def _interval(scores: Scores, metric: str) -> str:
 
 
 def _source(recipe: Recipe) -> str:
-    source = recipe.data.source
+    return "; test rows: ".join(_file(table.source) for table in recipe.data.tables())
+
+
+def _file(source: Source) -> str:
     if source.pypi:
         return f"`{source.member}` of the PyPI package `{source.pypi}`"
+    if source.hub:
+        return f"`{source.member}` of the data set `{source.hub}` on the Hub, revision `{source.revision}`"
     name = source.url or (source.file.name if source.file else Path(source.mirror or "").name)
     return f"`{name}`" + (f", sha256 `{source.sha256}`" if source.sha256 else "")
 

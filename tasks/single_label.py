@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from tasks import classification, plots
-from tasks.kinds import Columns, Metrics, Row
+from tasks.kinds import Columns, Metrics, Row, Wording
 from tasks.schema import Recipe
 
 if TYPE_CHECKING:
@@ -100,6 +100,31 @@ def figures(recipe: Recipe, rows: Sequence[Row], columns: Mapping[str, Columns],
     plots.draw_curves(folder / drawn["ROC curves"], "roc", truth, scores, names, shown)
     plots.draw_curves(folder / drawn["Precision-recall curves"], "precision-recall", truth, scores, names, shown)
     return drawn
+
+
+def wording(recipe: Recipe, training: str) -> Wording:
+    """What is said of a model that sorts texts into classes.
+
+    Args:
+        recipe: says the labels.
+        training: what a training row is and where its loss lies, a sentence.
+    """
+    positive = recipe.labels.positive
+    return Wording(
+        task="text-classification",
+        purpose="Sorting texts in the language above into the labels above, as one signal among others: to queue content for people who "
+        "moderate it, to measure shares in a collection of texts, to compare systems on the same task.",
+        limits=(
+            "**No statement about an author**: it labels a text, it does not find out who somebody is or what they believe.",
+            "**No text generation.** The model was trained to name a label; what else it writes was neither trained nor tested.",
+            "**No threshold as it stands**: the scores are probabilities over the labels that nobody has calibrated.",
+        ),
+        training=training,
+        metrics=f"f1 and roc_auc count {positive} as found." if positive else "roc_auc is the mean of each class against the rest.",
+        agreement="same label",
+        difference="a score",
+        text="A text to label.",
+    )
 
 
 def _truth(recipe: Recipe, rows: Sequence[Row]) -> "NDArray[np.intp]":

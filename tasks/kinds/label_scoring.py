@@ -10,16 +10,25 @@ from tasks import single_label
 from tasks.batches import IGNORED, pad_left
 from tasks.errors import DataError, RecipeError
 from tasks.generation import by_length
-from tasks.kinds import Advance, Columns, Encoder, Example, LossFunction, Row, silent
+from tasks.kinds import Advance, Columns, Encoder, Example, LossFunction, Row, Wording, silent
 from tasks.schema import Recipe
 from tasks.single_label import figures, majority, metrics, response
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["HEAD", "assess", "check_tokens", "example", "figures", "loss", "majority", "metrics", "respond", "response", "snippet"]
+__all__ = [
+    "HEAD", "assess", "check_tokens", "example", "figures", "loss", "majority", "metrics", "respond", "response", "snippet", "wording",
+]  # fmt: skip
 
 HEAD = "causal"
+
+LOSS_ON = {
+    "labels": "label, where its token competes with the other labels' alone, and on the end token",
+    "answer": "label and the end token",
+    "sequence": "prompt, the label and the end token",
+}
+"""What `train.loss_on` means, in a sentence that begins: loss on the."""
 
 
 def label_ids(recipe: Recipe, tokens: Encoder) -> list[int]:
@@ -146,6 +155,11 @@ with torch.inference_mode():
     logits = model(**tokenizer(prompt, return_tensors="pt")).logits[0, -1]  # (vocabulary,)
 scores = logits[answers].double().softmax(dim=-1).tolist()
 print(dict(zip(labels, scores)))"""
+
+
+def wording(recipe: Recipe) -> Wording:
+    """What the model card and the evaluation's report say of it."""
+    return single_label.wording(recipe, f"The prompt, then the label and the end token; loss on the {LOSS_ON[recipe.train.loss_on]}.")
 
 
 def _prompt(recipe: Recipe, tokens: Encoder, text: str) -> list[int]:
