@@ -3,6 +3,7 @@
 Colours are Okabe and Ito's, told apart with any kind of colour sight; lines differ by their dashes as well.
 """
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,8 +15,11 @@ if TYPE_CHECKING:
 LINES = (("#0072B2", "-"), ("#D55E00", "--"), ("#009E73", "-."), ("#CC79A7", ":"))
 """Colour and dashes of the first, second, … model."""
 
-FONTS = ("DejaVu Sans", "Noto Sans CJK KR", "Noto Sans CJK JP", "NanumGothic", "Apple SD Gothic Neo", "Malgun Gothic")
-"""Tried in this order for each letter; those with Korean are used where the machine has them."""
+KOREAN = "NanumGothic"
+"""The font that comes with the package koreanize-matplotlib."""
+
+FONTS = ("DejaVu Sans", "Noto Sans CJK KR", KOREAN)
+"""Tried in this order for each letter, where they are there."""
 
 DOTS_PER_INCH = 144
 
@@ -109,5 +113,10 @@ def _pyplot() -> Any:
     from matplotlib import font_manager, pyplot
 
     there = set(font_manager.get_font_names())
+    if KOREAN not in there:
+        package = importlib.util.find_spec("koreanize_matplotlib")  # not imported: it would set fonts of its own
+        assert package is not None and package.origin is not None, "a dependency"
+        font_manager.fontManager.addfont(str(Path(package.origin).parent / "fonts" / "NanumGothic.ttf"))
+        there.add(KOREAN)
     pyplot.rcParams["font.family"] = [font for font in FONTS if font in there]
     return pyplot
