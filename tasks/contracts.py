@@ -122,6 +122,23 @@ class TrackedRun:
 
 
 @dataclass(frozen=True)
+class Emissions:
+    """What a training spent, all its attempts together."""
+
+    energy_kwh: float
+    """Of the whole machine."""
+    co2eq_kg: float
+    intensity_kg_per_kwh: float
+    """CO2 equivalent of the electricity."""
+    electricity_of: str
+    """Three-letter code of the country, or `world average`."""
+    processor_measured: bool
+    """Whether the processor's energy was read from its counters; otherwise estimated by nominal power and load."""
+    attempts: int
+    """More than one: an attempt that was killed counts up to its last checkpoint only."""
+
+
+@dataclass(frozen=True)
 class Adapter:
     """From `train`: the LoRA adapter as PEFT saves it."""
 
@@ -140,6 +157,8 @@ class Adapter:
     seconds: float
     resumed_from_step: int
     """0 where the training began afresh."""
+    emissions: Emissions | None = None
+    """None for a training that was not metered."""
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,12 @@ class Settings(BaseSettings):
         "`HF_TOKEN`). Default: the folder `hub` in the home folder.",
     )
     mlflow_uri: str | None = Field(None, description="MLflow tracking URI. Default: an SQLite file in the home folder.")
+    country_iso_code: str | None = Field(
+        None,
+        pattern=r"^[A-Z]{3}$",
+        description="Three-letter code (ISO 3166) of the country whose electricity trainings use, for their CO2 equivalent. "
+        "Default: the world's average.",
+    )
     airflow_port: int = Field(8080, ge=1, le=65535, description="Loopback port of Airflow's UI on the embedded default.")
     mlflow_port: int = Field(5000, ge=1, le=65535, description="Loopback port of MLflow's UI on the embedded default.")
     mlflow_ui: str | None = Field(

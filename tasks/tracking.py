@@ -108,6 +108,17 @@ def _tracked_run(tracker: "MlflowClient", run: Run) -> TrackedRun:
     return tracked
 
 
+def metrics(found: TrackedRun, figures: dict[str, float]) -> None:
+    """Log figures of a whole run.
+
+    Raises:
+        ServiceError: MLflow does not take them.
+    """
+    with answering("tracking"):
+        for key, value in figures.items():
+            client().log_metric(found.run_id, key, value)
+
+
 def run_url(experiment_id: str, run_id: str) -> str:
     """Address of an MLflow run as users open it."""
     return f"{settings().mlflow_ui_url}/#/experiments/{experiment_id}/runs/{run_id}"

@@ -17,6 +17,7 @@ from tasks import single_label, tracking
 from tasks.batches import collate, collate_classes
 from tasks.checkpoints import newest_whole, whole_marker
 from tasks.contracts import Adapter, DatasetVersion, Download
+from tasks.emissions import meter_reader, metered
 from tasks.errors import DataError, RecipeError
 from tasks.kinds import Example, classes_of, kind_of
 from tasks.models import device, dtype_of, load_model, own_head, save
@@ -42,10 +43,13 @@ def train(run: Run) -> Adapter:
         set_seed(recipe.train.seed)  # the adapter's start is drawn with it
         loaded = load_model(run.path(base.path), recipe.base_model.dtype, classes_of(recipe), recipe.base_model.quantization)
         model = with_adapter(recipe, loaded)
-        with Progress(run, "train", "training", total_steps, "steps") as progress:
+        with Progress(run, "train", "training", total_steps, "steps") as progress, metered(run.kept, run.attempt.name) as meter:
             report = training_report(recipe, tracked, progress, version.tag)
             trainer = _trainer(run, model, tokens, examples, held_out, report)
+            trainer.add_callback(meter_reader(meter))
             result = trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+            emissions = meter.emissions()
+        tracking.metrics(tracked, {"train.energy_kwh": emissions.energy_kwh, "train.co2eq_kg": emissions.co2eq_kg})
     folder = run.attempt / "adapter"
     save(model, folder)
     trainable, everything = model.get_nb_trainable_parameters()
@@ -62,6 +66,7 @@ def train(run: Run) -> Adapter:
         cut_rows=sum(example.cut for example in examples),
         seconds=time.monotonic() - began,
         resumed_from_step=int(resumed.name.rpartition("-")[2]) if resumed else 0,
+        emissions=emissions,
     )
 
 
