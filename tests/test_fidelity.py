@@ -73,7 +73,7 @@ CARDS = {
             "optim": "paged_adamw_8bit", "eval_strategy": "steps", "eval_steps": 500, "activation_checkpointing": True, "fp16": False,
         },
         keys={"base_model.dtype": "float16", "train.class_weights": None, "train.rows": None},
-        departs={"train.loss_on": ("answer", "sequence")},
+        departs={"train.loss_on": ("answer", "sequence"), "train.loss_on_end": (True, False)},
     ),
     "sentiment_ko": Card(
         base="google/gemma-2-2b-it",
@@ -115,6 +115,7 @@ CARDS = {
             "bf16": False,
         },
         keys={"train.rows": None},
+        departs={"lora.train_new_tokens": (True, False)},
     ),
 }  # fmt: skip
 

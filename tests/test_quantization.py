@@ -76,6 +76,8 @@ def test_training_on_a_packed_base_resumes_and_merges_into_the_whole_one(
     resumed = attempt(run, 2)
     assert (undisturbed.resumed_from_step, resumed.resumed_from_step, resumed.steps) == (0, 12, 24)
     first, second = weights(run, undisturbed), weights(run, resumed)
+    assert undisturbed.emissions and resumed.emissions and resumed.emissions.attempts == 2
+    assert resumed.emissions.energy_kwh > undisturbed.emissions.energy_kwh, "what the first attempt spent counts"
     assert first.keys() == second.keys() and all(first[name].allclose(second[name], atol=1e-6) for name in first)
 
     run.write(resumed)
