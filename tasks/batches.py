@@ -31,7 +31,9 @@ def pad_left(sequences: Sequence[Sequence[int]], pad_id: int) -> "tuple[torch.Te
     return input_ids, attention_mask
 
 
-def collate(features: Sequence[dict[str, Any]], *, pad_id: int, loss_on: str) -> "dict[str, torch.Tensor | int]":
+def collate(
+    features: Sequence[dict[str, Any]], *, pad_id: int, loss_on: str, silent_id: int | None = None
+) -> "dict[str, torch.Tensor | int]":
     """Examples as a training batch in which only the logits that predict a token with loss are computed.
 
     The vocabulary's matrix is most of a small model's work, and a prompt needs none of it.
@@ -40,6 +42,7 @@ def collate(features: Sequence[dict[str, Any]], *, pad_id: int, loss_on: str) ->
         features: each with an `example`.
         pad_id: id that fills the left.
         loss_on: `sequence` also learns the prompt.
+        silent_id: a token that carries no loss wherever it stands.
 
     Returns:
         input_ids and attention_mask (B, T); labels (B, K), IGNORED where no loss is carried; logits_to_keep, K + 1. labels[:, k]
@@ -55,6 +58,8 @@ def collate(features: Sequence[dict[str, Any]], *, pad_id: int, loss_on: str) ->
     labels = torch.full((len(examples), kept), IGNORED)
     for row, ids in enumerate(learned):
         labels[row, kept - len(ids) :] = torch.tensor(ids)
+    if silent_id is not None:
+        labels[labels == silent_id] = IGNORED
     return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels, "logits_to_keep": kept + 1}
 
 

@@ -7,6 +7,7 @@ Writes  Evaluation                                         runs/<id>/evaluate.js
 
 import gc
 import random
+import re
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -37,6 +38,9 @@ PARITY_TOLERANCE = 0.01
 
 
 Rows = list[Row]
+UNNAMEABLE = r"[^\w\-./ :]"
+"""Characters of a label that MLflow takes in no metric's name."""
+
 """The test part: of every row its columns, `row` (its number in the source file) among them."""
 
 
@@ -247,6 +251,6 @@ def _log(client: "MlflowClient", run_id: str, run: Run, evaluation: Evaluation, 
         for name, found in scores.items():
             values |= {f"{model}.{name}": found.value, f"{model}.{name}.low": found.low, f"{model}.{name}.high": found.high}
     with tracking.answering("evaluate"):
-        client.log_batch(run_id, metrics=[Metric(name, value, now, 0) for name, value in values.items()])
+        client.log_batch(run_id, metrics=[Metric(re.sub(UNNAMEABLE, "_", name), value, now, 0) for name, value in values.items()])
         for path in (evaluation.predictions, evaluation.report, *evaluation.figures.values()):
             client.log_artifact(run_id, str(run.path(path)), "evaluation")

@@ -1,6 +1,8 @@
 """What a causal language model writes after prompts, and how probable it finds given answers; batched, padded on the left."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tasks.batches import pad_left
@@ -8,6 +10,7 @@ from tasks.kinds import Advance, Encoder, Example, silent
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 
 
@@ -19,6 +22,7 @@ def generate(
     max_new_tokens: int,
     stop_ids: Sequence[int],
     batch_size: int,
+    allowed: Callable[[Sequence[int]], list[int]] | None = None,
     advance: Advance = silent,
 ) -> list[list[int]]:
     """The most probable continuation of each prompt, token by token (greedy).
@@ -30,6 +34,7 @@ def generate(
         max_new_tokens: longest continuation.
         stop_ids: tokens that end a continuation.
         batch_size: prompts a forward pass.
+        allowed: of the tokens written so far to those that may follow; without it any token may.
         advance: told how many prompts each batch did.
 
     Returns:
@@ -42,15 +47,76 @@ def generate(
     with torch.inference_mode():
         for rows in by_length(prompts, batch_size):
             input_ids, attention_mask = pad_left([prompts[row] for row in rows], tokens.pad_id)
+            only = None if allowed is None else partial(_allowed, allowed, input_ids.shape[1])
             found = model.generate(
                 input_ids=input_ids.to(model.device), attention_mask=attention_mask.to(model.device), max_new_tokens=max_new_tokens,
                 do_sample=False, top_k=None, top_p=None, eos_token_id=list(stop_ids), pad_token_id=tokens.pad_id,
+                prefix_allowed_tokens_fn=only,
             )[:, input_ids.shape[1] :].tolist()  # fmt: skip
             for row, ids in zip(rows, found, strict=True):
                 end = next((place for place, token in enumerate(ids) if token in stop_ids), len(ids))
                 written[row] = ids[:end]
             advance(len(rows))
     return written
+
+
+def _allowed(allowed: Callable[[Sequence[int]], list[int]], start: int, _: int, ids: "torch.Tensor") -> list[int]:
+    """What may follow in one row of a batch whose prompts are `start` tokens long, as transformers asks it."""
+    return allowed(ids[start:].tolist())
+
+
+def answers_log_probabilities(
+    model: Any,
+    tokens: Encoder,
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[Sequence[int]]],
+    *,
+    batch_size: int,
+    advance: Advance = silent,
+) -> "list[NDArray[np.float64]]":
+    """Log-probability of each of several answers after each prompt, nats.
+
+    A prompt is read once, whatever the number of its answers: their cost is their own tokens'.
+
+    Args:
+        model: causal language model with rotary positions, on its device, in any state (set to evaluation here).
+        tokens: tokenizer of the model.
+        prompts: (n_rows,) token ids of the prompts.
+        answers: (n_rows,) of each prompt the token ids of its answers, any number of any length.
+        batch_size: prompts, and then answers, a forward pass.
+        advance: told how many prompts each batch did.
+
+    Returns:
+        (n_rows,) arrays, (n_answers of the row,): sums over an answer's tokens.
+    """
+    import numpy as np
+    import torch
+    from transformers import DynamicCache
+
+    totals = [np.zeros(len(of_row)) for of_row in answers]
+    model.eval()
+    with torch.inference_mode():
+        for rows in by_length(prompts, batch_size):
+            input_ids, mask = (part.to(model.device) for part in pad_left([prompts[row] for row in rows], tokens.pad_id))
+            read = DynamicCache(config=model.config)
+            first = model(input_ids=input_ids, attention_mask=mask, past_key_values=read, use_cache=True, logits_to_keep=1).logits
+            pairs = [(place, number) for place, row in enumerate(rows) for number in range(len(answers[row]))]
+            for at in range(0, len(pairs), batch_size):
+                some = pairs[at : at + batch_size]
+                given = [torch.tensor(answers[rows[place]][number]) for place, number in some]
+                chosen = torch.nn.utils.rnn.pad_sequence(given, batch_first=True).to(model.device)  # (P, K), filled on the right
+                places = torch.tensor([place for place, _ in some], device=model.device)
+                past = copy.deepcopy(read)
+                past.batch_select_indices(places)
+                seen = torch.cat([mask[places], torch.ones_like(chosen)], dim=1)
+                after = model(input_ids=chosen, attention_mask=seen, past_key_values=past, use_cache=True).logits[:, :-1]
+                logits = torch.cat([first[places], after], dim=1).float()  # (P, K, V)
+                each = logits.gather(2, chosen[..., None])[..., 0] - logits.logsumexp(dim=-1)
+                for line, (place, number) in zip(each.double().cpu().numpy(), some, strict=True):
+                    row = rows[place]
+                    totals[row][number] = line[: len(answers[row][number])].sum()
+            advance(len(rows))
+    return totals
 
 
 def log_probabilities(

@@ -24,31 +24,54 @@ FONTS = ("DejaVu Sans", "Noto Sans CJK KR", KOREAN)
 DOTS_PER_INCH = 144
 
 
-def draw_confusion(path: Path, counts: "NDArray[np.intp]", names: Sequence[str], model: str) -> None:
+def draw_confusion(
+    path: Path, counts: "NDArray[np.intp]", names: Sequence[str], model: str, *, predicted: Sequence[str] | None = None
+) -> None:
     """The confusion matrix: rows of each true class by predicted class, shaded by their share of the true class.
 
     Args:
         path: PNG file to write.
-        counts: (n_classes, n_classes), true by predicted.
+        counts: (n_classes, n_predicted), true by predicted.
         names: the classes.
         model: whose it is.
+        predicted: what may be predicted, where that is more than the classes.
     """
     plt = _pyplot()
-    classes = len(names)
+    said = predicted or names
+    classes = len(said)
     shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
     side = max(3.6, 0.9 * classes + 1.8)
     figure, axes = plt.subplots(figsize=(side + 0.8, side), layout="constrained")
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for true in range(classes):
-        for predicted in range(classes):
-            share = shares[true, predicted]
-            text = f"{counts[true, predicted]}\n{share:.0%}"
-            axes.text(predicted, true, text, ha="center", va="center", color="white" if share > 0.7 else "black")
+    for true in range(len(names)):
+        for column in range(classes):
+            share = shares[true, column]
+            text = f"{counts[true, column]}\n{share:.0%}"
+            axes.text(column, true, text, ha="center", va="center", color="white" if share > 0.7 else "black")
     slanted = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if classes > 3 else {}
-    axes.set_xticks(range(classes), names, **slanted)
-    axes.set_yticks(range(classes), names)
+    axes.set_xticks(range(classes), said, **slanted)
+    axes.set_yticks(range(len(names)), names)
     axes.set(xlabel="predicted", ylabel="true", title=f"Confusion matrix, {model} model")
     figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
+    figure.savefig(path, dpi=DOTS_PER_INCH)
+    plt.close(figure)
+
+
+def draw_shares(path: Path, values: Mapping[str, Sequence[float]], what: str) -> None:
+    """How a figure of the rows is spread: for every model the share of rows at or below each value.
+
+    Args:
+        path: PNG file to write.
+        values: model to (n_rows,) values.
+        what: the figure's name.
+    """
+    plt = _pyplot()
+    figure, axes = plt.subplots(figsize=(5, 4), layout="constrained")
+    for (model, of_model), (colour, dashes) in zip(values.items(), LINES, strict=False):
+        axes.ecdf(of_model, color=colour, linestyle=dashes, linewidth=2, label=model)
+    axes.set(xlabel=what, ylabel="share of rows at or below", ylim=(0, 1.02))
+    axes.grid(color="0.92")
+    axes.legend(loc="lower right", fontsize="small")
     figure.savefig(path, dpi=DOTS_PER_INCH)
     plt.close(figure)
 
@@ -56,7 +79,7 @@ def draw_confusion(path: Path, counts: "NDArray[np.intp]", names: Sequence[str],
 def draw_curves(
     path: Path,
     which: Literal["roc", "precision-recall"],
-    truth: "NDArray[np.intp]",
+    truth: "NDArray[np.intp] | NDArray[np.bool_]",
     scores: "Mapping[str, NDArray[np.float64]]",
     names: Sequence[str],
     shown: Sequence[int],
@@ -66,7 +89,7 @@ def draw_curves(
     Args:
         path: PNG file to write.
         which: ROC curves with their area, or precision-recall curves with the average precision.
-        truth: (n_rows,) the true classes.
+        truth: (n_rows,) the true classes, or where a row may have several (n_rows, n_classes), true or false.
         scores: model to scores, (n_rows, n_classes).
         names: the classes.
         shown: the classes that get a panel.
@@ -78,7 +101,7 @@ def draw_curves(
     for axes in grid.flat[len(shown) :]:
         axes.set_visible(False)
     for axes, index in zip(grid.flat, shown, strict=False):
-        found = truth == index
+        found = truth == index if truth.ndim == 1 else truth[:, index].astype(bool)
         if which == "roc":
             axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle=(0, (1, 3)), label="chance 0.500")
         else:
@@ -92,6 +115,30 @@ def draw_curves(
         axes.grid(color="0.92")
         title = "area under the curve" if which == "roc" else "average precision"
         axes.legend(loc="lower right" if which == "roc" else "lower left", title=title, fontsize="small", title_fontsize="small")
+    figure.savefig(path, dpi=DOTS_PER_INCH)
+    plt.close(figure)
+
+
+def draw_bars(path: Path, values: "Mapping[str, NDArray[np.float64]]", names: Sequence[str], what: str) -> None:
+    """A group of bars for each class, a bar for each model.
+
+    Args:
+        path: PNG file to write.
+        values: model to (n_classes,), in [0, 1].
+        names: the classes.
+        what: what the values are.
+    """
+    plt = _pyplot()
+    height = 0.8 / len(values)
+    figure, axes = plt.subplots(figsize=(7.5, max(3.0, 0.28 * len(names) * len(values) + 1.4)), layout="constrained")
+    for number, ((model, of_model), (colour, _), hatch) in enumerate(zip(values.items(), LINES, ("", "//", "..", "xx"), strict=False)):
+        places = [place + number * height for place in range(len(names))]
+        bars = axes.barh(places, of_model, height, color=colour, hatch=hatch, edgecolor="white", label=model)
+        axes.bar_label(bars, fmt="%.2f", padding=3, fontsize="small")
+    axes.set_yticks([place + 0.4 - height / 2 for place in range(len(names))], names)
+    axes.invert_yaxis()
+    axes.set(xlabel=what, xlim=(0, 1.1))
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(values), frameon=False)
     figure.savefig(path, dpi=DOTS_PER_INCH)
     plt.close(figure)
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from itertools import chain
+from string import Formatter
 from typing import Annotated, Literal, Self
 
 import yaml
@@ -17,7 +18,9 @@ from tasks.section import Section
 
 METRICS = {
     "label_scoring": ("macro_f1", "accuracy", "roc_auc", "f1"),
+    "label_generation": ("micro_f1", "macro_f1", "lrap", "exact_match", "parsed"),
     "chat": ("log_likelihood", "preference_accuracy", "refusal_or_safe"),
+    "structured_generation": ("macro_f1", "accuracy", "parsed", "chrf", "log_likelihood"),
     "sequence_classification": ("weighted_f1", "weighted_precision", "weighted_recall", "macro_f1", "accuracy", "roc_auc", "f1"),
 }
 """Kind to the metrics that it reports, higher is better; f1 only with two labels."""
@@ -84,11 +87,15 @@ class Prompt(Section):
 
     template: str = Field(
         "",
-        description="The prompt, with {text} where the row's text goes and {labels} for the list of labels. A chat has its template instead.",
+        description="The prompt, with {text} where the row's text goes and {labels} for the list of labels. A chat has a chat template.",
     )
     answer: str = Field(
-        "", description="The answer, with {label}; the end token follows by itself. A classification head and a chat need none."
+        "",
+        description="The answer, with {label}, or for label generation {labels}, one a line; the end token follows by itself. A "
+        "classification head and a chat need none.",
     )
+    stop: str | None = Field(None, min_length=1, description="Token that ends a structured answer, in place of the end token.")
+    new_tokens: tuple[str, ...] = Field((), description="Special tokens that the base model does not know: each gets a row of its own.")
     max_tokens: int = Field(ge=8, le=8192, description="Longest prompt with answer, tokens; the text is cut to fit, the answer never.")
 
     chat_template: str | None = Field(None, description="Jinja template of a conversation's turns, in place of the tokenizer's own.")
@@ -101,8 +108,9 @@ class Prompt(Section):
     def _fields(self) -> Self:
         if self.template and self.template.count("{text}") != 1:
             raise ValueError(f"template holds {{text}} {self.template.count('{text}')} times, once expected; mark the text's place")
-        if self.answer and self.answer.count("{label}") != 1:
-            raise ValueError(f"answer holds {{label}} {self.answer.count('{label}')} times, once expected; mark the label's place")
+        places = self.answer.count("{label}") + self.answer.count("{labels}")
+        if self.answer and places != 1:
+            raise ValueError(f"answer holds {{label}} {places} times, once expected; mark the label's place")
         return self
 
 
@@ -114,6 +122,9 @@ class Lora(Section):
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout in the adapter.")
     target_modules: tuple[str, ...] | Literal["all-linear"] = Field(description="Layers that get an adapter.")
     bias: Literal["none", "all", "lora_only"] = Field("none", description="Which biases are trained.")
+    train_new_tokens: bool = Field(
+        True, description="Whether the embedding rows of prompt.new_tokens are trained; otherwise they stay as they were drawn."
+    )
 
 
 class Train(Section):
@@ -125,6 +136,7 @@ class Train(Section):
         description="Which tokens carry loss: the answer and its end token; with `labels` the label's token competes with the "
         "other labels' alone, as in scoring; with `sequence` the prompt too.",
     )
+    loss_on_end: bool = Field(True, description="Whether the end token carries loss; without it a model does not learn to stop.")
     num_train_epochs: float = Field(1.0, gt=0, le=1000, description="Passes over the training rows.")
     max_steps: int | None = Field(None, ge=1, le=10_000_000, description="Optimiser steps; where given it replaces the epochs.")
     learning_rate: float = Field(gt=0, le=1, description="Peak learning rate.")
@@ -166,6 +178,9 @@ class Evaluate(Section):
     resamples: int = Field(1000, ge=100, description="Bootstrap resamples.")
     samples: int = Field(32, ge=1, description="Test rows that a chat model answers in the report.")
     max_new_tokens: int = Field(128, ge=1, le=4096, description="Longest written answer, tokens.")
+    decoding: Literal["free", "constrained"] = Field(
+        "free", description="With label generation: any token may be written, or only what spells labels in the answer's form."
+    )
 
 
 class Gate(Section):
@@ -198,7 +213,9 @@ class Recipe(Section):
 
     schema_: Literal[1] = Field(alias="schema", description="Version of this format.")
     name: Name = Field(description="Name of the recipe, its DAG and its model.")
-    kind: Literal["label_scoring", "chat", "sequence_classification"] = Field(description="Kind of task, a file in tasks/kinds.")
+    kind: Literal["label_scoring", "label_generation", "chat", "sequence_classification", "structured_generation"] = Field(
+        description="Kind of task, a file in tasks/kinds."
+    )
     title: str = Field(description="One line for lists.")
     description: str = Field(description="What it is for, as the DAG's page and the model card show it.")
     language: str = Field(pattern=r"^[a-z]{2,3}$", description="Language of the texts, ISO 639.")
@@ -258,6 +275,11 @@ def _training_misfits(recipe: Recipe) -> Iterator[str]:
     train, head = recipe.train, recipe.kind == "sequence_classification"
     if head and recipe.prompt.answer:
         yield "prompt.answer is given with a classification head, which needs none; remove it"
+    if recipe.kind == "structured_generation":
+        yield from _structure_misfits(recipe)
+    elif recipe.prompt.stop or recipe.prompt.new_tokens:
+        yield f"prompt.stop or new_tokens is given with {recipe.kind}, structured_generation expected with it; remove it"
+    yield from _answer_misfits(recipe)
     if recipe.kind == "chat":
         yield from _chat_misfits(recipe)
     elif recipe.prompt.chat_template or recipe.prompt.system or recipe.prompt.cut != "end":
@@ -281,6 +303,22 @@ def _training_misfits(recipe: Recipe) -> Iterator[str]:
         yield f"train.metric_for_best_model is {train.metric_for_best_model!r}, one of {', '.join(known)} with an eval_strategy expected"
 
 
+def _answer_misfits(recipe: Recipe) -> Iterator[str]:
+    """What does not fit between kind and answer where answers are labels."""
+    several, answer = recipe.multi_label, recipe.prompt.answer
+    if answer and several != ("{labels}" in answer):
+        place = "{labels}" if several else "{label}"
+        yield f"prompt.answer is {answer!r}, {place} in the answer of {recipe.kind} expected; mark the place"
+    if several and recipe.train.loss_on == "labels":
+        yield f"train.loss_on is labels with {recipe.kind}, answer or sequence expected; remove it"
+    if several and not recipe.labels.names:
+        yield f"labels.names is missing, the classes of {recipe.kind} expected; add them"
+    if several and (bad := [name for name in recipe.labels.names if name != " ".join(name.split())]):
+        yield f"labels.names holds {bad[0]!r}, names of one line without outer blanks expected; rename it"
+    if recipe.evaluate.decoding != "free" and not several:
+        yield f"evaluate.decoding is given with {recipe.kind}, which writes no labels; remove it"
+
+
 def _chat_misfits(recipe: Recipe) -> Iterator[str]:
     """What does not fit a chat."""
     prompt = recipe.prompt
@@ -294,6 +332,28 @@ def _chat_misfits(recipe: Recipe) -> Iterator[str]:
         yield "train.loss_on is labels with chat, answer or sequence expected; remove it"
     if recipe.evaluate.max_new_tokens >= prompt.max_tokens:
         yield f"evaluate.max_new_tokens is {recipe.evaluate.max_new_tokens}, less than prompt.max_tokens expected; lower it"
+
+
+def _structure_misfits(recipe: Recipe) -> Iterator[str]:
+    """What does not fit an answer of named fields between markers."""
+    prompt, targets = recipe.prompt, recipe.lora.target_modules
+    pieces = list(Formatter().parse(prompt.answer))
+    names = [name for _, name, _, _ in pieces if name is not None]
+    expected = sorted([*recipe.data.fields, "label"])
+    if not recipe.labels.names:
+        yield "labels.names is missing, the classes of {label} expected; add them"
+    if sorted(names) != expected:
+        yield f"prompt.answer names the fields {sorted(names)}, data.fields and label, {expected}, expected once each; correct it"
+    if any(not marker.strip() for marker, name, _, _ in pieces[1:] if name is not None):
+        yield "prompt.answer has fields without a marker between them, words to part them by expected; add a marker"
+    if prompt.stop and not prompt.answer.endswith(prompt.stop):
+        yield f"prompt.answer does not end with prompt.stop {prompt.stop!r}, the token that ends an answer expected last; add it"
+    if recipe.train.loss_on == "labels":
+        yield "train.loss_on is labels with structured_generation, answer or sequence expected; remove it"
+    if recipe.evaluate.max_new_tokens >= prompt.max_tokens:
+        yield f"evaluate.max_new_tokens is {recipe.evaluate.max_new_tokens}, less than prompt.max_tokens expected; lower it"
+    if prompt.new_tokens and recipe.lora.train_new_tokens and not isinstance(targets, str) and "lm_head" in targets:
+        yield "lora.target_modules holds lm_head, whose rows of new tokens are trained already; remove it, or set train_new_tokens: false"
 
 
 def _misfits(recipe: Recipe) -> Iterator[str]:

@@ -180,7 +180,7 @@ def training_arguments(recipe: Recipe, folder: Path) -> Any:
     from transformers import TrainingArguments
 
     dtype = str(dtype_of(recipe.base_model.dtype))
-    keys = recipe.train.model_dump(exclude={"rows", "loss_on", "max_steps", "class_weights"})
+    keys = recipe.train.model_dump(exclude={"rows", "loss_on", "loss_on_end", "max_steps", "class_weights"})
     classes, best = classes_of(recipe), recipe.train.metric_for_best_model is not None
     if best and recipe.train.eval_steps:
         keys["save_steps"] = recipe.train.eval_steps
@@ -219,7 +219,9 @@ def _trainer(run: Run, model: Any, tokens: Tokens, examples: list[Example], held
         eval_dataset=_dataset(held_out) if held_out else None,
         data_collator=partial(collate_classes, pad_id=tokens.pad_id)
         if classes
-        else partial(collate, pad_id=tokens.pad_id, loss_on=recipe.train.loss_on),
+        else partial(
+            collate, pad_id=tokens.pad_id, loss_on=recipe.train.loss_on, silent_id=None if recipe.train.loss_on_end else tokens.eos_id
+        ),
         compute_loss_func=kind_of(recipe).loss(_with_class_weights(recipe, examples), tokens),
         compute_metrics=partial(_class_metrics, recipe) if classes else None,
         callbacks=[whole_marker(), report],

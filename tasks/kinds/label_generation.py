@@ -1,0 +1,220 @@
+"""Classification with several labels a row by generation: the model writes the labels after the prompt, one a line.
+
+Its answer is read back whatever its order (`tasks.label_lines`). Each label also has a score, so that ranking metrics exist: the
+probability of the answer with the label against the same answer without it, all other labels being as the model wrote them,
+P(A + l) / (P(A + l) + P(A - l)), each by the summed log-probability of the whole answer. Where A - l names nothing, it is the
+answer of the none-label; a recipe without one sets every other lone label against it. The none-label's score is the share of its
+answer among all that were looked at. An answer that does not parse counts as one that names nothing.
+
+Cost: the prompt is read once to write the answer and once to score, and n labels take about n + 1 answers of a few tokens each.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tasks.batches import IGNORED
+from tasks.errors import DataError, RecipeError
+from tasks.generation import answers_log_probabilities, generate
+from tasks.kinds import Advance, Columns, Encoder, Example, LossFunction, Row, Wording, labels_of, silent
+from tasks.label_lines import LABELS, none_label, parse, speller, write
+from tasks.multi_label import columns_of, figures, majority, metrics, response
+from tasks.schema import Recipe
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "HEAD", "assess", "check_tokens", "example", "figures", "loss", "majority", "metrics", "respond", "response", "snippet", "wording",
+]  # fmt: skip
+
+HEAD = "causal"
+
+LOSS_ON = {"answer": "labels", "sequence": "prompt, the labels"}
+"""What `train.loss_on` means, in a sentence that begins: loss on the."""
+
+Chosen = frozenset[str]
+"""The labels that an answer names, the none-label left out."""
+
+
+def check_tokens(recipe: Recipe, tokens: Encoder) -> None:
+    """Raise RecipeError where two labels are spelt alike, or prompt and longest answer leave no room for a text."""
+    where, names = f"{recipe.name}.yaml", recipe.labels.names
+    spelt = {name: tuple(tokens.encode(write(recipe, [name]))) for name in names}
+    if len(set(spelt.values())) < len(names):
+        raise RecipeError(f"{where}: labels.names", "two labels are the same tokens", "labels that differ expected", "choose other words")
+    before, after = _frame(recipe, tokens)
+    least = len(before) + len(after) + len(_answer(recipe, tokens, _named(recipe))) + 1
+    if recipe.prompt.max_tokens < least:
+        found = f"{recipe.prompt.max_tokens} tokens leave no room for the text beside an answer of all labels"
+        raise RecipeError(f"{where}: prompt.max_tokens", found, f"at least {least} expected", "raise it or shorten the template")
+    longest = max(len(_answer(recipe, tokens, [name])) for name in names)
+    if recipe.evaluate.max_new_tokens < longest:
+        found = f"{recipe.evaluate.max_new_tokens} tokens are less than the answer of one label"
+        raise RecipeError(f"{where}: evaluate.max_new_tokens", found, f"at least {longest} expected", "raise it")
+
+
+def example(recipe: Recipe, tokens: Encoder, row: Row) -> Example:
+    """Prompt and answer as tokens; a text that does not fit max_tokens loses its end, never the prompt its frame or the answer.
+
+    Raises:
+        DataError: the text is empty, or a label is none of the recipe's.
+    """
+    labels = labels_of(row)
+    if unknown := [label for label in labels if label not in recipe.labels.names]:
+        raise DataError(recipe.name, f"a row's label is {unknown[0]!r:.60}", f"one of {list(recipe.labels.names)} expected", "split again")
+    answer = _answer(recipe, tokens, labels)
+    prompt, cut = _prompt(recipe, tokens, row["text"], recipe.prompt.max_tokens - len(answer))
+    return Example(prompt, answer, cut)
+
+
+def respond(recipe: Recipe, model: Any, tokens: Encoder, texts: Sequence[str], advance: Advance = silent) -> Columns:
+    """The labels that the model writes for every text, and each label's score as the module says.
+
+    Args:
+        recipe: says prompt, labels, decoding and batch size.
+        model: causal language model, on its device, in any state (set to evaluation here).
+        tokens: tokenizer of the model.
+        texts: (n_rows,) the texts.
+        advance: told how many rows each batch of the scoring did.
+
+    Returns:
+        The columns of `tasks.multi_label`.
+    """
+    import numpy as np
+
+    longest = max(len(_answer(recipe, tokens, [name])) for name in recipe.labels.names)
+    prompts = [_prompt(recipe, tokens, text, recipe.prompt.max_tokens - longest)[0] for text in texts]
+    size, limit = recipe.evaluate.batch_size, recipe.evaluate.max_new_tokens
+    allowed = speller(recipe, tokens) if recipe.evaluate.decoding == "constrained" else None
+    written = generate(
+        model, tokens, prompts, max_new_tokens=limit, stop_ids=_stop_ids(recipe, tokens), batch_size=size, allowed=allowed
+    )  # fmt: skip
+    answers = [parse(recipe, tokens.decode(ids)) if len(ids) < limit else None for ids in written]  # at the limit its end is missing
+    named = [frozenset(answer or ()) - {none_label(recipe)} for answer in answers]
+    sets = [_looked_at(recipe, chosen) for chosen in named]
+    ids = [[_answer(recipe, tokens, chosen) for chosen in of_row] for of_row in sets]
+    found = answers_log_probabilities(model, tokens, prompts, ids, batch_size=size, advance=advance)
+    rows = [
+        _scores(recipe, chosen, dict(zip(of_row, values, strict=True))) for chosen, of_row, values in zip(named, sets, found, strict=True)
+    ]
+    return columns_of(recipe, answers, np.array(rows).reshape(len(texts), len(recipe.labels.names)))
+
+
+def assess(recipe: Recipe, model: Any, tokens: Encoder, rows: Sequence[Row], advance: Advance = silent) -> Columns:
+    """What the model answers to the rows' texts, as `respond`."""
+    return respond(recipe, model, tokens, [row["text"] for row in rows], advance)
+
+
+def loss(recipe: Recipe, tokens: Encoder) -> LossFunction:
+    """Mean cross-entropy, nats a token, against the whole vocabulary, over the tokens that carry loss."""
+    from torch.nn.functional import cross_entropy
+
+    def compute(outputs: Any, labels: "torch.Tensor", num_items_in_batch: "torch.Tensor | int | None" = None) -> "torch.Tensor":
+        logits = outputs.logits[:, :-1].float()  # (B, K, V); the last position predicts nothing
+        total = cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+        return total / (num_items_in_batch if num_items_in_batch is not None else (labels != IGNORED).sum())
+
+    return compute
+
+
+def snippet(recipe: Recipe) -> str:
+    """Python that writes a text's labels as `respond` does with free decoding."""
+    prompt = _filled(recipe)
+    return f"""prompt = {prompt!r}.replace("{{text}}", {wording(recipe).text!r})
+asked = tokenizer(prompt, return_tensors="pt")
+with torch.inference_mode():
+    written = model.generate(**asked, max_new_tokens={recipe.evaluate.max_new_tokens}, do_sample=False)[0, asked.input_ids.shape[1]:]
+lines = tokenizer.decode(written, skip_special_tokens=True).strip().removeprefix({_opening(recipe).strip()!r}).splitlines()
+print([label for label in {list(recipe.labels.names)!r} if label in map(str.strip, lines)])"""
+
+
+def wording(recipe: Recipe) -> Wording:
+    """What the model card and the evaluation's report say of it."""
+    none, end = none_label(recipe), " and the end token" if recipe.train.loss_on_end else ", not on the end token"
+    apart = f" {none} has no part in micro_f1 and macro_f1." if none is not None else ""
+    return Wording(
+        task="text-classification",
+        purpose="Naming which of the labels above a text in the language above has, none, one or several of them, as one signal among "
+        "others: to queue content for people who moderate it, to measure shares in a collection of texts, to compare systems.",
+        limits=(
+            "**No statement about an author**: it labels a text, it does not find out who somebody is or what they believe.",
+            "**No other text generation.** The model was trained to name labels; what else it writes was neither trained nor tested.",
+            "**No threshold as it stands**: a label's score is how probable the model finds its answer with the label against the same "
+            "answer without it, and nobody has calibrated it.",
+        ),
+        training=f"The prompt, then the labels one a line and the end token; loss on the {LOSS_ON[recipe.train.loss_on]}{end}.",
+        metrics="lrap ranks each row's labels by their scores; exact_match asks for all labels of a row; parsed is the share of answers "
+        f"that are labels in the answer's form, and an answer that is not counts as without labels.{apart}",
+        agreement="same labels",
+        difference="a score",
+        text="A text to label.",
+    )
+
+
+def _looked_at(recipe: Recipe, written: Chosen) -> list[Chosen]:
+    """The answers that a row's scores need: the one written, the one that names nothing, and those that differ in one label."""
+    names = _named(recipe)
+    found = {written, *(written ^ {name} for name in names)}
+    if none_label(recipe) is not None:
+        found.add(frozenset())
+    elif frozenset() in found:
+        found = (found | {frozenset({name}) for name in names}) - {frozenset()}
+    return sorted(found, key=sorted)
+
+
+def _scores(recipe: Recipe, written: Chosen, of_set: Mapping[Chosen, float]) -> list[float]:
+    """Each label's score of a row, of what was written and the log-probabilities of the answers that `_looked_at` names."""
+    import numpy as np
+
+    nothing, scores = frozenset[str](), []
+    for name in recipe.labels.names:
+        if name == none_label(recipe):
+            yes, no = [of_set[nothing]], [value for chosen, value in of_set.items() if chosen]
+        else:
+            with_it, without = written | {name}, written - {name}
+            lone = [value for chosen, value in of_set.items() if len(chosen) == 1 and name not in chosen]
+            yes, no = [of_set[with_it]], [of_set[without]] if without in of_set else lone
+        scores.append(float(np.exp(yes[0] - np.logaddexp.reduce([*yes, *no]))))
+    return scores
+
+
+def _named(recipe: Recipe) -> list[str]:
+    """The labels but the none-label."""
+    return [name for name in recipe.labels.names if name != none_label(recipe)]
+
+
+def _stop_ids(recipe: Recipe, tokens: Encoder) -> list[int]:
+    """The end token, and the special token that closes the answer's text where there is one."""
+    closing = tokens.encode(recipe.prompt.answer.partition(LABELS)[2])[-1:]
+    return [tokens.eos_id, *(token for token in closing if token in tokens.special_ids)]
+
+
+def _answer(recipe: Recipe, tokens: Encoder, labels: "Sequence[str] | Chosen") -> list[int]:
+    return [*tokens.encode(write(recipe, labels)), tokens.eos_id]
+
+
+def _opening(recipe: Recipe) -> str:
+    return recipe.prompt.answer.partition(LABELS)[0]
+
+
+def _filled(recipe: Recipe) -> str:
+    return recipe.prompt.template.replace(LABELS, ", ".join(recipe.labels.names))
+
+
+def _prompt(recipe: Recipe, tokens: Encoder, text: str, room: int) -> tuple[list[int], bool]:
+    """The prompt of a text in at most `room` tokens, and whether the text was cut for it."""
+    if not text.strip():
+        raise DataError(recipe.name, "a row's text is empty", "a text expected", "add an expectation that rejects such rows")
+    before, after = _frame(recipe, tokens)
+    start = [] if tokens.bos_id is None else [tokens.bos_id]
+    whole = [*start, *tokens.encode(_filled(recipe).replace("{text}", text))]
+    if len(whole) <= room:
+        return whole, False
+    return [*before, *tokens.encode(text)[: room - len(before) - len(after)], *after], True
+
+
+def _frame(recipe: Recipe, tokens: Encoder) -> tuple[list[int], list[int]]:
+    """Tokens of the template before and after the text."""
+    before, after = _filled(recipe).split("{text}")
+    start = [] if tokens.bos_id is None else [tokens.bos_id]
+    return [*start, *tokens.encode(before)], tokens.encode(after)
