@@ -83,8 +83,8 @@ def _champion(gate: Gate, value: float, champion: Rival | None) -> tuple[bool, s
 
 def _parity(parity: Parity) -> tuple[bool, str]:
     held = parity_holds(parity)
-    rows = f"same label on {parity.same_labels} of {parity.rows} rows"
-    return held, f"merged model and adapter: {rows}, largest score difference {parity.largest_difference:.2g}"
+    rows = f"the same on {parity.same_labels} of {parity.rows} rows"
+    return held, f"merged model and adapter: {rows}, largest difference {parity.largest_difference:.2g}"
 
 
 def _sign(left: float, right: float, held: bool, yes: str, no: str) -> str:

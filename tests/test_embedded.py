@@ -300,7 +300,7 @@ def test_the_table_says_what_came_of_a_run(make_run: Callable[..., Run], tmp_pat
         "data/tiny/v2 (new, bit by bit what data.dvc pins), hash abc.dir",
         "train 90, test 60 rows",
         "90 rows, 34 steps in 1:01, loss 0.510",
-        "same label on 16 of 16 rows",
+        "the same on 16 of 16 rows",
         "tiny version 2 (champion)",
         "auto: version 2 is the champion, version 1 was before it",
         "validate/report.html",

@@ -32,7 +32,7 @@ def test_every_check_held_has_its_line() -> None:
     assert found.reasons == (
         "macro_f1 0.661 >= 0.500 (floor)",
         "roc_auc 0.800 >= 0.750 (floor)",
-        "merged model and adapter: same label on 64 of 64 rows, largest score difference 0.00021",
+        "merged model and adapter: the same on 64 of 64 rows, largest difference 0.00021",
         "macro_f1 0.661 > 0.163 (base model)",
         "macro_f1 0.661 > 0.200 (majority class)",
         "macro_f1 0.661 >= 0.655 - 0.010 (champion, version 3)",
@@ -48,11 +48,11 @@ def test_the_first_challenger_has_no_champion() -> None:
     ("change", "line"),
     [
         ({"tuned": scores(0.661, 0.7)}, "refused: roc_auc 0.700 < 0.750 (floor)"),
-        ({"parity": Parity(64, 63, 0.3)}, "refused: merged model and adapter: same label on 63 of 64 rows, largest score difference 0.3"),
-        ({"parity": Parity(0, 0, 0.0)}, "refused: merged model and adapter: same label on 0 of 0 rows, largest score difference 0"),
+        ({"parity": Parity(64, 63, 0.3)}, "refused: merged model and adapter: the same on 63 of 64 rows, largest difference 0.3"),
+        ({"parity": Parity(0, 0, 0.0)}, "refused: merged model and adapter: the same on 0 of 0 rows, largest difference 0"),
         (
             {"parity": Parity(64, 64, math.nan)},
-            "refused: merged model and adapter: same label on 64 of 64 rows, largest score difference nan",
+            "refused: merged model and adapter: the same on 64 of 64 rows, largest difference nan",
         ),
         ({"base": scores(0.661)}, "refused: macro_f1 0.661 <= 0.661 (base model)"),
         ({"majority": scores(0.7)}, "refused: macro_f1 0.661 <= 0.700 (majority class)"),

@@ -90,7 +90,7 @@ def _training(run: Run) -> Iterator[Row]:
 def _verdict(run: Run) -> Iterator[Row]:
     if evaluation := _read(run, Evaluation):
         parity = evaluation.parity
-        yield "Parity", f"same label on {parity.same_labels} of {parity.rows} rows, largest difference {parity.largest_difference:.1e}"
+        yield "Parity", f"the same on {parity.same_labels} of {parity.rows} rows, largest difference {parity.largest_difference:.1e}"
         yield "Gate", ("passed" if evaluation.verdict.passed else "refused") + "\n" + "\n".join(evaluation.verdict.reasons)
 
 
