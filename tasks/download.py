@@ -14,11 +14,11 @@ from tasks.contracts import BaseModelFiles, Download, SourceFile
 from tasks.data_schema import Source
 from tasks.disk import disk_faults
 from tasks.kinds import kind_of
+from tasks.new_tokens import extended
 from tasks.progress import Progress
 from tasks.schema import Recipe
 from tasks.settings import settings
 from tasks.sources import fetch_source, prefetch_source
-from tasks.tokens import Tokens
 from tasks.wheels import ShowProgress
 from tasks.workspace import Run
 
@@ -52,6 +52,6 @@ def prefetch(recipe: Recipe) -> None:
 
 def _fetch_base(recipe: Recipe, progress: ShowProgress) -> Base:
     def check(folder: Path) -> None:
-        kind_of(recipe).check_tokens(recipe, Tokens(folder))
+        kind_of(recipe).check_tokens(recipe, extended(recipe, folder))
 
     return fetch_base(recipe.base_model.name, recipe.base_model.revision, check, progress)

@@ -10,7 +10,7 @@ import random
 import re
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +20,9 @@ from tasks.champion import champion_version, version_model, version_recipe
 from tasks.contracts import Adapter, DatasetVersion, Download, Evaluation, MergedModel, Parity, Part, Scores, TrackedRun
 from tasks.errors import ContractError, DataError, RecipeError
 from tasks.intervals import bootstrap
-from tasks.kinds import Columns, Row, classes_of, kind_of, labels_of, numbers, words
+from tasks.kinds import Columns, Row, classes_of, kind_of, labels_of, numbers, samples_of, words
 from tasks.models import load_adapter, load_model
+from tasks.new_tokens import new_rows
 from tasks.progress import Progress
 from tasks.schema import Recipe
 from tasks.tokens import Tokens
@@ -37,10 +38,10 @@ PARITY_TOLERANCE = 0.01
 """Where models answer in no words: how far their mean log-probabilities of a given answer, nats a token, may lie apart."""
 
 
-Rows = list[Row]
 UNNAMEABLE = r"[^\w\-./ :]"
 """Characters of a label that MLflow takes in no metric's name."""
 
+Rows = list[Row]
 """The test part: of every row its columns, `row` (its number in the source file) among them."""
 
 
@@ -59,7 +60,7 @@ def _evaluate(run: Run, tracked: TrackedRun) -> Evaluation:
 
     tuned_folder, base_folder, classes = run.path(merged.path), run.path(base.path), classes_of(recipe)
     columns = {"tuned": _assess(run, "tuned model", recipe, partial(load_model, tuned_folder, dtype, classes), tuned_folder, rows)}
-    with_adapter = partial(load_adapter, base_folder, run.path(adapter.path), dtype, classes)
+    with_adapter = partial(load_adapter, base_folder, run.path(adapter.path), dtype, classes, new_rows(recipe, base_folder))
     parity = _check_parity(run, with_adapter, base_folder, rows, columns["tuned"])
     columns["base"] = _assess(run, "base model", recipe, partial(_load_base, recipe, base_folder), base_folder, rows)
     rival, champion_columns = _assess_champion(run, client, rows)
@@ -99,7 +100,7 @@ def _load_base(recipe: Recipe, folder: Path) -> Any:
     from transformers import set_seed
 
     set_seed(recipe.train.seed)
-    return load_model(folder, recipe.base_model.dtype, classes_of(recipe))
+    return load_model(folder, recipe.base_model.dtype, classes_of(recipe), rows=new_rows(recipe, folder))
 
 
 def _test_rows(recipe: Recipe, path: Path) -> Rows:
@@ -125,17 +126,19 @@ def _test_rows(recipe: Recipe, path: Path) -> Rows:
     return rows
 
 
-def _assess(run: Run, what: str, recipe: Recipe, load: Callable[[], Any], tokenizer: Path, rows: Rows) -> Columns:
-    """What a model makes of the rows; it is gone from memory afterwards.
+def _assess(run: Run, what: str, recipe: Recipe, load: Callable[[], Any], tokenizer: Path, rows: Rows, *, sampled: bool = True) -> Columns:
+    """What a model makes of the rows, and where sampled what it writes freely; it is gone from memory afterwards.
 
     Raises:
         ContractError: the model does not load, or what it says is not finite.
     """
     import numpy as np
 
-    tokens, model = _tokens(tokenizer), load()
+    tokens, model = _tokens(tokenizer, recipe.prompt.new_tokens), load()
     with Progress(run, "evaluate", f"scoring the {what}", len(rows), "rows") as progress:
         columns = kind_of(recipe).assess(recipe, model, tokens, rows, progress.advance)
+        if sampled and (samples := samples_of(recipe)):
+            columns |= samples(recipe, model, tokens, rows)
     del model
     _free_memory()
     broken = np.flatnonzero(~np.all([np.isfinite(column) for column in numbers(columns).values()], axis=0))
@@ -159,7 +162,7 @@ def _check_parity(run: Run, load: Callable[[], Any], base: Path, rows: Rows, tun
 
     count = min(run.recipe.evaluate.parity_rows, len(rows))
     chosen = sorted(random.Random(PARITY_SEED).sample(range(len(rows)), count))  # noqa: S311 - a sample, no secret
-    adapted = _assess(run, "adapter on its base", run.recipe, load, base, [rows[i] for i in chosen])
+    adapted = _assess(run, "adapter on its base", run.recipe, load, base, [rows[i] for i in chosen], sampled=False)
     differences = np.max([np.abs(column - numbers(tuned)[name][chosen]) for name, column in numbers(adapted).items()], axis=0)
     if answers := words(adapted):
         same = sum(all(column[at] == words(tuned)[name][row] for name, column in answers.items()) for at, row in enumerate(chosen))
@@ -210,9 +213,9 @@ def _measure(recipe: Recipe, rows: Rows, columns: Columns) -> Scores:
     return bootstrap(metrics, len(rows), resamples=recipe.evaluate.resamples, confidence=recipe.evaluate.confidence)
 
 
-def _tokens(folder: Path) -> Tokens:
+def _tokens(folder: Path, new_tokens: Sequence[str] = ()) -> Tokens:
     try:
-        tokens = Tokens(folder)
+        tokens = Tokens(folder, new_tokens)
         tokens.encode("a")
     except Exception as error:  # the library raises a bare Exception for a file that it cannot read
         detail = " ".join(str(error).split())[:200]

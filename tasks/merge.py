@@ -13,31 +13,32 @@ from tasks.contracts import Adapter, Download, MergedModel
 from tasks.errors import ContractError
 from tasks.kinds import classes_of
 from tasks.models import load_adapter, save
+from tasks.new_tokens import new_rows
 from tasks.progress import Progress
+from tasks.tokens import TOKENIZER_FILES
 from tasks.workspace import Run
 
 SLICE_ROWS = 8
-
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model", "chat_template.jinja")
 
 
 def merge(run: Run) -> MergedModel:
     """Merge the adapter into the base model and save both as one, with its tokenizer, ready to be loaded by anybody."""
     base = run.path(run.read(Download).base_model.path)
     adapter = run.path(run.read(Adapter).path)
-    folder = run.attempt / "model"
+    folder, rows = run.attempt / "model", new_rows(run.recipe, base)
     with Progress(run, "merge", "loading, merging, saving", 3, "parts") as progress:
-        tuned = load_adapter(base, adapter, run.recipe.base_model.dtype, classes_of(run.recipe))
+        tuned = load_adapter(base, adapter, run.recipe.base_model.dtype, classes_of(run.recipe), rows)
         progress.advance()
-        expected, biases = _merged_slices(tuned), _trained_biases(adapter)
+        expected, biases, tokens = _merged_slices(tuned), _trained_biases(adapter), _trained_tokens(tuned)
         merged = tuned.merge_and_unload()
         _check(merged, expected, adapter)
         _check_biases(merged, biases)
+        _check_tokens(merged, tokens)
         progress.advance()
         save(merged, folder)
         for name in TOKENIZER_FILES:
-            if (base / name).exists():
-                shutil.copyfile(base / name, folder / name)
+            if ((adapter if rows else base) / name).exists():
+                shutil.copyfile((adapter if rows else base) / name, folder / name)
         progress.advance()
     return MergedModel(path=run.relative(folder), dtype=str(merged.dtype).removeprefix("torch."), merged_weights=len(expected))
 
@@ -59,6 +60,25 @@ def _merged_slices(tuned: Any) -> dict[str, Any]:
             weight = module.get_base_layer().weight
             expected[name] = (weight[:SLICE_ROWS].float() + delta[:SLICE_ROWS].float()).to(weight.dtype).detach().clone()
     return expected
+
+
+def _trained_tokens(tuned: Any) -> dict[str, tuple[list[int], Any]]:
+    """The rows of new tokens that were trained: the module's name in the base model to the rows' numbers and what they must be."""
+    from peft.utils.other import TrainableTokensWrapper
+
+    adapters = {
+        name: module.token_adapter for name, module in tuned.base_model.model.named_modules() if isinstance(module, TrainableTokensWrapper)
+    }
+    at = tuned.active_adapter
+    return {name: (each.token_indices[at], each.trainable_tokens_delta[at].detach().clone()) for name, each in adapters.items()}
+
+
+def _check_tokens(merged: Any, trained: dict[str, tuple[list[int], Any]]) -> None:
+    """Raise ContractError where the trained row of a new token did not come through the merge."""
+    for name, (ids, rows) in trained.items():
+        if not merged.get_submodule(name).weight[ids].equal(rows):
+            found = "differs from the adapter's rows"
+            raise ContractError(f"merge: {name}", found, "the trained rows expected", "report this, with the recipe")
 
 
 def _trained_biases(adapter: Path) -> dict[str, Any]:

@@ -238,7 +238,11 @@ def _snippet(recipe: Recipe, what: What, repositories: dict[What, str], base: Ba
         imports = "from peft import PeftModel\n"
         place = base.name if on_hub(base.name) else f"FOLDER OF THE BASE MODEL ({base_label(base.name)})"
         labels = f", num_labels={len(recipe.labels.names)}" if kind.HEAD == "classification" else ""
-        load = f'base = {auto}.from_pretrained("{place}"{labels})\nmodel = PeftModel.from_pretrained(base, "{repositories["adapter"]}")'
+        load = f'base = {auto}.from_pretrained("{place}"{labels})\n'
+        if recipe.prompt.new_tokens:
+            load += "base.resize_token_embeddings(max(len(tokenizer), base.get_input_embeddings().num_embeddings))\n"
+        load += f'model = PeftModel.from_pretrained(base, "{repositories["adapter"]}")'
+        load += ".merge_and_unload()" if recipe.prompt.new_tokens else ""  # unmerged, PEFT leaves out an output layer's bias
     return f"""import torch
 {imports}from transformers import {auto}, AutoTokenizer
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import ContractError
+from tasks.new_tokens import NewRows, draw_rows, keep_bias
 from tasks.schema import Quantization
 
 HEAD_WEIGHT = "score.weight"
@@ -36,7 +37,9 @@ def dtype_of(choice: str) -> Any:
     return torch.bfloat16 if fast else torch.float32
 
 
-def load_model(folder: Path, dtype: str, classes: Sequence[str] = (), quantization: Quantization | None = None) -> Any:
+def load_model(
+    folder: Path, dtype: str, classes: Sequence[str] = (), quantization: Quantization | None = None, rows: NewRows | None = None
+) -> Any:
     """The model in a folder, as a user would load it: no remote code, safetensors only.
 
     Args:
@@ -46,6 +49,7 @@ def load_model(folder: Path, dtype: str, classes: Sequence[str] = (), quantizati
             then torch's random numbers draw it.
         quantization: pack the linear layers and make the model ready for an adapter to be trained on it: frozen, what is not packed
             in float32. Output layers and heads are not packed.
+        rows: draw rows for tokens that are new to the model.
 
     Raises:
         ContractError: the folder holds no model that loads whole.
@@ -77,8 +81,12 @@ def load_model(folder: Path, dtype: str, classes: Sequence[str] = (), quantizati
     if quantization:
         from peft import prepare_model_for_kbit_training
 
-        return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # the trainer sees to checkpointing
-    return model.to(device())
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # the trainer sees to checkpointing
+    else:
+        model = model.to(device())
+    if rows:
+        draw_rows(model, rows)
+    return model
 
 
 def _packed(quantization: Quantization) -> dict[str, Any]:
@@ -93,7 +101,7 @@ def _has_head(folder: Path) -> bool:
     return any("ForSequenceClassification" in name for name in config.get("architectures") or [])
 
 
-def load_adapter(base: Path, adapter: Path, dtype: str, classes: Sequence[str] = ()) -> Any:
+def load_adapter(base: Path, adapter: Path, dtype: str, classes: Sequence[str] = (), rows: NewRows | None = None) -> Any:
     """The unquantised base model with an adapter beside its weights (a PeftModel), every weight of the adapter in its place.
 
     Raises:
@@ -102,7 +110,7 @@ def load_adapter(base: Path, adapter: Path, dtype: str, classes: Sequence[str] =
     from peft import PeftConfig, PeftModel, get_peft_model_state_dict
     from safetensors import SafetensorError, safe_open
 
-    model = load_model(base, dtype, classes)
+    model = load_model(base, dtype, classes, rows=rows)
     try:
         head = own_head(model, PeftConfig.from_pretrained(str(adapter)).target_modules)
         tuned = PeftModel.from_pretrained(model, str(adapter))
@@ -111,8 +119,9 @@ def load_adapter(base: Path, adapter: Path, dtype: str, classes: Sequence[str] =
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         detail = " ".join(str(error).split())[:300]
         raise ContractError(str(adapter), f"not loadable on this base ({detail})", "its own adapter expected", "train again") from error
-    if unmatched := saved ^ set(get_peft_model_state_dict(tuned, save_embedding_layers=False if head else "auto")):
+    if unmatched := saved ^ set(get_peft_model_state_dict(tuned, save_embedding_layers=False if head or rows else "auto")):
         raise ContractError(str(adapter), f"weights without a counterpart: {sorted(unmatched)[:5]}", "none expected", "train again")
+    keep_bias(tuned)
     return tuned
 
 

@@ -1,6 +1,7 @@
 """A tokenizer read from a model's folder without torch: what `download` checks labels with, and all kinds encode with."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -8,23 +9,27 @@ from typing import Any
 
 from tasks.errors import RecipeError
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model", "chat_template.jinja")
+"""What makes up a tokenizer; the first holds the vocabulary."""
+
 
 class Tokens:
     """The fast tokenizer in a folder (`tokenizer.json`, special tokens named in `tokenizer_config.json`).
 
     Args:
         folder: folder of the base model.
+        new_tokens: special tokens to know besides; those that it knows already stay as they are.
 
     Raises:
         RecipeError: the folder holds no fast tokenizer, or it names no end token.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, new_tokens: Sequence[str] = ()) -> None:
         self.folder = folder
         file = folder / "tokenizer.json"
         if not file.exists():
             raise RecipeError(str(folder), "no tokenizer.json", "a fast tokenizer expected", "choose a base model that ships one")
-        from tokenizers import Tokenizer
+        from tokenizers import AddedToken, Tokenizer
 
         try:
             self._tokenizer = Tokenizer.from_file(str(file))
@@ -32,6 +37,7 @@ class Tokens:
             raise RecipeError(str(file), f"not readable ({error})", "a fast tokenizer expected", "fetch the base model again") from None
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
+        self._tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in new_tokens])
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -79,6 +85,18 @@ class Tokens:
         found = self.config.get("chat_template")
         if isinstance(found, list):
             found = next((each["template"] for each in found if each["name"] == "default"), None)
+        return found
+
+    def save(self, folder: Path) -> None:
+        """Write the tokenizer and what belongs to it into a folder, the new tokens among the others."""
+        for name in TOKENIZER_FILES:
+            if (self.folder / name).exists():
+                shutil.copyfile(self.folder / name, folder / name)
+        self._tokenizer.save(str(folder / TOKENIZER_FILES[0]))
+
+    def id_of(self, token: str) -> int | None:
+        """Id of a token as it stands in the vocabulary; None where it does not."""
+        found: int | None = self._tokenizer.token_to_id(token)
         return found
 
     def encode(self, text: str) -> list[int]:

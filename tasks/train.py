@@ -21,6 +21,7 @@ from tasks.emissions import meter_reader, metered
 from tasks.errors import DataError, RecipeError
 from tasks.kinds import Example, classes_of, kind_of
 from tasks.models import device, dtype_of, load_model, own_head, save
+from tasks.new_tokens import NewRows, keep_bias, new_rows, trained_rows
 from tasks.progress import Progress
 from tasks.schema import Recipe
 from tasks.tokens import Tokens
@@ -35,14 +36,14 @@ def train(run: Run) -> Adapter:
     recipe, began = run.recipe, time.monotonic()
     _check_device(recipe)
     base, version = run.read(Download).base_model, run.read(DatasetVersion)
-    tokens = Tokens(run.path(base.path))
+    tokens, rows = Tokens(run.path(base.path), recipe.prompt.new_tokens), new_rows(recipe, run.path(base.path))
     examples = _examples(recipe, tokens, run.path(version.parts["train"].path))
     held_out = _held_out(recipe, tokens, run, version)
     total_steps, resumed = _total_steps(recipe, len(examples)), newest_whole(run.kept)
     with tracking.tracked(run) as tracked:
         set_seed(recipe.train.seed)  # the adapter's start is drawn with it
-        loaded = load_model(run.path(base.path), recipe.base_model.dtype, classes_of(recipe), recipe.base_model.quantization)
-        model = with_adapter(recipe, loaded)
+        loaded = load_model(run.path(base.path), recipe.base_model.dtype, classes_of(recipe), recipe.base_model.quantization, rows)
+        model = with_adapter(recipe, loaded, rows)
         with Progress(run, "train", "training", total_steps, "steps") as progress, metered(run.kept, run.attempt.name) as meter:
             report = training_report(recipe, tracked, progress, version.tag)
             trainer = _trainer(run, model, tokens, examples, held_out, report)
@@ -52,6 +53,8 @@ def train(run: Run) -> Adapter:
         tracking.metrics(tracked, {"train.energy_kwh": emissions.energy_kwh, "train.co2eq_kg": emissions.co2eq_kg})
     folder = run.attempt / "adapter"
     save(model, folder)
+    if rows:
+        tokens.save(folder)
     trainable, everything = model.get_nb_trainable_parameters()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return Adapter(
@@ -153,16 +156,19 @@ def draw_rows(labels: Sequence[str], count: int | None, seed: int) -> list[int]:
     return draw.sample(rows, len(rows))
 
 
-def with_adapter(recipe: Recipe, model: Any) -> Any:
+def with_adapter(recipe: Recipe, model: Any, rows: NewRows | None = None) -> Any:
     """The model with the recipe's adapter beside its weights (a PeftModel), drawn with torch's random numbers."""
     from peft import LoraConfig, get_peft_model
 
-    lora = recipe.lora.model_dump()
+    lora = recipe.lora.model_dump(exclude={"train_new_tokens"})
     if not isinstance(lora["target_modules"], str):
         lora["target_modules"] = list(lora["target_modules"])
+    if rows and recipe.lora.train_new_tokens:
+        lora["trainable_token_indices"] = trained_rows(model, rows)
     head = own_head(model, lora["target_modules"])
     tuned = get_peft_model(model, LoraConfig(task_type="SEQ_CLS" if classes_of(recipe) else "CAUSAL_LM", **lora))
-    if head:  # PEFT would put the frozen weight of the output layer beside its adapter, in every checkpoint
+    keep_bias(tuned)
+    if head or rows:  # PEFT would put frozen weights of the output layer and the embedding beside the adapter, in every checkpoint
         tuned.save_pretrained = partial(tuned.save_pretrained, save_embedding_layers=False)
     return tuned
 

@@ -1,0 +1,269 @@
+"""The kind `structured_generation`: fields between markers, and new tokens from training to the served model."""
+
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks import recipe as recipes
+from tasks.contracts import Adapter, BaseModelFiles, DatasetVersion, Download, Evaluation, MergedModel, Part
+from tasks.errors import DataError, RecipeError, RecipeErrors
+from tasks.generation import log_probabilities
+from tasks.kinds import structured_generation as kind
+from tasks.models import load_adapter, load_model
+from tasks.new_tokens import extended, new_rows
+from tasks.schema import Recipe
+from tasks.steps import perform
+from tasks.tokens import Tokens
+from tasks.workspace import Run, link_or_copy
+from tests import tiny, tiny_gptj
+
+RESULTS = {"lovely": "positive", "awful": "negative", "table": "neutral"}
+
+
+def reports(count: int) -> list[dict[str, str]]:
+    """Made-up rows whose first word gives field and class away."""
+    draw = random.Random(0)
+    words = [draw.choice(list(RESULTS)) for _ in range(count)]
+    return [
+        {"text": f"{word} {' '.join(draw.choices(tiny.FILLER, k=4))}", "act": f"the {word} street", "label": RESULTS[word]}
+        for word in words
+    ]
+
+
+def document(base: Path, **changes: Any) -> dict[str, Any]:
+    found = tiny.recipe_document(base, base / "none.csv")
+    found["kind"] = "structured_generation"
+    found["data"]["fields"] = {"act": "act"}
+    found["prompt"] = {
+        "template": "<SH>{text} Act:", "answer": " {act} Result: {label}<EH>", "stop": "<EH>", "new_tokens": ["<SH>", "<EH>"],
+        "max_tokens": 96,
+    }  # fmt: skip
+    found["train"] |= {"num_train_epochs": 4, "learning_rate": 1.0e-2, "save_steps": 1000}
+    found["evaluate"] = {"parity_rows": 8, "resamples": 100, "max_new_tokens": 40, "batch_size": 16}
+    found["gate"] = {"metric": "macro_f1", "floors": {"parsed": 0.1}}
+    return recipes._lay_over(found, changes)
+
+
+@pytest.fixture
+def recipe(tiny_base: Path) -> Recipe:
+    return recipes.resolve(document(tiny_base))
+
+
+def start(folder: Path, base: Path, recipe: Recipe) -> Run:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    run, rows = Run(folder), reports(144)
+    folder.mkdir(parents=True)
+    run.freeze(recipe)
+    link_or_copy(base, folder / "base")
+    parts = {}
+    for name, own in (("train", rows[:-24]), ("test", rows[-24:])):
+        table = pa.table({"row": range(2, len(own) + 2), **{key: [row[key] for row in own] for key in own[0]}})
+        pq.write_table(table, folder / f"{name}.parquet")
+        parts[name] = Part(f"{name}.parquet", len(own), dict(Counter(row["label"] for row in own)))
+    run.write(Download(BaseModelFiles(f"folder:{base}", "0" * 64, "base"), source=None))
+    run.write(DatasetVersion("data/tiny/v1", 1, True, f"{'0' * 32}.dir", "0" * 40, "made by hand", parts, None))
+    return run
+
+
+def adapter_rows(run: Run) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    tensors = load_file(run.path(run.read(Adapter).path) / "adapter_model.safetensors")
+    return {name: rows for name, rows in tensors.items() if "trainable_tokens" in name or "embed" in name or "wte" in name}
+
+
+@pytest.mark.parametrize("model", ["gemma", "gptj"])
+def test_new_tokens_live_from_training_to_the_merged_model(home: Path, tiny_base: Path, model: str) -> None:
+    import torch
+    from transformers import AutoTokenizer
+
+    base = tiny_base if model == "gemma" else tiny_gptj.build_gptj(home / "gptj", tiny_base, 364)
+    eight = {"base_model": {"quantization": {"load_in_8bit": True}}} if model == "gptj" else {}
+    whole = model == "gemma"
+    small = {} if whole else {"train": {"max_steps": 6}, "lora": {"target_modules": ["q_proj", "v_proj"], "r": 2}}
+    recipe = recipes.resolve(recipes._lay_over(document(base, **eight), small))
+    run = start(home / "runs/tiny/new", base, recipe)
+    perform("train", run)
+    perform("merge", run)
+    folder, adapter, rows = run.path(run.read(MergedModel).path), run.path(run.read(Adapter).path), new_rows(recipe, base)
+    assert rows
+    tokens, ids = Tokens(folder), list(rows.ids)
+    assert ids == [tokens.id_of("<SH>"), tokens.id_of("<EH>")] and min(ids) >= len(AutoTokenizer.from_pretrained(base))
+    for place in (folder, adapter):
+        found = AutoTokenizer.from_pretrained(place)("<SH>the street<EH>", add_special_tokens=False)["input_ids"]
+        assert found == tokens.encode("<SH>the street<EH>") == [ids[0], *found[1:-1], ids[1]]
+    merged, drawn = load_model(folder, "float32"), load_model(base, "float32", rows=rows)
+    saved = adapter_rows(run)
+    layers = [(merged.get_input_embeddings().weight, drawn.get_input_embeddings().weight)]
+    if model != "gemma":
+        layers.append((merged.lm_head.weight, drawn.lm_head.weight))
+        assert len(merged.lm_head.bias) == len(merged.lm_head.weight) == max(ids) + 1 == 366
+    else:
+        assert merged.lm_head.weight is merged.get_input_embeddings().weight
+    assert len(saved) == len(layers) and all(tensor.shape == (2, 64) for tensor in saved.values())
+    for after, before in layers:
+        moved = (after[ids] - before[ids]).abs().amax(dim=1)
+        assert moved[0] > 1e-3, "the rows were trained"
+        assert moved[1] > 1e-3 or after is not layers[-1][0], "nothing follows the stop: only the output layer learns it"
+        assert any(after[ids].equal(tensor) for tensor in saved.values()), "the merged rows are the adapter's"
+        assert after[: min(ids)].equal(before[: min(ids)]), "no other row was"
+    examples = [kind.example(recipe, tokens, row) for row in reports(9)]
+    assert all(example.answer[-1] == ids[1] for example in examples)
+    adapted = load_adapter(base, adapter, "float32", (), rows)
+    one, many = (log_probabilities(merged, tokens, examples, batch_size=size) for size in (1, 9))
+    np.testing.assert_allclose(one, many, atol=1e-4)
+    np.testing.assert_allclose(one, log_probabilities(adapted, tokens, examples, batch_size=3), atol=1e-3)
+    if not whole:
+        return
+    ends = [torch.tensor([example.prompt + example.answer[:-1]]) for example in examples]
+    assert all(int(merged(each).logits[0, -1].argmax()) == ids[1] for each in ends), "the stop carries loss"
+    evaluation = perform("evaluate", run)
+    assert isinstance(evaluation, Evaluation)
+    assert set(evaluation.tuned) == {"macro_f1", "accuracy", "parsed", "chrf", "log_likelihood", "perplexity"}
+    assert evaluation.majority and set(evaluation.majority) == {"macro_f1", "accuracy", "parsed", "chrf"}
+    assert evaluation.tuned["parsed"].value > 0.8 and evaluation.tuned["log_likelihood"].value > evaluation.base["log_likelihood"].value
+    assert evaluation.parity.same_labels == 8
+    assert "the lovely street" not in run.path(evaluation.report).read_text()
+    serve(run)
+    check_snippet(recipe, folder, merged, tokens)
+
+
+def serve(run: Run) -> None:
+    """Register the version and ask it."""
+    import mlflow
+
+    registered = perform("register", run)
+    table = mlflow.pyfunc.load_model(registered.uri).predict([row["text"] for row in reports(4)])  # type: ignore[union-attr]
+    assert list(table.columns) == ["act", "label"] and set(table["label"]) <= {"", *RESULTS.values()}
+    assert (table["label"] != "").any()
+
+
+def check_snippet(recipe: Recipe, folder: Path, model: Any, tokens: Tokens) -> None:
+    import contextlib
+    import io
+
+    import torch
+    from transformers import AutoTokenizer
+
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(kind.snippet(recipe), {"model": model, "tokenizer": AutoTokenizer.from_pretrained(folder), "torch": torch})
+    said = kind.respond(recipe, model, tokens, [kind.wording(recipe).text])
+    expected = {name: words[0] for name, words in said.items()}  # type: ignore[index]
+    assert printed.getvalue().strip() == (str(expected) if expected["label"] else "unparsable")
+
+
+def test_published_rows_stay_as_drawn(home: Path, tiny_base: Path) -> None:
+    base = tiny_gptj.build_gptj(home / "gptj", tiny_base, 500)  # rows in store beyond its tokenizer's vocabulary
+    small = {"train_new_tokens": False, "target_modules": ["q_proj", "v_proj"]}
+    recipe = recipes.resolve(document(base, lora=small, train={"max_steps": 2}))
+    run = start(home / "runs/tiny/published", base, recipe)
+    perform("train", run)
+    perform("merge", run)
+    rows = new_rows(recipe, base)
+    assert rows and not adapter_rows(run)
+    merged, drawn = load_model(run.path(run.read(MergedModel).path), "float32"), load_model(base, "float32", rows=rows)
+    assert merged.get_input_embeddings().weight.equal(drawn.get_input_embeddings().weight)
+    assert merged.lm_head.weight.equal(drawn.lm_head.weight) and len(merged.lm_head.bias) == 500
+    plain = load_model(base, "float32")
+    assert not plain.lm_head.weight[list(rows.ids)].equal(drawn.lm_head.weight[list(rows.ids)])
+
+
+WORDS = st.text(st.characters(categories=("L", "P", "Zs", "Nd")), min_size=1).map(str.strip).filter(bool)
+
+
+@given(act=WORDS, label=st.sampled_from(sorted(RESULTS.values())))
+def test_parsing_inverts_formatting(act: str, label: str) -> None:
+    recipe = recipes.resolve(document(Path("/none")))
+    said = recipe.prompt.answer.removesuffix("<EH>").format(act=act, label=label)
+    assert kind.parse(recipe, said) == {"act": act, "label": label}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "",
+        "the street",
+        "the street Result:",
+        "the street Result: great",
+        "Result: positive",
+        "a Result: positive and more",
+        "  Result: positive",
+    ],
+)
+def test_what_lacks_a_marker_a_field_or_a_class_is_unparsable(recipe: Recipe, said: str) -> None:
+    assert kind.parse(recipe, said) is None
+
+
+def test_metrics_count_the_unparsable_as_wrong(recipe: Recipe) -> None:
+    import sacrebleu
+
+    rows = [{"text": "t", "act": act, "label": label} for act, label in (("a b", "positive"), ("c d e", "negative"), ("f g", "neutral"))]
+    said = {"act": ["a b", "c d", ""], "label": ["positive", "positive", ""], "parsed": np.array([1.0, 1, 0])}
+    asked = said | {"log_probability": np.array([-1.0, -2, -3]), "tokens": np.array([1.0, 2, 3])}
+    found = kind.metrics(recipe, rows, asked)(np.arange(3))
+    assert found["parsed"] == pytest.approx(2 / 3) and found["accuracy"] == pytest.approx(1 / 3)
+    assert found["macro_f1"] == pytest.approx((2 / 3 + 0 + 0) / 3)  # positive: 2 * 1 / (2 said + 1 true)
+    assert found["log_likelihood"] == pytest.approx(-14 / 6) and found["perplexity"] == pytest.approx(np.exp(14 / 6))
+    for draw in ([0, 1, 2], [1, 1, 0]):
+        acts, truth = [said["act"][i] for i in draw], [rows[i]["act"] for i in draw]  # type: ignore[index]
+        expected = sacrebleu.corpus_chrf(acts, [truth]).score  # type: ignore[arg-type]
+        assert kind.metrics(recipe, rows, asked)(np.array(draw))["chrf"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"text": " "}, "tiny: a row's text is empty, words expected"),
+        ({"act": ""}, "tiny: a row's act is empty, words expected"),
+        ({"act": "a <EH>"}, "tiny: a row's act holds '<EH>', a text without it expected"),
+        ({"label": "odd"}, "tiny: a row's label is 'odd', one of"),
+        ({"act": "zq " * 90}, "an answer of .* tokens leaves no room for a text, at least .* expected; raise it"),
+    ],
+)
+def test_a_bad_row_is_told(recipe: Recipe, tiny_base: Path, change: dict[str, str], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        kind.example(recipe, extended(recipe, tiny_base), reports(1)[0] | change)
+
+
+def test_a_long_text_is_cut_and_its_answer_is_not(recipe: Recipe, tiny_base: Path) -> None:
+    row, tokens = reports(1)[0] | {"text": "table street " * 90}, extended(recipe, tiny_base)
+    made = kind.example(recipe, tokens, row)
+    assert made.cut and len(made.prompt) + len(made.answer) == 96
+    assert tokens.decode(made.prompt).endswith(" Act:") and tokens.decode(made.answer) == f" {row['act']} Result: {row['label']}<EH>"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prompt": {"answer": " {act} Result: {label}"}}, "prompt.answer does not end with prompt.stop '<EH>'"),
+        ({"prompt": {"answer": " {act} {label}<EH>"}}, "prompt.answer has fields without a marker between them"),
+        (
+            {"prompt": {"answer": " Result: {label}<EH>"}},
+            "prompt.answer names the fields ['label'], data.fields and label, ['act', ",
+        ),
+        ({"lora": {"target_modules": ["lm_head"]}}, "lora.target_modules holds lm_head, whose rows of new tokens are trained already"),
+        ({"evaluate": {"max_new_tokens": 96}}, "evaluate.max_new_tokens is 96, less than prompt.max_tokens expected"),
+    ],
+)
+def test_a_bad_recipe_is_told(tiny_base: Path, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeErrors) as caught:
+        recipes.resolve(recipes._lay_over(document(tiny_base), change))
+    assert message in str(caught.value)
+
+
+def test_tokens_that_do_not_fit_are_told_before_the_weights(tiny_base: Path) -> None:
+    known = recipes.resolve(document(tiny_base, prompt={"new_tokens": ["<pad>"]}))
+    with pytest.raises(RecipeError, match="prompt.new_tokens: this base model knows '<pad>' already, tokens that are new to it expected"):
+        extended(known, tiny_base)
+    missing = recipes.resolve(document(tiny_base, prompt={"new_tokens": []}))
+    with pytest.raises(RecipeError, match="prompt.stop: '<EH>' is . tokens of this base model, one token expected; add it to prompt.new"):
+        kind.check_tokens(missing, extended(missing, tiny_base))
