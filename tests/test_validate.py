@@ -185,3 +185,74 @@ def test_the_step_does_not_import_torch() -> None:
     code = "import sys, tasks.validate, tasks.split; print(sorted({'torch', 'pandas', 'great_expectations', 'numpy'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == "[]\n"
+
+
+def with_test_file(run: Run, raw: bytes, name: str = "test.csv") -> Run:
+    """The run, with a published test file of these bytes."""
+    path = run.folder / "test_source" / name
+    path.parent.mkdir()
+    path.write_bytes(raw)
+    download = run.read(Download)
+    published = SourceFile("published", run.relative(path), hashlib.sha256(raw).hexdigest(), len(raw))
+    run.write(Download(download.base_model, download.source, published))
+    return run
+
+
+PUBLISHED = {"source": {"file": "/test.csv"}, "delimiter": ";"}
+TEST_ROWS = b"text;sentiment\n" + b"".join(f"{text};{label}\n".encode() for text, label in tiny.tweets(20, seed=1))
+
+
+def test_both_files_are_checked_and_told_apart(start: Start) -> None:
+    run = with_test_file(
+        start(GOOD + b",neutral\n", data__test=PUBLISHED, split__test=0, validate__max_reject_share=0.1), TEST_ROWS + b"\xff;neutral\n"
+    )
+    rows = perform("validate", run)
+    assert isinstance(rows, ValidRows) and rows.test_rows
+    assert (rows.read, rows.valid, rows.rejected) == (52, 50, {"no text": 1, "not UTF-8": 1})
+    lines, columns = parquet.read(run.path(rows.test_rows))
+    assert (lines, columns["text"]) == ([*range(2, 22)], [text for text, _ in tiny.tweets(20, seed=1)])
+    with (run.path(rows.rejects) / "rejects.csv").open(newline="") as stream:
+        assert [(row["file"], row["line"], row["reason"]) for row in csv.DictReader(stream)] == [
+            ("tweets.csv", "32", "no text"), ("test.csv", "22", "not UTF-8"),
+        ]  # fmt: skip
+    assert rejects_of(run.path(rows.rejects))[1][2] == b"\xff;neutral\n"
+    page = run.path(rows.report).read_text(encoding="utf-8")
+    for shown in ("tweets.csv", "test.csv", "the published test rows", "Labels, as in the file of test.csv", "parted by semicolons"):
+        assert shown in page
+    assert re.findall(r'"number">(\d+)</td><td class="number">(\d+)</td><td class="number">(\d+)</td></tr>', page) == [
+        ("31", "30", "1"), ("21", "20", "1"),
+    ]  # fmt: skip
+
+
+def test_each_file_must_hold_by_itself(start: Start) -> None:
+    bad = TEST_ROWS + b"\xff;neutral\n" * 3
+    run = with_test_file(start(GOOD, data__test=PUBLISHED, split__test=0, validate__max_reject_share=0.1), bad, "tweets.csv")
+    with pytest.raises(DataError, match=r"validate: 3 of 23 rows of test_source/tweets.csv rejected \(13.0 %\), at most 10 % allowed"):
+        perform("validate", run)
+    with pytest.raises(ContractError, match=r"download.json: no data file, one expected where data is new; run download again"):
+        perform("validate", start(GOOD, run_id="none", data__test=PUBLISHED, split__test=0))
+
+
+def test_an_expectation_may_speak_of_one_file(start: Start) -> None:
+    long = {"expect": "expect_column_value_lengths_to_be_between", "column": "text", "max_value": 100, "reason": "too long"}
+    bad = TEST_ROWS + b"a" * 101 + b";neutral\n"
+    run = with_test_file(start(GOOD, [{**long, "file": "test", "severity": "stop"}], data__test=PUBLISHED, split__test=0), bad)
+    with pytest.raises(DataError, match=r"validate: too long \(expect_column_value_lengths_to_be_between: 1 of 21 rows of test.csv\), a"):
+        perform("validate", run)
+    mine = [{**long, "file": "data"}]
+    run = with_test_file(start(GOOD, mine, run_id="data", data__test=PUBLISHED, split__test=0), TEST_ROWS)
+    page = run.path(perform("validate", run).report).read_text()  # type: ignore[union-attr]
+    assert "The recipe states none for this file." in page
+
+
+def test_the_page_counts_labels_by_the_rule(start: Start) -> None:
+    raw = b"text,a,b\n" + b"".join(b"text %d,%d,%d\n" % (index, index % 2, index % 3 == 0) for index in range(12)) + b"odd,2,0\n"
+    rule = {"by": "columns", "columns": {"one": "a", "two": "b"}}
+    labels = {"names": ["one", "two"], "positive": "one", "rule": rule}
+    run = start(raw, [], labels=labels, data__label=None)
+    rows = perform("validate", run)
+    assert isinstance(rows, ValidRows)
+    assert list(parquet.read(run.path(rows.rows))[1]) == ["text", "rule:a", "rule:b"]
+    page = run.path(rows.report).read_text()
+    bars = re.findall(r'scope="row">([^<]*)</th>.*?"number">(\d+)<', page, re.DOTALL)
+    assert bars == [("one", "6"), ("two", "4"), ("several labels", "2"), ("no label", "4"), ("another value", "1")]
