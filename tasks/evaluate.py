@@ -90,7 +90,7 @@ def _evaluate(run: Run, tracked: TrackedRun) -> Evaluation:
     )
     tokens, example = _tokens(tuned_folder), kind_of(recipe).example
     cut = sum(example(recipe, tokens, row).cut for row in rows)
-    evaluation_report.write(run, evaluation, version, base, cut_rows=cut)
+    evaluation_report.write(run, evaluation, version, base, cut_rows=cut, replies=_replies(rows, columns))
     _log(client, tracked.run_id, run, evaluation, measured)
     return evaluation
 
@@ -242,6 +242,13 @@ def _write_predictions(run: Run, rows: Rows, columns: Mapping[str, Columns]) -> 
     table |= {f"{model}.{name}": column for model, said in columns.items() for name, column in said.items()}
     pq.write_table(pa.table(table), path)
     return path
+
+
+def _replies(rows: Rows, columns: Mapping[str, Columns]) -> dict[str, dict[str, str]]:
+    """Number of each test row that a model wrote a reply to, to the replies of all models."""
+    said = {model: words(found)["reply"] for model, found in columns.items() if "reply" in found}
+    written = [place for place in range(len(rows)) if any(replies[place] for replies in said.values())]
+    return {rows[place]["row"]: {model: replies[place] for model, replies in said.items()} for place in written}
 
 
 def _log(client: "MlflowClient", run_id: str, run: Run, evaluation: Evaluation, measured: Mapping[str, Scores]) -> None:

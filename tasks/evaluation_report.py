@@ -1,6 +1,7 @@
 """The evaluation as one HTML page that reads offline: verdict, figures with their intervals, pictures; no raw texts."""
 
 import base64
+from collections.abc import Mapping
 from pathlib import Path
 
 from tasks import gate
@@ -10,7 +11,15 @@ from tasks.plots import DOTS_PER_INCH
 from tasks.workspace import Run, write_atomically
 
 
-def write(run: Run, evaluation: Evaluation, version: DatasetVersion, base: BaseModelFiles, *, cut_rows: int) -> None:
+def write(
+    run: Run,
+    evaluation: Evaluation,
+    version: DatasetVersion,
+    base: BaseModelFiles,
+    *,
+    cut_rows: int,
+    replies: Mapping[str, Mapping[str, str]],
+) -> None:
     """Write the page where the evaluation says that it is.
 
     Args:
@@ -19,6 +28,7 @@ def write(run: Run, evaluation: Evaluation, version: DatasetVersion, base: BaseM
         version: the data set.
         base: the base model.
         cut_rows: test rows whose text was cut to fit max_tokens.
+        replies: number of a test row to what each model wrote to it; the row's own text is not shown.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -42,6 +52,7 @@ def write(run: Run, evaluation: Evaluation, version: DatasetVersion, base: BaseM
         reasons=reasons,
         pictures=pictures,
         cut_rows=cut_rows,
+        replies=replies,
         test=version.parts["test"],
         wording=kind_of(run.recipe).wording(run.recipe),
     )

@@ -1,0 +1,65 @@
+"""A text as the turns of a conversation, rendered by a chat template (Jinja) as transformers renders it, without torch."""
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from tasks.errors import RecipeError
+from tasks.kinds import Encoder
+from tasks.schema import Recipe
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+Message = dict[str, str]
+"""A turn: `role` (system, user, assistant) and `content`."""
+
+
+def messages_of(recipe: Recipe, text: str) -> list[Message]:
+    """The turns of a text: those that its marks tell apart where the recipe's data have marks, otherwise one of the user.
+
+    Turns of one role that follow one another become one, since templates ask for roles that alternate.
+    """
+    marks = next((table.turns for table in recipe.data.tables() if table.turns is not None), None)
+    parsed = marks.parse(text) if marks is not None else []
+    messages: list[Message] = []
+    for role, content in parsed or [("user", text.strip())]:
+        if messages and messages[-1]["role"] == role:
+            messages[-1]["content"] += f"\n\n{content}"
+        else:
+            messages.append({"role": role, "content": content})
+    return messages
+
+
+def render(recipe: Recipe, tokens: Encoder, messages: list[Message], answer: str | None = None) -> str:
+    """The conversation as the model reads it: up to where the assistant answers, or with its answer.
+
+    Raises:
+        RecipeError: there is no chat template, or it refuses these turns.
+    """
+    from jinja2 import TemplateError
+
+    turns = [{"role": "system", "content": recipe.prompt.system}, *messages] if recipe.prompt.system else list(messages)
+    if answer is not None:
+        turns.append({"role": "assistant", "content": answer})
+    where = f"{recipe.name}.yaml: prompt.chat_template"
+    source = recipe.prompt.chat_template or tokens.chat_template
+    if source is None:
+        raise RecipeError(where, "the base model's tokenizer has no chat template", "one expected", "give the recipe one")
+    try:
+        return str(_compiled(source).render(messages=turns, add_generation_prompt=answer is None, **tokens.special_tokens))
+    except TemplateError as error:
+        raise RecipeError(where, f"it refuses a conversation ({error})", "turns of user and assistant expected", "mend it") from None
+
+
+@cache
+def _compiled(source: str) -> "Template":
+    """A template in the sandbox that transformers uses: it may call nothing and change nothing."""
+    from jinja2 import TemplateError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def refuse(message: str) -> Any:
+        raise TemplateError(message)
+
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+    environment.globals["raise_exception"] = refuse
+    return environment.from_string(source)
