@@ -63,6 +63,12 @@ class FileServer(ThreadingHTTPServer):
             etag = hashlib.sha256(body).hexdigest()
             self.files[f"/{name}/resolve/{COMMIT}/{file}"] = Served(body, headers={"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT})
 
+    def add_dataset(self, name: str, files: dict[str, bytes]) -> None:
+        """A data set of the Hub, at its one commit."""
+        for file, body in files.items():
+            etag = hashlib.sha256(body).hexdigest()
+            self.files[f"/datasets/{name}/resolve/{COMMIT}/{file}"] = Served(body, headers={"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT})
+
     def refuse(self, path: str, status: int, code: str) -> None:
         """Answer everything below a path as the Hub refuses."""
         self.files[path] = Served(b"", statuses=[status] * 100, headers={"X-Error-Code": code, "X-Error-Message": "told by the test"})
