@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tasks import near_copies, parquet, schema
+from tasks import near_copies, parquet
 from tasks.contracts import BaseModelFiles, DatasetParts, Download, Part, SourceFile, ValidRows
 from tasks.data_schema import Table
 from tasks.steps import perform
@@ -53,13 +53,15 @@ def total(parts: DatasetParts, label: str) -> int:
     return sum(part.labels[label] for part in parts.parts.values())
 
 
-def test_unsmile(prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schema, "MULTI_LABEL", frozenset({"label_scoring"}))  # of the kind only this matters to rows
+def test_unsmile(prepare: Prepare) -> None:
     marked = {
         "Women/Family": "여성/가족", "Men": "남성", "LGBTQ+": "성소수자", "Race/Nationality": "인종/국적", "Age": "연령",
         "Region": "지역", "Religion": "종교", "Other Hate Speech": "기타 혐오",
     }  # fmt: skip
     run, rows, parts = prepare(
+        kind="label_generation",
+        prompt={"template": "{text}\n", "answer": "{labels}", "max_tokens": 64},
+        gate={"metric": "macro_f1"},
         data={
             "source": {"mirror": "korean_unsmile/unsmile_train_v1.0.tsv"},
             "delimiter": "\t",
