@@ -119,7 +119,7 @@ class Form:
             kind=recipe.kind.replace("_", " "),
             language=recipe.language,
             base_model=base_model,
-            source=source.url or source.pypi or source.file or f"`{source.mirror}` below `LORAFLOW_MIRROR`",
+            source=source.url or source.hub or source.pypi or source.file or f"`{source.mirror}` below `LORAFLOW_MIRROR`",
             data_licence=recipe.licence.data,
             model_licence=recipe.licence.base_model,
             path=self.path.name,

@@ -21,6 +21,7 @@ from tasks.data_repository import Clone, cloned, tag_of
 from tasks.errors import DataError, ServiceError
 from tasks.pin import folder_hash, listing, matches_pin
 from tasks.progress import Progress
+from tasks.schema import LABEL_SEPARATOR
 from tasks.workspace import Run, link_or_copy
 
 ATTEMPTS = 10
@@ -103,9 +104,12 @@ def _part(run: Run, tag: str, path: Path) -> Part:
         columns = pq.read_table(path)
     except ArrowException as error:
         raise DataError(where, f"not readable ({error})", "a parquet file expected", remedy) from None
-    if missing := [name for name in ("row", "text", "label") if name not in columns.column_names]:
-        raise DataError(where, f"column {missing[0]} is missing", "row, text and label expected", remedy)
-    counts, names = Counter(columns["label"].to_pylist()), run.recipe.labels.names
+    data, names = run.recipe.data, run.recipe.labels.names
+    expected = ("row", "text", *(["label"] if names else []), *(["answer"] if data.answer else []), *data.fields)
+    if missing := [name for name in expected if name not in columns.column_names]:
+        raise DataError(where, f"column {missing[0]} is missing", f"{', '.join(expected)} expected", remedy)
+    given = columns["label"].to_pylist() if names else []
+    counts = Counter(label for cell in given for label in (cell.split(LABEL_SEPARATOR) if run.recipe.multi_label else [cell]))
     if strange := [label for label in counts if label not in names]:
         raise DataError(where, f"label {strange[0]!r:.60}", f"one of {', '.join(names)} expected", remedy)
     return Part(run.relative(path), columns.num_rows, {name: counts[name] for name in names})

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -309,7 +310,7 @@ def test_remote_of_a_team_repository(run_on: Callable[..., Run], home: Path, tmp
     ("columns", "message"),
     [
         (None, r"data/tiny/v1: train.parquet: not readable \(.*\), a parquet file expected"),
-        ({"text": ["a"]}, r"column label is missing, row, text and label expected; name another version, or make a new one"),
+        ({"text": ["a"]}, r"column label is missing, row, text, label expected; name another version, or make a new one"),
         ({"text": ["a"], "label": ["angry"]}, r"label 'angry', one of negative, neutral, positive expected"),
     ],
 )
@@ -322,6 +323,23 @@ def test_a_version_that_does_not_fit(
         parquet.write(path, ("row", [1]), columns)
     with pytest.raises(DataError, match=message):
         read_part(run_on("bad", data="latest"), "data/tiny/v1", path)
+
+
+def test_parts_of_other_kinds_are_read_by_their_own_columns(make_run: Any, tiny_document: dict[str, Any], tmp_path: Path) -> None:
+    several = {"kind": "label_generation", "prompt__answer": "{labels}", "gate__metric": "micro_f1", "split__balance": "none"}
+    run = make_run(tiny_document, "several", **several)
+    path = run.folder / "train.parquet"
+    parquet.write(path, ("row", [1, 2]), {"text": ["a", "b"], "label": ["negative|positive", "positive"]})
+    assert read_part(run, "data/tiny/v1", path).labels == {"negative": 1, "neutral": 0, "positive": 2}
+    chat = tiny_document | {"kind": "chat", "labels": {}, "gate": {"metric": "log_likelihood"}, "evaluate": {"max_new_tokens": 16}}
+    chat |= {"prompt": {"max_tokens": 64}, "split": {"seed": 1, "test": 1}, "data": {"source": {"file": "/a"}, "text": "q", "answer": "a"}}
+    run = make_run(chat, "chat")
+    path = run.folder / "train.parquet"
+    parquet.write(path, ("row", [1]), {"text": ["a"], "answer": ["b"], "rejected": [""]})
+    assert read_part(run, "data/tiny/v1", path).labels == {}
+    parquet.write(path, ("row", [1]), {"text": ["a"]})
+    with pytest.raises(DataError, match="column answer is missing, row, text, answer expected"):
+        read_part(run, "data/tiny/v1", path)
 
 
 @pytest.mark.parametrize(
