@@ -246,21 +246,28 @@ def wording(recipe: Recipe) -> Wording:
 
 def _example(recipe: Recipe, tokens: Encoder, text: str, answer: str) -> Example:
     messages = messages_of(recipe, text)
-    _, ids = _ids(recipe, tokens, messages, answer)
+    before, ids = _ids(recipe, tokens, messages, answer)
+    spanned = len(_prompt(tokens, render(recipe, tokens, messages))) - len(before)
     prompt, cut = _fitted(recipe, tokens, messages, max(recipe.prompt.max_tokens - len(ids), recipe.prompt.max_tokens // LEAST_TEXT))
-    return Example(prompt, ids, cut)
+    return Example(prompt[: len(prompt) - spanned], ids, cut)
 
 
 def _ids(recipe: Recipe, tokens: Encoder, messages: list[Message], answer: str) -> tuple[list[int], list[int]]:
-    """Prompt and answer as tokens: the answer is what the template adds to the prompt, an end token last."""
+    """Prompt and answer as tokens: the answer is what the template adds to the prompt, an end token last.
+
+    Both are cut out of the whole conversation's tokens: encoded alone, an answer would begin with a blank too many where the
+    tokenizer puts one before every text (Llama 2). A token that spans the place where they meet is the answer's.
+    """
     before, whole = render(recipe, tokens, messages), render(recipe, tokens, messages, answer.strip())
     if not whole.startswith(before):
         where = f"{recipe.name}.yaml: prompt.chat_template"
         raise RecipeError(where, "what it renders before an answer is not how the answered one begins", "the same expected", "mend it")
-    ids = tokens.encode(whole[len(before) :])
+    prompt, both = _prompt(tokens, before), _prompt(tokens, whole)
+    met = next((place for place, (one, other) in enumerate(zip(prompt, both, strict=False)) if one != other), min(len(prompt), len(both)))
+    prompt, ids = prompt[:met], both[met:]
     while ids and tokens.decode(ids[-1:]).isspace():  # nobody is to learn the line end after the end of a turn
         ids.pop()
-    return _prompt(tokens, before), ids if ids and ids[-1] == tokens.eos_id else [*ids, tokens.eos_id]
+    return prompt, ids if ids and ids[-1] == tokens.eos_id else [*ids, tokens.eos_id]
 
 
 def _fitted(recipe: Recipe, tokens: Encoder, messages: list[Message], room: int) -> tuple[list[int], bool]:
