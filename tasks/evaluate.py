@@ -232,13 +232,14 @@ def _free_memory() -> None:
 
 
 def _write_predictions(run: Run, rows: Rows, columns: Mapping[str, Columns]) -> Path:
-    """Parquet: row, the columns of the true answer as `truth.<name>`, and of each model what it said as `<model>.<name>`."""
+    """Parquet: row, its `truth.label` where it has one, and of each model what it said as `<model>.<name>`; no text of the data."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     path = run.attempt / "predictions.parquet"
     table: dict[str, Any] = {"row": [int(row["row"]) for row in rows]}
-    table |= {f"truth.{name}": [row[name] for row in rows] for name in rows[0] if name not in ("row", "text")}
+    if "label" in rows[0]:
+        table["truth.label"] = [row["label"] for row in rows]
     table |= {f"{model}.{name}": column for model, said in columns.items() for name, column in said.items()}
     pq.write_table(pa.table(table), path)
     return path

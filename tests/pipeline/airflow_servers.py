@@ -36,9 +36,7 @@ IMPATIENT = {
 }
 DONE = ("success", "failed", "skipped", "upstream_failed")
 WAIT_SECONDS = 600.0
-READING_SECONDS = 5.0
-"""How long a reviewer reads before the answer. A task that goes on before the executor has reported its pause counts as
-killed for Airflow, which then asks anew."""
+SERVERS_LOG = "servers.log"
 
 
 class Airflow:
@@ -140,8 +138,16 @@ class AirflowRun:
         self.airflow.ask("PATCH", f"{self.path}/taskInstances/{name}", json={"new_state": state})
 
     def answer(self, option: str, **values: str) -> None:
-        """Answer as the reviewer."""
-        time.sleep(READING_SECONDS)
+        """Answer as the reviewer, who takes longer to read than Airflow's executor to report the task's pause.
+
+        A task that goes on before that, some five seconds, counts as killed: Airflow tries it again, and asks anew.
+        """
+        told = f"task_id='approve', run_id='{self.id}', try_number={self.task('approve')['try_number']},"
+        log = self.airflow.settings.home / SERVERS_LOG
+        self.airflow.until(
+            lambda: any("Received executor event" in line and told in line for line in log.read_text(errors="replace").splitlines()),
+            "the executor's report of the pause",
+        )
         body = {"chosen_options": [option], "params_input": values}
         self.airflow.ask("PATCH", f"{self.path}/taskInstances/approve/-1/hitlDetails", json=body)
 
@@ -182,7 +188,7 @@ def running(home: Path, recipes: Path) -> Iterator[Airflow]:
     env = configuration.environment(settings, mark) | {f"AIRFLOW__{name}": value for name, value in IMPATIENT.items()}
     env = {name: value for name, value in env.items() if not name.startswith("LORAFLOW_") or name in (configuration.MARK, "LORAFLOW_HOME")}
     env |= {"LORAFLOW_RECIPES": str(recipes), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    log = home / "servers.log"
+    log = home / SERVERS_LOG
     processes: list[subprocess.Popen[bytes]] = []
     try:
         with log.open("wb") as stream:
