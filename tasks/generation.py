@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from tasks.batches import pad_left
-from tasks.kinds import Advance, Encoder, Example, silent
+from tasks.batches import IGNORED, pad_left
+from tasks.kinds import Advance, Encoder, Example, LossFunction, silent
+from tasks.schema import Recipe
 
 if TYPE_CHECKING:
     import numpy as np
@@ -154,6 +155,18 @@ def log_probabilities(
                 totals[row] = each.sum().item()
             advance(len(rows))
     return totals
+
+
+def loss(recipe: Recipe, tokens: Encoder) -> LossFunction:
+    """Mean cross-entropy, nats a token, against the whole vocabulary, over the tokens that carry loss."""
+    from torch.nn.functional import cross_entropy
+
+    def compute(outputs: Any, labels: "torch.Tensor", num_items_in_batch: "torch.Tensor | int | None" = None) -> "torch.Tensor":
+        logits = outputs.logits[:, :-1].float()  # (B, K, V); the last position predicts nothing
+        total = cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+        return total / (num_items_in_batch if num_items_in_batch is not None else (labels != IGNORED).sum())
+
+    return compute
 
 
 def by_length(sequences: Sequence[Sequence[int]], batch_size: int) -> list[list[int]]:

@@ -12,16 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tasks import plots
-from tasks.batches import IGNORED
 from tasks.conversation import Message, messages_of, render
 from tasks.errors import DataError, RecipeError
 from tasks.generation import generate, log_probabilities
-from tasks.kinds import Advance, Columns, Encoder, Example, LossFunction, Metrics, Row, Wording, silent
+from tasks.generation import loss as loss
+from tasks.kinds import Advance, Columns, Encoder, Example, Metrics, Row, Wording, silent
 from tasks.schema import Recipe
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from numpy.typing import NDArray
 
 HEAD = "causal"
@@ -60,18 +59,6 @@ def example(recipe: Recipe, tokens: Encoder, row: Row) -> Example:
         if not row[name].strip():
             raise DataError(recipe.name, f"a row's {name} is empty", "words expected", "add an expectation that rejects such rows")
     return _example(recipe, tokens, row["text"], row["answer"])
-
-
-def loss(recipe: Recipe, tokens: Encoder) -> LossFunction:
-    """Mean cross-entropy over the whole vocabulary, nats a token."""
-    from torch.nn.functional import cross_entropy
-
-    def compute(outputs: Any, labels: "torch.Tensor", num_items_in_batch: "torch.Tensor | int | None" = None) -> "torch.Tensor":
-        logits = outputs.logits[:, :-1].float()  # (B, K, V); the last position predicts nothing
-        total = cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
-        return total / (num_items_in_batch if num_items_in_batch is not None else (labels != IGNORED).sum())
-
-    return compute
 
 
 def respond(recipe: Recipe, model: Any, tokens: Encoder, texts: Sequence[str], advance: Advance = silent) -> Columns:

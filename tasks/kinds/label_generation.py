@@ -10,18 +10,14 @@ Cost: the prompt is read once to write the answer and once to score, and n label
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tasks.batches import IGNORED
 from tasks.errors import DataError, RecipeError
-from tasks.generation import answers_log_probabilities, generate
-from tasks.kinds import Advance, Columns, Encoder, Example, LossFunction, Row, Wording, labels_of, silent
+from tasks.generation import answers_log_probabilities, generate, loss
+from tasks.kinds import Advance, Columns, Encoder, Example, Row, Wording, labels_of, silent
 from tasks.label_lines import LABELS, none_label, parse, speller, write
 from tasks.multi_label import columns_of, figures, majority, metrics, response
 from tasks.schema import Recipe
-
-if TYPE_CHECKING:
-    import torch
 
 __all__ = [
     "HEAD", "assess", "check_tokens", "example", "figures", "loss", "majority", "metrics", "respond", "response", "snippet", "wording",
@@ -103,18 +99,6 @@ def respond(recipe: Recipe, model: Any, tokens: Encoder, texts: Sequence[str], a
 def assess(recipe: Recipe, model: Any, tokens: Encoder, rows: Sequence[Row], advance: Advance = silent) -> Columns:
     """What the model answers to the rows' texts, as `respond`."""
     return respond(recipe, model, tokens, [row["text"] for row in rows], advance)
-
-
-def loss(recipe: Recipe, tokens: Encoder) -> LossFunction:
-    """Mean cross-entropy, nats a token, against the whole vocabulary, over the tokens that carry loss."""
-    from torch.nn.functional import cross_entropy
-
-    def compute(outputs: Any, labels: "torch.Tensor", num_items_in_batch: "torch.Tensor | int | None" = None) -> "torch.Tensor":
-        logits = outputs.logits[:, :-1].float()  # (B, K, V); the last position predicts nothing
-        total = cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
-        return total / (num_items_in_batch if num_items_in_batch is not None else (labels != IGNORED).sum())
-
-    return compute
 
 
 def snippet(recipe: Recipe) -> str:

@@ -16,15 +16,14 @@ from string import Formatter
 from typing import TYPE_CHECKING, Any, Literal
 
 from tasks import classification, plots
-from tasks.batches import IGNORED
 from tasks.errors import DataError, RecipeError
 from tasks.generation import generate, log_probabilities
-from tasks.kinds import Advance, Columns, Encoder, Example, LossFunction, Metrics, Row, Wording, silent
+from tasks.generation import loss as loss
+from tasks.kinds import Advance, Columns, Encoder, Example, Metrics, Row, Wording, silent
 from tasks.schema import Recipe
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from numpy.typing import NDArray
 
 HEAD = "causal"
@@ -73,18 +72,6 @@ def example(recipe: Recipe, tokens: Encoder, row: Row) -> Example:
         raise DataError(f"{recipe.name}: prompt.max_tokens", found, expected, "raise it, or reject such rows")
     prompt, cut = _prompt(recipe, tokens, row["text"], room)
     return Example(prompt, answer, cut)
-
-
-def loss(recipe: Recipe, tokens: Encoder) -> LossFunction:
-    """Mean cross-entropy over the whole vocabulary, nats a token."""
-    from torch.nn.functional import cross_entropy
-
-    def compute(outputs: Any, labels: "torch.Tensor", num_items_in_batch: "torch.Tensor | int | None" = None) -> "torch.Tensor":
-        logits = outputs.logits[:, :-1].float()  # (B, K, V); the last position predicts nothing
-        total = cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
-        return total / (num_items_in_batch if num_items_in_batch is not None else (labels != IGNORED).sum())
-
-    return compute
 
 
 def pattern(recipe: Recipe) -> str:
