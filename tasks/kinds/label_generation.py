@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tasks.errors import DataError, RecipeError
+from tasks.framing import check_room, framed, template
 from tasks.generation import answers_log_probabilities, generate, loss
 from tasks.kinds import Advance, Columns, Encoder, Example, Row, Wording, labels_of, silent
 from tasks.label_lines import LABELS, none_label, parse, speller, write
@@ -38,11 +39,7 @@ def check_tokens(recipe: Recipe, tokens: Encoder) -> None:
     spelt = {name: tuple(tokens.encode(write(recipe, [name]))) for name in names}
     if len(set(spelt.values())) < len(names):
         raise RecipeError(f"{where}: labels.names", "two labels are the same tokens", "labels that differ expected", "choose other words")
-    before, after = _frame(recipe, tokens)
-    least = len(before) + len(after) + len(_answer(recipe, tokens, _named(recipe))) + 1
-    if recipe.prompt.max_tokens < least:
-        found = f"{recipe.prompt.max_tokens} tokens leave no room for the text beside an answer of all labels"
-        raise RecipeError(f"{where}: prompt.max_tokens", found, f"at least {least} expected", "raise it or shorten the template")
+    check_room(recipe, tokens, len(_answer(recipe, tokens, _named(recipe))), " beside an answer of all labels")
     longest = max(len(_answer(recipe, tokens, [name])) for name in names)
     if recipe.evaluate.max_new_tokens < longest:
         found = f"{recipe.evaluate.max_new_tokens} tokens are less than the answer of one label"
@@ -59,7 +56,7 @@ def example(recipe: Recipe, tokens: Encoder, row: Row) -> Example:
     if unknown := [label for label in labels if label not in recipe.labels.names]:
         raise DataError(recipe.name, f"a row's label is {unknown[0]!r:.60}", f"one of {list(recipe.labels.names)} expected", "split again")
     answer = _answer(recipe, tokens, labels)
-    prompt, cut = _prompt(recipe, tokens, row["text"], recipe.prompt.max_tokens - len(answer))
+    prompt, cut = framed(recipe, tokens, row["text"], recipe.prompt.max_tokens - len(answer))
     return Example(prompt, answer, cut)
 
 
@@ -79,7 +76,7 @@ def respond(recipe: Recipe, model: Any, tokens: Encoder, texts: Sequence[str], a
     import numpy as np
 
     longest = max(len(_answer(recipe, tokens, [name])) for name in recipe.labels.names)
-    prompts = [_prompt(recipe, tokens, text, recipe.prompt.max_tokens - longest)[0] for text in texts]
+    prompts = [framed(recipe, tokens, text, recipe.prompt.max_tokens - longest)[0] for text in texts]
     size, limit = recipe.evaluate.batch_size, recipe.evaluate.max_new_tokens
     allowed = speller(recipe, tokens) if recipe.evaluate.decoding == "constrained" else None
     written = generate(
@@ -103,7 +100,7 @@ def assess(recipe: Recipe, model: Any, tokens: Encoder, rows: Sequence[Row], adv
 
 def snippet(recipe: Recipe) -> str:
     """Python that writes a text's labels as `respond` does with free decoding."""
-    prompt = _filled(recipe)
+    prompt = template(recipe)
     return f"""prompt = {prompt!r}.replace("{{text}}", {wording(recipe).text!r})
 asked = tokenizer(prompt, return_tensors="pt")
 with torch.inference_mode():
@@ -179,26 +176,3 @@ def _answer(recipe: Recipe, tokens: Encoder, labels: "Sequence[str] | Chosen") -
 
 def _opening(recipe: Recipe) -> str:
     return recipe.prompt.answer.partition(LABELS)[0]
-
-
-def _filled(recipe: Recipe) -> str:
-    return recipe.prompt.template.replace(LABELS, ", ".join(recipe.labels.names))
-
-
-def _prompt(recipe: Recipe, tokens: Encoder, text: str, room: int) -> tuple[list[int], bool]:
-    """The prompt of a text in at most `room` tokens, and whether the text was cut for it."""
-    if not text.strip():
-        raise DataError(recipe.name, "a row's text is empty", "a text expected", "add an expectation that rejects such rows")
-    before, after = _frame(recipe, tokens)
-    start = [] if tokens.bos_id is None else [tokens.bos_id]
-    whole = [*start, *tokens.encode(_filled(recipe).replace("{text}", text))]
-    if len(whole) <= room:
-        return whole, False
-    return [*before, *tokens.encode(text)[: room - len(before) - len(after)], *after], True
-
-
-def _frame(recipe: Recipe, tokens: Encoder) -> tuple[list[int], list[int]]:
-    """Tokens of the template before and after the text."""
-    before, after = _filled(recipe).split("{text}")
-    start = [] if tokens.bos_id is None else [tokens.bos_id]
-    return [*start, *tokens.encode(before)], tokens.encode(after)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from tasks import single_label
 from tasks.batches import IGNORED, pad_left
-from tasks.errors import DataError, RecipeError
+from tasks.errors import RecipeError
+from tasks.framing import check_room, framed, template
 from tasks.generation import by_length
 from tasks.kinds import Advance, Columns, Encoder, Example, LossFunction, Row, Wording, silent
 from tasks.schema import Recipe
@@ -55,14 +56,7 @@ def label_ids(recipe: Recipe, tokens: Encoder) -> list[int]:
 def check_tokens(recipe: Recipe, tokens: Encoder) -> None:
     """Raise RecipeError where a label is not one token, or the prompt without its text leaves no room for one."""
     label_ids(recipe, tokens)
-    room = recipe.prompt.max_tokens - len(_frame(recipe, tokens)[0]) - len(_frame(recipe, tokens)[1]) - 2
-    if room < 1:
-        raise RecipeError(
-            f"{recipe.name}.yaml: prompt.max_tokens",
-            f"{recipe.prompt.max_tokens} tokens leave no room for the text",
-            f"at least {recipe.prompt.max_tokens + 1 - room} expected",
-            "raise it or shorten the template",
-        )
+    check_room(recipe, tokens, answer=2)  # the label and the end token
 
 
 def example(recipe: Recipe, tokens: Encoder, row: Row) -> Example:
@@ -71,17 +65,9 @@ def example(recipe: Recipe, tokens: Encoder, row: Row) -> Example:
     Raises:
         DataError: the text is empty.
     """
-    text = row["text"]
-    if not text.strip():
-        raise DataError(recipe.name, "a row's text is empty", "a text expected", "add an expectation that rejects such rows")
-    before, after = _frame(recipe, tokens)
     answer = [*tokens.encode(recipe.prompt.answer.format(label=row["label"])), tokens.eos_id]
-    whole = _prompt(recipe, tokens, text)
-    room = recipe.prompt.max_tokens - len(answer)
-    if len(whole) <= room:
-        return Example(whole, answer, cut=False)
-    body = tokens.encode(text)[: room - len(before) - len(after)]
-    return Example([*before, *body, *after], answer, cut=True)
+    prompt, cut = framed(recipe, tokens, row["text"], recipe.prompt.max_tokens - len(answer))
+    return Example(prompt, answer, cut)
 
 
 def respond(recipe: Recipe, model: Any, tokens: Encoder, texts: Sequence[str], advance: Advance = silent) -> Columns:
@@ -146,7 +132,7 @@ def loss(recipe: Recipe, tokens: Encoder) -> LossFunction:
 
 def snippet(recipe: Recipe) -> str:
     """Python that scores a text as `respond` does."""
-    prompt = recipe.prompt.template.replace("{labels}", ", ".join(recipe.labels.names))
+    prompt = template(recipe)
     answers = [recipe.prompt.answer.format(label=name) for name in recipe.labels.names]
     return f"""labels = {list(recipe.labels.names)!r}
 answers = [tokenizer.encode(answer, add_special_tokens=False)[0] for answer in {answers!r}]
@@ -160,16 +146,3 @@ print(dict(zip(labels, scores)))"""
 def wording(recipe: Recipe) -> Wording:
     """What the model card and the evaluation's report say of it."""
     return single_label.wording(recipe, f"The prompt, then the label and the end token; loss on the {LOSS_ON[recipe.train.loss_on]}.")
-
-
-def _prompt(recipe: Recipe, tokens: Encoder, text: str) -> list[int]:
-    filled = recipe.prompt.template.replace("{labels}", ", ".join(recipe.labels.names)).replace("{text}", text)
-    start = [] if tokens.bos_id is None else [tokens.bos_id]
-    return [*start, *tokens.encode(filled)]
-
-
-def _frame(recipe: Recipe, tokens: Encoder) -> tuple[list[int], list[int]]:
-    """Tokens of the template before and after the text."""
-    before, after = recipe.prompt.template.replace("{labels}", ", ".join(recipe.labels.names)).split("{text}")
-    start = [] if tokens.bos_id is None else [tokens.bos_id]
-    return [*start, *tokens.encode(before)], tokens.encode(after)

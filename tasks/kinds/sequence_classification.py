@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from tasks import single_label
 from tasks.batches import pad_left
-from tasks.errors import DataError, RecipeError
+from tasks.errors import DataError
+from tasks.framing import check_room, framed, template
 from tasks.generation import by_length
 from tasks.kinds import Advance, Columns, Encoder, Example, LossFunction, Metrics, Row, Wording, silent
 from tasks.schema import Recipe
@@ -28,13 +29,7 @@ HEAD = "classification"
 
 def check_tokens(recipe: Recipe, tokens: Encoder) -> None:
     """Raise RecipeError where the prompt without its text leaves no room for one."""
-    before, after = _frame(recipe, tokens)
-    least = len(before) + len(after) + 1
-    if recipe.prompt.max_tokens < least:
-        raise RecipeError(
-            f"{recipe.name}.yaml: prompt.max_tokens", f"{recipe.prompt.max_tokens} tokens leave no room for the text",
-            f"at least {least} expected", "raise it or shorten the template",
-        )  # fmt: skip
+    check_room(recipe, tokens, answer=0)
 
 
 def example(recipe: Recipe, tokens: Encoder, row: Row) -> Example:
@@ -43,16 +38,11 @@ def example(recipe: Recipe, tokens: Encoder, row: Row) -> Example:
     Raises:
         DataError: the text is empty, or the label is none of the recipe's.
     """
-    text, names = row["text"], recipe.labels.names
-    if not text.strip():
-        raise DataError(recipe.name, "a row's text is empty", "a text expected", "add an expectation that rejects such rows")
+    names = recipe.labels.names
+    prompt, cut = framed(recipe, tokens, row["text"], recipe.prompt.max_tokens)
     if row["label"] not in names:
         raise DataError(recipe.name, f"a row's label is {row['label']!r:.60}", f"one of {list(names)} expected", "split again")
-    before, after = _frame(recipe, tokens)
-    whole = _prompt(recipe, tokens, text)
-    if cut := len(whole) > recipe.prompt.max_tokens:
-        whole = [*before, *tokens.encode(text)[: recipe.prompt.max_tokens - len(before) - len(after)], *after]
-    return Example(whole, [names.index(row["label"])], cut)
+    return Example(prompt, [names.index(row["label"])], cut)
 
 
 def loss(recipe: Recipe, tokens: Encoder) -> LossFunction:
@@ -141,7 +131,7 @@ def weighted(truth: "NDArray[np.intp]", predicted: "NDArray[np.intp]", classes: 
 
 def snippet(recipe: Recipe) -> str:
     """Python that scores a text as `respond` does."""
-    prompt = recipe.prompt.template.replace("{labels}", ", ".join(recipe.labels.names))
+    prompt = template(recipe)
     return f"""prompt = {prompt!r}.replace("{{text}}", "A text to label.")
 with torch.inference_mode():
     logits = model(**tokenizer(prompt, return_tensors="pt")).logits[0]  # (labels,)
@@ -152,19 +142,3 @@ print(dict(zip({list(recipe.labels.names)!r}, scores)))"""
 def wording(recipe: Recipe) -> Wording:
     """What the model card and the evaluation's report say of it."""
     return single_label.wording(recipe, "The prompt, whose last token's hidden state the head reads; cross-entropy over the labels.")
-
-
-def _prompt(recipe: Recipe, tokens: Encoder, text: str) -> list[int]:
-    start = [] if tokens.bos_id is None else [tokens.bos_id]
-    return [*start, *tokens.encode(_template(recipe).replace("{text}", text))]
-
-
-def _frame(recipe: Recipe, tokens: Encoder) -> tuple[list[int], list[int]]:
-    """Tokens of the template before and after the text."""
-    before, after = _template(recipe).split("{text}")
-    start = [] if tokens.bos_id is None else [tokens.bos_id]
-    return [*start, *tokens.encode(before)], tokens.encode(after)
-
-
-def _template(recipe: Recipe) -> str:
-    return recipe.prompt.template.replace("{labels}", ", ".join(recipe.labels.names))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tasks import classification, plots
 from tasks.errors import DataError, RecipeError
+from tasks.framing import check_room, framed, least_tokens, template
 from tasks.generation import generate, log_probabilities
 from tasks.generation import loss as loss
 from tasks.kinds import Advance, Columns, Encoder, Example, Metrics, Row, Wording, silent
@@ -37,15 +38,15 @@ UNPARSABLE = "unparsable"
 
 def check_tokens(recipe: Recipe, tokens: Encoder) -> None:
     """Raise RecipeError where the stop is no single token, or the prompt without its text leaves no room for text and answer."""
-    stop, where = recipe.prompt.stop, f"{recipe.name}.yaml: prompt"
+    stop = recipe.prompt.stop
     if stop is not None and len(ids := tokens.encode(stop)) != 1:
         raise RecipeError(
-            f"{where}.stop", f"{stop!r} is {len(ids)} tokens of this base model", "one token expected", "add it to prompt.new_tokens"
+            f"{recipe.name}.yaml: prompt.stop",
+            f"{stop!r} is {len(ids)} tokens of this base model",
+            "one token expected",
+            "add it to prompt.new_tokens",
         )
-    least = sum(map(len, _frame(recipe, tokens))) + recipe.evaluate.max_new_tokens + 1
-    if recipe.prompt.max_tokens < least:
-        found = f"{recipe.prompt.max_tokens} tokens leave no room for the text beside evaluate.max_new_tokens"
-        raise RecipeError(f"{where}.max_tokens", found, f"at least {least} expected", "raise it or shorten the template")
+    check_room(recipe, tokens, recipe.evaluate.max_new_tokens, " beside evaluate.max_new_tokens")
 
 
 def example(recipe: Recipe, tokens: Encoder, row: Row) -> Example:
@@ -64,13 +65,12 @@ def example(recipe: Recipe, tokens: Encoder, row: Row) -> Example:
         raise DataError(recipe.name, f"a row's label is {row[LABEL]!r:.60}", f"one of {list(recipe.labels.names)} expected", "split again")
     given = {name: row[name].strip() for name in recipe.data.fields} | {LABEL: row[LABEL]}
     answer = tokens.encode(recipe.prompt.answer.format(**given)) + ([] if recipe.prompt.stop else [tokens.eos_id])
-    room = recipe.prompt.max_tokens - len(answer)
-    least = sum(map(len, _frame(recipe, tokens))) + 1
+    room, least = recipe.prompt.max_tokens - len(answer), least_tokens(recipe, tokens)
     if room < least:
         found = f"an answer of {len(answer)} tokens leaves no room for a text"
         expected = f"at least {len(answer) + least} expected"
         raise DataError(f"{recipe.name}: prompt.max_tokens", found, expected, "raise it, or reject such rows")
-    prompt, cut = _prompt(recipe, tokens, row["text"], room)
+    prompt, cut = framed(recipe, tokens, row["text"], room)
     return Example(prompt, answer, cut)
 
 
@@ -106,7 +106,7 @@ def respond(recipe: Recipe, model: Any, tokens: Encoder, texts: Sequence[str], a
     room = recipe.prompt.max_tokens - recipe.evaluate.max_new_tokens
     stop = tokens.eos_id if recipe.prompt.stop is None else tokens.encode(recipe.prompt.stop)[0]
     written = generate(
-        model, tokens, [_prompt(recipe, tokens, text, room)[0] for text in texts], max_new_tokens=recipe.evaluate.max_new_tokens,
+        model, tokens, [framed(recipe, tokens, text, room)[0] for text in texts], max_new_tokens=recipe.evaluate.max_new_tokens,
         stop_ids=[stop], batch_size=recipe.evaluate.batch_size, advance=advance,
     )  # fmt: skip
     parsed = [parse(recipe, tokens.decode(ids)) or {} for ids in written]
@@ -224,7 +224,7 @@ def figures(recipe: Recipe, rows: Sequence[Row], columns: Mapping[str, Columns],
 
 def snippet(recipe: Recipe) -> str:
     """Python that answers a text as `respond` does."""
-    prompt, stop = _template(recipe), recipe.prompt.stop
+    prompt, stop = template(recipe), recipe.prompt.stop
     end = f"tokenizer.convert_tokens_to_ids({stop!r})" if stop else "tokenizer.eos_token_id"
     return f"""import re
 
@@ -277,24 +277,3 @@ def _places(recipe: Recipe, labels: Any) -> "NDArray[np.intp]":
 
     place = {name: index for index, name in enumerate(recipe.labels.names)}
     return np.array([place.get(label, len(place)) for label in labels], dtype=np.intp)
-
-
-def _prompt(recipe: Recipe, tokens: Encoder, text: str, room: int) -> tuple[list[int], bool]:
-    """Token ids of the prompt, and whether the text's end was cut so that they fit the room."""
-    before, after = _frame(recipe, tokens)
-    start = [] if tokens.bos_id is None else [tokens.bos_id]
-    whole = [*start, *tokens.encode(_template(recipe).replace("{text}", text))]
-    if len(whole) <= room:
-        return whole, False
-    return [*before, *tokens.encode(text)[: room - len(before) - len(after)], *after], True
-
-
-def _frame(recipe: Recipe, tokens: Encoder) -> tuple[list[int], list[int]]:
-    """Tokens of the template before and after the text."""
-    before, after = _template(recipe).split("{text}")
-    start = [] if tokens.bos_id is None else [tokens.bos_id]
-    return [*start, *tokens.encode(before)], tokens.encode(after)
-
-
-def _template(recipe: Recipe) -> str:
-    return recipe.prompt.template.replace("{labels}", ", ".join(recipe.labels.names))

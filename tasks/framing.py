@@ -1,0 +1,64 @@
+"""A text within the prompt's frame: the template before and after it, the text cut to fit, frame and answer never."""
+
+from tasks.errors import DataError, RecipeError
+from tasks.kinds import Encoder
+from tasks.schema import Recipe
+
+
+def template(recipe: Recipe) -> str:
+    """The prompt's template with the labels' names in it; {text} marks the text's place."""
+    return recipe.prompt.template.replace("{labels}", ", ".join(recipe.labels.names))
+
+
+def frame(recipe: Recipe, tokens: Encoder) -> tuple[list[int], list[int]]:
+    """Token ids of the template before the text, the beginning token first, and after it."""
+    before, after = template(recipe).split("{text}")
+    return [*_beginning(tokens), *tokens.encode(before)], tokens.encode(after)
+
+
+def least_tokens(recipe: Recipe, tokens: Encoder) -> int:
+    """Tokens of the shortest prompt: the frame, and one of the text."""
+    return sum(map(len, frame(recipe, tokens))) + 1
+
+
+def check_room(recipe: Recipe, tokens: Encoder, answer: int, beside: str = "") -> None:
+    """Raise RecipeError where `prompt.max_tokens` leaves no room for a text.
+
+    Args:
+        recipe: says the template and the longest prompt with answer.
+        tokens: tokenizer of the base model.
+        answer: tokens of the longest answer.
+        beside: what besides the frame takes the room, as the error goes on.
+    """
+    longest, least = recipe.prompt.max_tokens, least_tokens(recipe, tokens) + answer
+    if longest < least:
+        found = f"{longest} tokens leave no room for the text{beside}"
+        raise RecipeError(f"{recipe.name}.yaml: prompt.max_tokens", found, f"at least {least} expected", "raise it or shorten the template")
+
+
+def framed(recipe: Recipe, tokens: Encoder, text: str, room: int) -> tuple[list[int], bool]:
+    """The prompt of a text; one that is too long loses its end, never the prompt its frame.
+
+    Args:
+        recipe: says the template.
+        tokens: tokenizer of the model.
+        text: what stands within the frame.
+        room: longest prompt, tokens, at least `least_tokens`.
+
+    Returns:
+        Token ids of the prompt, and whether the text was cut.
+
+    Raises:
+        DataError: the text is empty.
+    """
+    if not text.strip():
+        raise DataError(recipe.name, "a row's text is empty", "a text expected", "add an expectation that rejects such rows")
+    whole = [*_beginning(tokens), *tokens.encode(template(recipe).replace("{text}", text))]
+    if len(whole) <= room:
+        return whole, False
+    before, after = frame(recipe, tokens)
+    return [*before, *tokens.encode(text)[: room - len(before) - len(after)], *after], True
+
+
+def _beginning(tokens: Encoder) -> list[int]:
+    return [] if tokens.bos_id is None else [tokens.bos_id]
