@@ -26,7 +26,7 @@ from tasks.errors import LoraflowError, RecipeError
 from tasks.kinds import Example, classes_of
 from tasks.models import device, load_adapter, load_model, save
 from tasks.schema import Recipe
-from tasks.train import training_arguments, with_adapter
+from tasks.trainer import training_arguments, with_adapter
 
 PEAK_TFLOPS = {"H200": 989, "H100": 989, "A100": 312, "A6000": 155, "L40S": 362, "RTX 4090": 165, "RTX 3090": 71, "L4": 121, "T4": 65}
 """Device to its dense 16-bit tensor throughput with 32-bit sums, 10^12 operations a second, from NVIDIA's data sheets."""

@@ -14,7 +14,7 @@ from tasks.kinds import classes_of
 from tasks.models import load_model
 from tasks.recipe import lookup
 from tasks.schema import Recipe
-from tasks.train import training_arguments, with_adapter
+from tasks.trainer import training_arguments, with_adapter
 
 ATTENTION_AND_MLP = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 NF4 = {"load_in_4bit": True, "load_in_8bit": False, "bnb_4bit_quant_type": "nf4"}
@@ -73,7 +73,10 @@ CARDS = {
             "optim": "paged_adamw_8bit", "eval_strategy": "steps", "eval_steps": 500, "activation_checkpointing": True, "fp16": False,
         },
         keys={"base_model.dtype": "float16", "train.class_weights": None, "train.rows": None},
-        departs={"train.loss_on": ("answer", "sequence"), "train.loss_on_end": (True, False)},
+        departs={
+            "train.loss_on": ("answer", "sequence"), "train.loss_on_end": (True, False),
+            "split.published": ("test", "pooled"), "split.by": ("stratified", "shuffle"), "split.test": (0, 3749),
+        },
     ),
     "sentiment_ko": Card(
         base="google/gemma-2-2b-it",

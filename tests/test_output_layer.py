@@ -14,7 +14,7 @@ from tasks.kinds import chat
 from tasks.models import load_adapter, load_model
 from tasks.steps import perform
 from tasks.tokens import Tokens
-from tasks.train import with_adapter
+from tasks.trainer import with_adapter
 from tasks.workspace import Run, link_or_copy
 from tests import tiny, tiny_gptj
 from tests.tiny_models import LLAMA_2, build_llama

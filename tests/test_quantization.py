@@ -13,7 +13,8 @@ from tasks.errors import RecipeError, RecipeErrors
 from tasks.models import load_model
 from tasks.schema import Quantization
 from tasks.steps import perform
-from tasks.train import train, with_adapter
+from tasks.train import train
+from tasks.trainer import with_adapter
 from tasks.workspace import Run
 from tests import tiny
 

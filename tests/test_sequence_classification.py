@@ -17,7 +17,7 @@ from tasks.models import HEAD_WEIGHT, load_adapter, load_model
 from tasks.schema import METRICS, Recipe
 from tasks.steps import perform
 from tasks.tokens import Tokens
-from tasks.train import _with_class_weights
+from tasks.trainer import _with_class_weights
 from tasks.workspace import Run
 from tests import evaluated, tiny
 

@@ -24,7 +24,7 @@ from tasks.kinds import Example, label_scoring
 from tasks.models import dtype_of, load_model
 from tasks.steps import perform
 from tasks.tokens import Tokens
-from tasks.train import draw_rows
+from tasks.trainer import draw_rows
 from tasks.workspace import Run
 from tests import tiny
 
