@@ -36,14 +36,16 @@ def test_a_prompt_fits_its_room_and_keeps_its_frame(tiny_base: Path, text: str, 
 
 def test_the_least_that_the_error_names_is_enough(tiny_base: Path) -> None:
     tokens, made = Tokens(tiny_base), document(tiny_base)
-    with pytest.raises(RecipeError, match=r"tiny.yaml: prompt.max_tokens: 8 tokens leave no room for the text beside it, at least") as caught:
+    with pytest.raises(RecipeError, match=r"tiny.yaml: prompt.max_tokens: 8 tokens leave no room for the text beside it, at") as caught:
         framing.check_room(recipes.resolve(recipes._lay_over(made, {"prompt": {"max_tokens": 8}})), tokens, 3, " beside it")
     least = int(caught.value.expected.split()[2])
     recipe = recipes.resolve(recipes._lay_over(made, {"prompt": {"max_tokens": least}}))
     framing.check_room(recipe, tokens, 3)
     with pytest.raises(RecipeError, match=f"at least {least + 1} expected; raise it or shorten the template"):
         framing.check_room(recipe, tokens, 4)
-    assert len(framing.framed(recipe, tokens, "table street number", least - 3)[0]) == least - 3
+    before, after = framing.frame(recipe, tokens)
+    prompt, cut = framing.framed(recipe, tokens, "table street number", least - 3)
+    assert cut and prompt == [*before, tokens.encode("table street number")[0], *after]
 
 
 @pytest.mark.parametrize("text", ["", " \n\t"])
