@@ -62,13 +62,18 @@ class ValidRows:
     """The rows of the published test file, likewise; `read`, `valid` and `rejected` count both files."""
 
 
+FileName = Literal["data", "test"]
+"""Which of a recipe's files: the data file, or the published test file."""
+
+
 @dataclass(frozen=True)
 class Part:
     """One part of a data set.
 
-    The parquet file has the columns `row` (int, line in the source file) and `text`; where the recipe has labels `label` (string, one
-    of its names; several, where its kind allows them, in its order and joined by `|`); where it names answers `answer` and
-    `rejected` (string, empty where there is none); and one for each of its fields.
+    The parquet file has the columns `row` (int, line in the source file); where the recipe names a published test file, `file` (which
+    of the two, a FileName); `text`; where the recipe has labels, `label` (string, one of its names; several, where its kind allows
+    them, in its order and joined by `|`); where it names answers, `answer` and `rejected` (string, empty where there is none); and
+    one for each of its fields.
     """
 
     path: str
@@ -219,7 +224,7 @@ class Evaluation:
     parity: Parity
     verdict: Verdict
     predictions: str
-    """Parquet: row, and of truth and each model a column for each thing said."""
+    """Parquet: row, with two data files file, and of truth and each model a column for each thing said."""
     figures: dict[str, str]
     """Title to picture file."""
     report: str

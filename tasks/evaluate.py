@@ -198,6 +198,8 @@ def _majority(recipe: Recipe, parts: "Mapping[Any, Part]", rows: Rows) -> Column
 
     A balanced training part has none; then the validation part, which keeps the natural shares, decides.
     """
+    if "file" in rows[0]:
+        table["file"] = [row["file"] for row in rows]
     if not recipe.labels.names:
         return None
 
@@ -232,7 +234,7 @@ def _free_memory() -> None:
 
 
 def _write_predictions(run: Run, rows: Rows, columns: Mapping[str, Columns]) -> Path:
-    """Parquet: row, its `truth.label` where it has one, and of each model what it said as `<model>.<name>`; no text of the data."""
+    """Parquet: `row`, of two files `file`, `truth.label` if there is one, of each model what it said as `<model>.<name>`; no text."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -28,7 +28,7 @@ def write(
         version: the data set.
         base: the base model.
         cut_rows: test rows whose text was cut to fit max_tokens.
-        replies: number of a test row to what each model wrote to it; the row's own text is not shown.
+        replies: place of a test row to what each model wrote to it; the row's own text is not shown.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 
-from tasks.data_schema import MarkedColumns
 from tasks.kinds import Encoder
+from tasks.label_schema import MarkedColumns
 from tasks.schema import Recipe
 
 LABELS = "{labels}"

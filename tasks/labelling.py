@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from tasks.data_schema import Indexes, Labels, MarkedColumns, Opening, Threshold
+from tasks.label_schema import Indexes, Labels, MarkedColumns, Opening, Threshold
 from tasks.rows import number
 
 RULE = "rule:"

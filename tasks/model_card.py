@@ -191,7 +191,8 @@ def _interval(scores: Scores, metric: str) -> str:
 
 
 def _source(recipe: Recipe) -> str:
-    return "; test rows: ".join(_file(table.source) for table in recipe.data.tables())
+    apart = "; pooled with " if recipe.split.published == "pooled" else "; test rows: "
+    return apart.join(_file(table.source) for table in recipe.data.tables())
 
 
 def _file(source: Source) -> str:

@@ -10,11 +10,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tasks.contracts import PartName
+from tasks.contracts import FileName, PartName
 from tasks.data_schema import Split
 from tasks.errors import DataError
 
 Stratum = tuple[str, ...]
+
+Origin = tuple[FileName, int]
+"""File and line of a row: what tells rows of two files apart."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,12 @@ class Row:
     labels: tuple[str, ...] = ()
     answers: tuple[str, ...] = ()
     """What the data set's further columns hold."""
+    file: FileName = "data"
+
+    @property
+    def origin(self) -> Origin:
+        """Where the row stands."""
+        return self.file, self.line
 
     @property
     def same(self) -> str:
@@ -42,16 +51,16 @@ def cut(
     names: Sequence[str],
     *,
     published: Sequence[Row] | None = None,
-    groups: Mapping[int, int] | None = None,
+    groups: Mapping[Origin, int] | None = None,
 ) -> Parts:
     """Part the rows; the order within a part is random and of mixed classes, so that any beginning of it is a fair draw.
 
     Args:
-        rows: all rows of the data file that stay.
+        rows: all rows of the data file that stay, or of both files where they are pooled.
         keys: the recipe's `split`.
         names: the recipe's labels, none where it has none.
         published: the rows of the published test file, which come into the test part (`published_rows` of them).
-        groups: a row's line to its group, whose rows stay in one part. A part may then be a few rows short of what was asked, as
+        groups: a row's origin to its group, whose rows stay in one part. A part may then be a few rows short of what was asked, as
             it may where a set of labels is rarer than the parts are many.
 
     Raises:
@@ -63,9 +72,10 @@ def cut(
     else:
         parts = _stratified(rows, {"test": keys.test, "validation": keys.validation}, keys.seed, names, groups or {})
     if published is not None:
-        asked = drawn(published, keys)
-        parts["test"] += _stratified(published, {"test": asked}, keys.seed, names, {})["test"]
-        parts["test"].sort(key=lambda row: (_digest(keys.seed, row), row.line))
+        parts["test"] += _drawn(published, keys, names)
+        parts["test"].sort(key=lambda row: _order(keys.seed, row))
+    elif keys.published == "pooled":
+        parts["test"] = _drawn(parts["test"], keys, names)
     for part, members in parts.items():
         counts = count(members)
         for name in names if members else ():
@@ -75,11 +85,6 @@ def cut(
                     "enlarge the part, or add rows",
                 )  # fmt: skip
     return parts
-
-
-def drawn(published: Sequence[Row], keys: Split) -> int:
-    """How many of the published test rows come into the test part."""
-    return min(keys.published_rows or len(published), len(published))
 
 
 def count(rows: Iterable[Row]) -> Counter[str]:
@@ -109,6 +114,12 @@ def _check_sizes(rows: Sequence[Row], keys: Split, names: Sequence[str]) -> None
             )
 
 
+def _drawn(rows: Sequence[Row], keys: Split, names: Sequence[str]) -> list[Row]:
+    """The test rows that `published_rows` asks for, each class by its share; all of them where it is empty."""
+    asked = min(keys.published_rows or len(rows), len(rows))
+    return _stratified(rows, {"test": asked}, keys.seed, names, {})["test"]
+
+
 def _shuffled(rows: Sequence[Row], keys: Split) -> Parts:
     """In the order of pandas' `sample(frac=1, random_state=seed)`: train, then validation, test last."""
     from numpy.random import RandomState  # what pandas draws from; its stream is frozen for good
@@ -118,31 +129,31 @@ def _shuffled(rows: Sequence[Row], keys: Split) -> Parts:
     return {"train": order[:train], "validation": order[train:rest], "test": order[rest:]}
 
 
-def _stratified(rows: Sequence[Row], asked: Mapping[PartName, int], seed: int, names: Sequence[str], groups: Mapping[int, int]) -> Parts:
+def _stratified(rows: Sequence[Row], asked: Mapping[PartName, int], seed: int, names: Sequence[str], groups: Mapping[Origin, int]) -> Parts:
     """Each group of rows goes to the first of the asked parts that has a seat for every one of them, otherwise to train."""
-    order = sorted(rows, key=lambda row: (_digest(seed, row), row.line))
+    order = sorted(rows, key=lambda row: _order(seed, row))
     stratum_of = strata(order, min((rows for rows in asked.values() if rows), default=0), names)
     sizes = Counter(stratum_of.values())
     sizes_in_order = {stratum: sizes[stratum] for stratum in sorted(sizes, key=lambda stratum: [names.index(name) for name in stratum])}
     seats = {part: shares(rows, sizes_in_order, part) for part, rows in asked.items()}
-    together: dict[int, list[Row]] = defaultdict(list)
+    together: dict[Origin | int, list[Row]] = defaultdict(list)
     for row in order:
-        together[groups.get(row.line, row.line)].append(row)
-    part_of: dict[int, PartName] = {}
+        together[groups.get(row.origin, row.origin)].append(row)
+    part_of: dict[Origin, PartName] = {}
     for group in together.values():
-        wanted = Counter(stratum_of[row.line] for row in group)
+        wanted = Counter(stratum_of[row.origin] for row in group)
         part = next((part for part, free in seats.items() if all(free[stratum] >= rows for stratum, rows in wanted.items())), None)
         if part:
-            part_of |= {row.line: part for row in group}
+            part_of |= {row.origin: part for row in group}
             seats[part] = {stratum: free - wanted[stratum] for stratum, free in seats[part].items()}
     parts: Parts = {"train": [], "validation": [], "test": []}
     for row in order:
-        parts[part_of.get(row.line, "train")].append(row)
+        parts[part_of.get(row.origin, "train")].append(row)
     return parts
 
 
-def strata(rows: Sequence[Row], least: int, names: Sequence[str]) -> dict[int, Stratum]:
-    """Line of each row to the labels whose share every part keeps.
+def strata(rows: Sequence[Row], least: int, names: Sequence[str]) -> dict[Origin, Stratum]:
+    """Origin of each row to the labels whose share every part keeps.
 
     These are the row's own labels, or, where a part of `least` rows has no seat for so rare a set, the rarest of them alone: so
     rare sets stand together, and every label comes into every part where it can.
@@ -155,7 +166,7 @@ def strata(rows: Sequence[Row], least: int, names: Sequence[str]) -> dict[int, S
         return (min(own, key=lambda name: (labels[name], names.index(name))),)
 
     of_set = {own: stratum(own) for own in sets}
-    return {row.line: of_set[row.labels] for row in rows}
+    return {row.origin: of_set[row.labels] for row in rows}
 
 
 def shares(rows: int, sizes: Mapping[Stratum, int], part: str) -> dict[Stratum, int]:
@@ -199,9 +210,9 @@ def upsampled(rows: Sequence[Row], seed: int) -> list[Row]:
     for row in rows:
         of_class[row.labels].append(row)
     whole = [(members[index % len(members)], index // len(members)) for members in of_class.values() for index in range(most)]
-    return [row for row, _ in sorted(whole, key=lambda each: (_digest(seed, *each), each[0].line))]
+    return [row for row, _ in sorted(whole, key=lambda each: _order(seed, *each))]
 
 
-def _digest(seed: int, row: Row, copy: int = 0) -> bytes:
-    """Decides where a row stands in the order; a copy stands elsewhere."""
-    return hashlib.sha256((f"{seed}\n{row.same}" + (f"\n{copy}" if copy else "")).encode()).digest()
+def _order(seed: int, row: Row, copy: int = 0) -> tuple[bytes, Origin]:
+    """Decides where a row stands; a copy stands elsewhere, rows with equal texts side by side as they do in their files."""
+    return hashlib.sha256((f"{seed}\n{row.same}" + (f"\n{copy}" if copy else "")).encode()).digest(), row.origin

@@ -1,6 +1,7 @@
 """What a recipe may hold: the schema, each key with its bounds and help text; the trigger form and the reference are made of it.
 
-Keys under `lora` and `train` are the argument names of PEFT and transformers; those of the data stand in `data_schema`.
+Keys under `lora` and `train` are the argument names of PEFT and transformers; those of the data stand in `data_schema`
+and `label_schema`.
 """
 
 import hashlib
@@ -13,7 +14,8 @@ from typing import Annotated, Literal, Self
 import yaml
 from pydantic import Field, model_validator
 
-from tasks.data_schema import Data, Labels, MarkedColumns, Name, Split, Validate
+from tasks.data_schema import Data, Name, Split, Validate
+from tasks.label_schema import Labels, MarkedColumns
 from tasks.section import Section
 
 METRICS = {
@@ -371,3 +373,7 @@ def _misfits(recipe: Recipe) -> Iterator[str]:
         yield "split.test is 0 without data.test, test rows expected; enlarge it, or name a published test file"
     if data.test is None and split.published_rows is not None:
         yield "split.published_rows is given without data.test, a published test file expected; remove it"
+    if split.published == "pooled" and data.test is None:
+        yield "split.published is pooled without data.test, a published test file expected; remove it"
+    if split.published == "pooled" and split.test == 0:
+        yield "split.test is 0 with both files pooled, test rows expected; enlarge it"

@@ -8,13 +8,14 @@ Writes  DatasetParts  runs/<id>/split.json
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from tasks import contracts, near_copies, parquet
 from tasks.data_schema import Split, Table
 from tasks.dialogues import answered, opening_turn
 from tasks.errors import DataError, Skip
 from tasks.labelling import Misfit, labels_of
-from tasks.parting import Row, count, cut, downsampled, drawn, upsampled
+from tasks.parting import Origin, Row, count, cut, downsampled, upsampled
 from tasks.progress import Progress
 from tasks.schema import LABEL_SEPARATOR, Recipe
 from tasks.workspace import Run
@@ -32,16 +33,18 @@ def split(run: Run) -> contracts.DatasetParts:
         raise Skip("split", f"data is {recipe.run.data}", "cut when that version was made")
     valid = run.read(contracts.ValidRows)
     dropped: Counter[str] = Counter()
-    rows = resolve_equal_texts(_labelled(run, valid.rows, recipe.data, dropped), keys, dropped)
-    published = None
-    if recipe.data.test and valid.test_rows:
-        published = _labelled(run, valid.test_rows, recipe.data.test, dropped)
+    rows = _labelled(run, valid.rows, "data", dropped)
+    published = _labelled(run, valid.test_rows, "test", dropped) if valid.test_rows else None
+    if published and keys.published == "pooled":
+        rows, published = [*rows, *published], None
+    rows = resolve_equal_texts(rows, keys, dropped)
+    if published is not None:
         rows = _without(rows, {bare(row) for row in published}, dropped)
     groups = None
     if keys.groups == "near_copies":
         rows, groups = grouped(recipe, rows, published or [], dropped)
     parts = cut(rows, keys, recipe.labels.names, published=published, groups=groups)
-    dropped["not drawn"] = len(published or ()) - drawn(published or (), keys)
+    dropped["not drawn"] = len(rows) + len(published or ()) - sum(map(len, parts.values()))
     before = len(parts["train"])
     if keys.balance == "downsample":
         parts["train"] = downsampled(parts["train"])
@@ -56,9 +59,10 @@ def split(run: Run) -> contracts.DatasetParts:
     )
 
 
-def _labelled(run: Run, path: str, table: Table, dropped: Counter[str]) -> list[Row]:
+def _labelled(run: Run, path: str, file: contracts.FileName, dropped: Counter[str]) -> list[Row]:
     """The valid rows of a file with their labels and answers, in its order; what gives no row is counted in `dropped`."""
     lines, columns = parquet.read(run.path(path))
+    table = run.recipe.data.tables()[file == "test"]
     rows: list[Row] = []
     faults: list[tuple[int, Misfit]] = []
     with Progress(run, "split", "labelling", len(lines), "rows") as progress:
@@ -69,12 +73,12 @@ def _labelled(run: Run, path: str, table: Table, dropped: Counter[str]) -> list[
             elif isinstance(row, str):
                 dropped[row] += 1
             else:
-                rows.append(row)
+                rows.append(replace(row, file=file))
             progress.advance()
     if faults:
         line, fault = faults[0]
         others = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        where = f"split: line {line}" + ("" if table is run.recipe.data else " of data.test")
+        where = f"split: line {line}" + ("" if file == "data" else " of data.test")
         raise DataError(where, f"{fault.column} is {fault.value!r:.40}{others}", f"{fault.expected} expected", fault.remedy)
     return rows
 
@@ -105,14 +109,14 @@ def resolve_equal_texts(rows: Sequence[Row], keys: Split, dropped: Counter[str])
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         groups[row.same].append(row)
-    stays: set[int] = set()
+    stays: set[Origin] = set()
     for group in groups.values():
         kept = _without_contradiction(group, keys.contradictions)
         dropped["contradiction"] += len(group) - len(kept)
         first = kept if keys.duplicates == "keep" else list({(row.labels, row.answers): row for row in reversed(kept)}.values())
         dropped["duplicate"] += len(kept) - len(first)
-        stays.update(row.line for row in first)
-    return [row for row in rows if row.line in stays]
+        stays.update(row.origin for row in first)
+    return [row for row in rows if row.origin in stays]
 
 
 def _without_contradiction(group: list[Row], what: str) -> list[Row]:
@@ -135,8 +139,8 @@ def _without(rows: Sequence[Row], published: set[str], dropped: Counter[str]) ->
     return kept
 
 
-def grouped(recipe: Recipe, rows: Sequence[Row], published: Sequence[Row], dropped: Counter[str]) -> tuple[list[Row], Mapping[int, int]]:
-    """The rows that are near copies of no published one, and the group of each by its line.
+def grouped(recipe: Recipe, rows: Sequence[Row], published: Sequence[Row], dropped: Counter[str]) -> tuple[list[Row], Mapping[Origin, int]]:
+    """The rows that are near copies of no published one, and the group of each by its origin.
 
     Near copies in the text, in the answer (of a pair the better one) or in any field make a group; in dialogues the opening turn too.
     """
@@ -148,12 +152,13 @@ def grouped(recipe: Recipe, rows: Sequence[Row], published: Sequence[Row], dropp
     taken = set(ids[len(rows) :])
     stay = [(row, group) for row, group in zip(rows, ids, strict=False) if group not in taken]
     dropped["leak"] += len(rows) - len(stay)
-    return [row for row, _ in stay], {row.line: group for row, group in stay}
+    return [row for row, _ in stay], {row.origin: group for row, group in stay}
 
 
 def _write(run: Run, name: contracts.PartName, rows: Sequence[Row]) -> contracts.Part:
     recipe, path = run.recipe, run.attempt / "parts" / f"{name}.parquet"
-    columns = {"text": [row.text for row in rows]}
+    columns: dict[str, list[str]] = {"file": [row.file for row in rows]} if recipe.data.test else {}
+    columns["text"] = [row.text for row in rows]
     if recipe.labels.names:
         columns["label"] = [LABEL_SEPARATOR.join(row.labels) for row in rows]
     columns |= {column: [row.answers[index] for row in rows] for index, column in enumerate(recipe.data.answers())}

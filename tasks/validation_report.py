@@ -10,8 +10,8 @@ from pathlib import Path
 
 from tasks.checked_file import CheckedFile
 from tasks.contracts import ValidRows
-from tasks.data_schema import Labels, Threshold
 from tasks.errors import DataError
+from tasks.label_schema import Labels, Threshold
 from tasks.labelling import RULE, Misfit, labels_of
 from tasks.rows import number
 from tasks.workspace import Run

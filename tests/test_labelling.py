@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tasks.data_schema import Labels
+from tasks.label_schema import Labels
 from tasks.labelling import Misfit, labels_of
 
 REJECT = "reject such rows with expect_column_values_to_{} under validate.expectations"

@@ -113,7 +113,7 @@ def test_several_labels_keep_their_shares() -> None:
 def test_groups_of_any_rows_stay_together(sets: list[set[str]], groups: list[int], seed: int) -> None:
     whole = [*({name} for name in NAMES * 12), *sets]
     rows = [Row(line, f"text {line}", tuple(name for name in NAMES if name in own)) for line, own in enumerate(whole)]
-    group_of = {line: group + 1000 for line, group in zip(range(len(rows)), groups, strict=False)}
+    group_of = {row.origin: group for row, group in zip(rows, groups, strict=False)}
     try:
         parts = cut(rows, Split(seed=seed, test=9, validation=6), NAMES, groups=group_of)
     except DataError as error:
@@ -122,7 +122,7 @@ def test_groups_of_any_rows_stay_together(sets: list[set[str]], groups: list[int
     assert sorted((row for part in parts.values() for row in part), key=lambda row: row.line) == rows
     assert len(parts["test"]) <= 9 and len(parts["validation"]) <= 6
     parts_of = {
-        group_of[row.line]: {name for name, part in parts.items() for each in part if group_of[each.line] == group_of[row.line]}
+        group_of[row.origin]: {name for name, part in parts.items() for each in part if group_of[each.origin] == group_of[row.origin]}
         for row in rows
     }
     assert all(len(names) == 1 for names in parts_of.values())

@@ -139,7 +139,7 @@ def test_stop_hate(prepare: Prepare) -> None:
         "train": (2183, {}), "validation": (100, {}), "test": (200 + 2303, {}),
     }  # fmt: skip
     train, test = (columns(run, parts.parts[name]) for name in ("train", "test"))  # type: ignore[index]
-    assert list(train) == list(test) == ["text", "answer", "rejected"]
+    assert list(train) == list(test) == ["file", "text", "answer", "rejected"]
     assert not any(train["rejected"]) and all(train["answer"]) and all(test["answer"])
     assert sum(map(bool, test["rejected"])) == 2303
     dialogues = [run.recipe.data.messages(text) for text in test["text"]]
