@@ -178,7 +178,7 @@ class Evaluate(Section):
     parity_rows: int = Field(64, ge=1, description="Rows on which merged model and adapter must agree.")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Level of the bootstrap intervals.")
     resamples: int = Field(1000, ge=100, description="Bootstrap resamples.")
-    samples: int = Field(32, ge=1, description="Test rows that a chat model answers in the report.")
+    samples: int = Field(32, ge=1, description="Test rows, the same for all models, that a chat model answers in the report.")
     max_new_tokens: int = Field(128, ge=1, le=4096, description="Longest written answer, tokens.")
     decoding: Literal["free", "constrained"] = Field(
         "free", description="With label generation: any token may be written, or only what spells labels in the answer's form."

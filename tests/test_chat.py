@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def document(base: Path, template: str | None = LLAMA_2, **changes: Any) -> dict
     }
     found["split"] = {"seed": 1, "test": 20}
     found["prompt"] = {"max_tokens": 96} | ({"chat_template": template} if template else {})
-    found["evaluate"] |= {"max_new_tokens": 12, "samples": 6}
+    found["evaluate"] |= {"max_new_tokens": 12, "samples": 24}
     return recipes._lay_over(found, changes)
 
 
@@ -76,9 +77,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Run:
         link_or_copy(tiny_base, run.folder / "base")
         parts = {}
         for name, own in (("train", rows[:-20]), ("test", rows[-20:] + pairs)):
-            pq.write_table(
-                pa.table({"row": range(len(own)), **{key: [row[key] for row in own] for key in own[0]}}), home / f"{name}.parquet"
-            )
+            numbers = [place % 20 if name == "test" else place for place in range(len(own))]  # of a part of two files, two have each
+            files = ["test" if row["rejected"] else "data" for row in own]
+            columns = {"row": numbers, "file": files, **{key: [row[key] for row in own] for key in own[0]}}
+            pq.write_table(pa.table(columns), home / f"{name}.parquet")
             parts[name] = Part(str(home / f"{name}.parquet"), len(own), {})
         run.write(Download(BaseModelFiles(f"folder:{tiny_base}", "0" * 64, "base"), source=None))
         run.write(DatasetVersion("data/tiny/v1", 1, True, f"{'0' * 32}.dir", "0" * 40, "made by hand", parts, None))  # type: ignore[arg-type]
@@ -104,8 +106,14 @@ def test_it_learns_the_answers_and_prefers_them(run: Run) -> None:
 
 
 def test_the_report_folds_the_replies_away_and_shows_no_row(run: Run) -> None:
+    import pyarrow.parquet as pq
+
     page = run.path(run.read(Evaluation).report).read_text(encoding="utf-8")
-    assert "6 replies of each model, made by machines" in page and GOOD in page
+    assert "24 replies of each model, made by machines" in page and GOOD in page
+    named = re.findall(r'<th scope="row">(\d+(?: of data.test)?)</th>', page)
+    assert len(set(named)) == 24 and sum("data.test" in name for name in named) == 4
+    predicted = pq.read_table(run.path(run.read(Evaluation).predictions))
+    assert len(set(zip(*predicted.select(["row", "file"]).to_pydict().values(), strict=True))) == 40
     assert not any(f"was it {text}" in page for text, _ in tiny.tweets(140)[-20:])
 
 
@@ -125,6 +133,26 @@ def test_the_card_s_snippet_replies_alike(run: Run, tmp_path: Path) -> None:
     code += f"model = AutoModelForCausalLM.from_pretrained({str(folder)!r})\n{chat.snippet(run.recipe)}"
     said = chat.respond(run.recipe, load_model(folder, "float32"), Tokens(folder), [chat.wording(run.recipe).text])
     assert [evaluated.outside(code, tmp_path).splitlines()[-1]] == said["reply"]
+
+
+def test_replies_are_asked_of_a_draw_that_is_every_model_s(tiny_base: Path, tokens: Tokens, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+
+    def respond(recipe: Recipe, model: Any, tokens: Tokens, texts: list[str], advance: Any) -> dict[str, list[str]]:
+        asked.append(texts)
+        return {"reply": [f"to {text}" for text in texts]}
+
+    monkeypatch.setattr(chat, "respond", respond)
+    rows = [{"text": f"row {place}", "rejected": "worse" if place < 40 else ""} for place in range(60)]
+    for keys in ({"samples": 6}, {"samples": 6}, {"samples": 12}, {"samples": 24}):
+        said = chat.samples(recipes.resolve(document(tiny_base, evaluate=keys, split={"seed": len(asked)})), None, tokens, rows)
+        replied = [place for place, reply in enumerate(said["reply"]) if reply]
+        assert sorted(asked[-1]) == sorted(rows[place]["text"] for place in replied) and len(replied) == keys["samples"]
+        assert np.flatnonzero(said["sampled"]).tolist() == replied and said["reply"][replied[0]] == f"to row {replied[0]}"
+    first, again, more, all_and_pairs = ([int(text.split()[1]) for text in texts] for texts in asked)
+    assert first == again == more[:6] and min(more) >= 40, "pairs come after the others"
+    assert sorted(first) != list(range(40, 46)), "a draw, not the first"
+    assert set(range(40, 60)) < set(all_and_pairs) and sorted(all_and_pairs)[:4] != [0, 1, 2, 3]
 
 
 def test_padding_changes_no_figure(run: Run, tiny_base: Path) -> None:

@@ -7,6 +7,7 @@ may part ways within a long greedy text.
 """
 
 import math
+import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -31,6 +32,9 @@ CAUTIOUS = (
     "there is no", "this is not", "that is not", "unfortunately",
 )  # fmt: skip
 """How an answer begins that refuses or corrects, lower case. A crude rule: it knows neither irony nor a refusal further on."""
+
+SAMPLES_SEED = 0
+"""Which test rows are answered freely: the same ones by every model, a champion's too, whose recipe may have seeds of its own."""
 
 LEAST_TEXT = 4
 """A text keeps at least this part of max_tokens (a fourth) beside a long answer, which is never cut: the row is longer then."""
@@ -117,10 +121,14 @@ def assess(recipe: Recipe, model: Any, tokens: Encoder, rows: Sequence[Row], adv
 
 
 def samples(recipe: Recipe, model: Any, tokens: Encoder, rows: Sequence[Row], advance: Advance = silent) -> Columns:
-    """The model's `reply` to the first `evaluate.samples` rows, those without a pair first; `sampled` is 1 for them, otherwise 0."""
+    """The model's `reply` to `evaluate.samples` rows, drawn by SAMPLES_SEED, pairs only where the others are too few.
+
+    `sampled` is 1 for them, otherwise 0. Fewer samples of the same rows are some of the more.
+    """
     import numpy as np
 
-    chosen = sorted(range(len(rows)), key=lambda place: bool(rows[place]["rejected"]))[: recipe.evaluate.samples]
+    order = random.Random(SAMPLES_SEED).sample(range(len(rows)), len(rows))  # noqa: S311 - a sample, no secret
+    chosen = sorted(order, key=lambda place: bool(rows[place]["rejected"]))[: recipe.evaluate.samples]
     said = respond(recipe, model, tokens, [rows[place]["text"] for place in chosen], advance)["reply"]
     replies, sampled = [""] * len(rows), np.zeros(len(rows))
     for place, reply in zip(chosen, said, strict=True):
