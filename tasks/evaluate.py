@@ -198,8 +198,6 @@ def _majority(recipe: Recipe, parts: "Mapping[Any, Part]", rows: Rows) -> Column
 
     A balanced training part has none; then the validation part, which keeps the natural shares, decides.
     """
-    if "file" in rows[0]:
-        table["file"] = [row["file"] for row in rows]
     if not recipe.labels.names:
         return None
 
@@ -240,6 +238,8 @@ def _write_predictions(run: Run, rows: Rows, columns: Mapping[str, Columns]) -> 
 
     path = run.attempt / "predictions.parquet"
     table: dict[str, Any] = {"row": [int(row["row"]) for row in rows]}
+    if "file" in rows[0]:
+        table["file"] = [row["file"] for row in rows]
     if "label" in rows[0]:
         table["truth.label"] = [row["label"] for row in rows]
     table |= {f"{model}.{name}": column for model, said in columns.items() for name, column in said.items()}
