@@ -1,4 +1,4 @@
-"""An adapter on the output layer and trained biases, from training to the merged model, at the recipe's own quantisation."""
+"""An adapter on an output layer that is the embedding, or has a bias; `tests/test_architectures.py` has one on Llama's."""
 
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,6 @@ from tasks.workspace import Run, link_or_copy
 from tests import tiny, tiny_gptj
 from tests.tiny_models import LLAMA_2, build_llama
 
-NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": "bfloat16"}
-
 ROWS = [{"text": f"was it {text}", "answer": "that was very kind", "rejected": ""} for text, _ in tiny.tweets(40)]
 
 
@@ -37,14 +35,14 @@ def document(base: Path, **changes: Any) -> dict[str, Any]:
     return recipes._lay_over(found, changes)
 
 
-def merged_run(folder: Path, base: Path, **changes: Any) -> Run:
+def merged_run(folder: Path, base: Path) -> Run:
     """A run up to `merge` with hand-made manifests before it."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     run = Run(folder)
     folder.mkdir(parents=True)
-    run.freeze(recipes.resolve(document(base, **changes)))
+    run.freeze(recipes.resolve(document(base)))
     link_or_copy(base, folder / "base")
     table = pa.table({"row": range(len(ROWS)), **{name: [row[name] for row in ROWS] for name in ROWS[0]}})
     pq.write_table(table, folder / "rows.parquet")
@@ -62,17 +60,12 @@ def adapter_file(run: Run) -> dict[str, Any]:
     return load_file(run.path(run.read(Adapter).path) / "adapter_model.safetensors")
 
 
-@pytest.mark.parametrize("model", ["gemma", "llama", "gptj"])
+@pytest.mark.parametrize("model", ["gemma", "gptj"])
 def test_adapter_and_biases_are_alive_in_the_merged_model(home: Path, tiny_base: Path, model: str) -> None:
     from safetensors.torch import load_file
 
-    if model == "gemma":  # its output layer is its embedding
-        base, changes = tiny_base, {}
-    elif model == "llama":
-        base, changes = build_llama(home / "llama", attention_bias=True), {"base_model": {"quantization": NF4}}
-    else:
-        base, changes = tiny_gptj.build_gptj(home / "gptj", tiny_base, 480), {}
-    run = merged_run(home / "runs/tiny/output", base, **changes)
+    base = tiny_base if model == "gemma" else tiny_gptj.build_gptj(home / "gptj", tiny_base, 480)
+    run = merged_run(home / "runs/tiny/output", base)
     folder, saved = run.path(run.read(MergedModel).path), adapter_file(run)
     plain, merged = load_model(base, "float32"), load_model(folder, "float32")
     before, after = dict(plain.named_parameters()), dict(merged.named_parameters())
@@ -89,12 +82,7 @@ def test_adapter_and_biases_are_alive_in_the_merged_model(home: Path, tiny_base:
     assert merged.lm_head.weight is not merged.get_input_embeddings().weight and not merged.config.tie_word_embeddings
 
     biases = {name.removeprefix("base_model.model.").replace(".base_layer", "") for name in saved if name.endswith(".bias")}
-    expected = {
-        "gemma": set(),
-        "gptj": {"lm_head.bias"},
-        "llama": {name for name in before if name.endswith(("q_proj.bias", "v_proj.bias"))},
-    }
-    assert biases == expected[model] and (model == "gemma" or biases)
+    assert biases == {"gemma": set(), "gptj": {"lm_head.bias"}}[model]
     for name in biases:
         assert (after[name] - before[name]).abs().max() > 1e-3, "the bias was trained"
 

@@ -100,18 +100,6 @@ def test_a_merged_model_that_lost_its_head_does_not_load(run: Run, tmp_path: Pat
         load_model(tmp_path, "float32", NAMES)
 
 
-def test_padding_changes_no_prediction(run: Run, document: dict[str, Any]) -> None:
-    folder = run.path(run.read(MergedModel).path)
-    model = load_model(folder, "float32", NAMES)
-    found = {}
-    for size in (1, 7, 60):
-        document["evaluate"]["batch_size"] = size
-        found[size] = scores(recipes.resolve(document), model, folder, TEXTS)
-    np.testing.assert_allclose(found[7], found[1], atol=1e-4)
-    np.testing.assert_allclose(found[60], found[1], atol=1e-4)
-    assert np.ptp(found[1], axis=0).max() > 0.1
-
-
 def test_the_validation_part_is_scored_and_the_best_is_kept(run: Run) -> None:
     client, tracked = tracking.client(), run.read(Adapter).tracked
     history = client.get_metric_history(tracked.run_id, "validation.weighted_f1")

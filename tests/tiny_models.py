@@ -33,15 +33,11 @@ def build_gemma2(folder: Path) -> Path:
     return folder
 
 
-def build_llama(folder: Path, *, attention_bias: bool = False) -> Path:
+def build_llama(folder: Path) -> Path:
     """A Llama of two layers with Llama 2's chat template and a tokenizer of its make.
 
     As there, a text gets a blank put before it, and so does what follows a special token: a piece of text encoded alone
     is not what it is within a longer one.
-
-    Args:
-        folder: where it goes.
-        attention_bias: give the attention's layers biases, which Llama 2 has none of.
     """
     import torch
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -61,7 +57,7 @@ def build_llama(folder: Path, *, attention_bias: bool = False) -> Path:
     config = LlamaConfig(
         vocab_size=len(fast), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
         num_key_value_heads=2, max_position_embeddings=512, bos_token_id=1, eos_token_id=2, tie_word_embeddings=False,
-        attention_bias=attention_bias, initializer_range=0.1,
+        initializer_range=0.1,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)
     fast.save_pretrained(folder)
