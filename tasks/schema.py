@@ -180,6 +180,11 @@ class Evaluate(Section):
     resamples: int = Field(1000, ge=100, description="Bootstrap resamples.")
     samples: int = Field(32, ge=1, description="Test rows, the same for all models, that a chat model answers in the report.")
     max_new_tokens: int = Field(128, ge=1, le=4096, description="Longest written answer, tokens.")
+    label_score: Literal["token", "log_probability"] = Field(
+        "token",
+        description="With label scoring, what a label's score is the softmax of: the next-token logit of its one token; or the summed "
+        "log-probability of its whole answer, any number of tokens, its end among them where one label's answer begins another's.",
+    )
     decoding: Literal["free", "constrained"] = Field(
         "free", description="With label generation: any token may be written, or only what spells labels in the answer's form."
     )
@@ -319,6 +324,10 @@ def _answer_misfits(recipe: Recipe) -> Iterator[str]:
         yield f"labels.names holds {bad[0]!r}, names of one line without outer blanks expected; rename it"
     if recipe.evaluate.decoding != "free" and not several:
         yield f"evaluate.decoding is given with {recipe.kind}, which writes no labels; remove it"
+    if recipe.evaluate.label_score != "token" and recipe.kind != "label_scoring":
+        yield f"evaluate.label_score is given with {recipe.kind}, label_scoring expected with it; remove it"
+    elif recipe.evaluate.label_score != "token" and recipe.train.loss_on == "labels":
+        yield "train.loss_on is labels with evaluate.label_score log_probability, answer or sequence expected; remove it"
 
 
 def _chat_misfits(recipe: Recipe) -> Iterator[str]:

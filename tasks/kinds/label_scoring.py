@@ -1,22 +1,34 @@
-"""Classification by scoring label tokens: softmax over the labels' next-token logits after the prompt.
+"""Classification by scoring labels after the prompt: softmax over the labels, of what `evaluate.label_score` names.
 
-After Mozes et al. 2023, "Towards Agile Text Classifiers for Everyone" (arXiv 2302.06541).
+`token`: the next-token logits, each label being one token. After Mozes et al. 2023, "Towards Agile Text Classifiers for Everyone"
+(arXiv 2302.06541).
+
+`log_probability`: the summed log-probability of each label's whole answer, any number of tokens ("rank classification"; Sanh et al.
+2022, "Multitask Prompted Training Enables Zero-Shot Task Generalization", arXiv 2110.08207). It is not divided by the answer's
+length: the scores are the probabilities of the answers, given that one of them is said. That asks for answers of which no two can be
+said at once. So, where one begins another (`hate`, `hate speech`), the end token counts as part of all of them: without it the longer
+one could never win. Where none does, the end token says nothing that parts them and is left out; labels of one token each then score
+as with `token`.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
-from tasks import single_label
+from tasks import generation, single_label
 from tasks.batches import IGNORED, pad_left
 from tasks.errors import RecipeError
 from tasks.framing import check_room, framed, template
-from tasks.generation import by_length
+from tasks.generation import answers_log_probabilities, by_length
 from tasks.kinds import Advance, Columns, Encoder, Example, LossFunction, Row, Wording, silent
 from tasks.schema import Recipe
 from tasks.single_label import figures, majority, metrics, response
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
 __all__ = [
     "HEAD", "assess", "check_tokens", "example", "figures", "loss", "majority", "metrics", "respond", "response", "snippet", "wording",
@@ -39,34 +51,56 @@ def label_ids(recipe: Recipe, tokens: Encoder) -> list[int]:
         RecipeError: a label's answer is not one token, or two labels share it.
     """
     where, found = f"{recipe.name}.yaml: labels.names", []
-    for name in recipe.labels.names:
-        answer = recipe.prompt.answer.format(label=name)
-        ids = tokens.encode(answer)
+    for answer, ids in zip(_answers(recipe), _encoded(recipe, tokens), strict=True):
         if len(ids) != 1:
-            pieces = [tokens.decode([i]) for i in ids]
-            raise RecipeError(
-                where, f"answer {answer!r} is {len(ids)} tokens {pieces} of this base model", "one token expected", "choose another word"
-            )
+            several = f"answer {answer!r} is {len(ids)} tokens {[tokens.decode([i]) for i in ids]} of this base model"
+            raise RecipeError(where, several, "one token expected", "choose another word, or set evaluate.label_score: log_probability")
         found.append(ids[0])
     if len(set(found)) != len(found):
         raise RecipeError(where, f"labels share a token: {found}", "one token of its own for each label expected", "choose other words")
     return found
 
 
+def scored_answers(recipe: Recipe, tokens: Encoder) -> list[list[int]]:
+    """The token ids whose log-probabilities make each label's score, in the order of the recipe's names.
+
+    The end token is among them where one label's answer begins another's.
+
+    Raises:
+        RecipeError: two labels are the same tokens, or the end token, which tells two of them apart, is not trained.
+    """
+    where, answers = f"{recipe.name}.yaml", _encoded(recipe, tokens)
+    pairs = permutations(zip(recipe.labels.names, answers, strict=True), 2)
+    begun = [(one, other) for one, other in pairs if other[1][: len(one[1])] == one[1]]
+    for (one, ids), (other, longer) in begun:
+        if ids == longer:
+            found = f"{one!r} and {other!r} are the same tokens {ids} of this base model"
+            raise RecipeError(f"{where}: labels.names", found, "labels that differ expected", "choose other words")
+        if not recipe.train.loss_on_end:
+            found = f"is false where the answer of {one!r} begins that of {other!r}"
+            raise RecipeError(f"{where}: train.loss_on_end", found, "a trained end token expected", "remove it, or choose other words")
+    return [[*ids, tokens.eos_id] for ids in answers] if begun else answers
+
+
 def check_tokens(recipe: Recipe, tokens: Encoder) -> None:
-    """Raise RecipeError where a label is not one token, or the prompt without its text leaves no room for one."""
-    label_ids(recipe, tokens)
-    check_room(recipe, tokens, answer=2)  # the label and the end token
+    """Raise RecipeError where a label cannot be scored as the recipe says, or prompt and longest answer leave no room for a text."""
+    if recipe.evaluate.label_score == "token":
+        label_ids(recipe, tokens)
+    else:
+        scored_answers(recipe, tokens)
+    check_room(recipe, tokens, _longest(recipe, tokens))
 
 
 def example(recipe: Recipe, tokens: Encoder, row: Row) -> Example:
     """Prompt and answer as tokens; a text that does not fit max_tokens loses its end, never the prompt its frame.
 
+    The room is that beside the longest label's answer, so that the prompt is the same whatever the row's label.
+
     Raises:
         DataError: the text is empty.
     """
     answer = [*tokens.encode(recipe.prompt.answer.format(label=row["label"])), tokens.eos_id]
-    prompt, cut = framed(recipe, tokens, row["text"], recipe.prompt.max_tokens - len(answer))
+    prompt, cut = framed(recipe, tokens, row["text"], recipe.prompt.max_tokens - _longest(recipe, tokens))
     return Example(prompt, answer, cut)
 
 
@@ -83,22 +117,10 @@ def respond(recipe: Recipe, model: Any, tokens: Encoder, texts: Sequence[str], a
     Returns:
         The columns of `tasks.single_label`.
     """
-    import numpy as np
-    import torch
-
-    ids = torch.tensor(label_ids(recipe, tokens), device=model.device)
-    prompts = [example(recipe, tokens, {"text": text, "label": recipe.labels.names[0]}).prompt for text in texts]
-    scores = np.zeros((len(prompts), len(ids)))
-    model.eval()
-    with torch.inference_mode():
-        for rows in by_length(prompts, recipe.evaluate.batch_size):
-            input_ids, attention_mask = pad_left([prompts[row] for row in rows], tokens.pad_id)
-            logits = model(input_ids=input_ids.to(model.device), attention_mask=attention_mask.to(model.device), logits_to_keep=1).logits[
-                :, -1
-            ]  # (B, V)
-            scores[rows] = logits[:, ids].double().softmax(dim=-1).cpu().numpy()  # (B, L)
-            advance(len(rows))
-    return single_label.columns_of(recipe, scores)
+    room = recipe.prompt.max_tokens - _longest(recipe, tokens)
+    prompts = [framed(recipe, tokens, text, room)[0] for text in texts]
+    score = _token_scores if recipe.evaluate.label_score == "token" else _answer_scores
+    return single_label.columns_of(recipe, score(recipe, model, tokens, prompts, advance))
 
 
 def assess(recipe: Recipe, model: Any, tokens: Encoder, rows: Sequence[Row], advance: Advance = silent) -> Columns:
@@ -112,6 +134,8 @@ def loss(recipe: Recipe, tokens: Encoder) -> LossFunction:
     `labels` lets the label's token compete with the other labels' tokens alone, as it does when the model is scored; the end
     token competes with the whole vocabulary.
     """
+    if recipe.train.loss_on != "labels":
+        return generation.loss(recipe, tokens)
     import torch
     from torch.nn.functional import cross_entropy
 
@@ -119,11 +143,10 @@ def loss(recipe: Recipe, tokens: Encoder) -> LossFunction:
 
     def compute(outputs: Any, labels: "torch.Tensor", num_items_in_batch: "torch.Tensor | int | None" = None) -> "torch.Tensor":
         logits = outputs.logits[:, :-1].float()  # (B, K, V); the last position predicts nothing
-        if recipe.train.loss_on == "labels":
-            other = torch.ones(logits.shape[-1], dtype=torch.bool, device=logits.device)
-            other[ids.to(logits.device)] = False
-            at_label = torch.isin(labels, ids.to(labels.device))  # (B, K)
-            logits = logits.masked_fill(at_label[..., None] & other, float("-inf"))
+        other = torch.ones(logits.shape[-1], dtype=torch.bool, device=logits.device)
+        other[ids.to(logits.device)] = False
+        at_label = torch.isin(labels, ids.to(labels.device))  # (B, K)
+        logits = logits.masked_fill(at_label[..., None] & other, float("-inf"))
         total = cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
         return total / (num_items_in_batch if num_items_in_batch is not None else (labels != IGNORED).sum())
 
@@ -132,17 +155,72 @@ def loss(recipe: Recipe, tokens: Encoder) -> LossFunction:
 
 def snippet(recipe: Recipe) -> str:
     """Python that scores a text as `respond` does."""
-    prompt = template(recipe)
-    answers = [recipe.prompt.answer.format(label=name) for name in recipe.labels.names]
-    return f"""labels = {list(recipe.labels.names)!r}
-answers = [tokenizer.encode(answer, add_special_tokens=False)[0] for answer in {answers!r}]
-prompt = {prompt!r}.replace("{{text}}", "A text to label.")
-with torch.inference_mode():
+    opening = f"""labels = {list(recipe.labels.names)!r}
+prompt = {template(recipe)!r}.replace("{{text}}", {wording(recipe).text!r})
+answers = [tokenizer.encode(answer, add_special_tokens=False) for answer in {_answers(recipe)!r}]
+"""
+    if recipe.evaluate.label_score == "token":
+        return f"""{opening}with torch.inference_mode():
     logits = model(**tokenizer(prompt, return_tensors="pt")).logits[0, -1]  # (vocabulary,)
-scores = logits[answers].double().softmax(dim=-1).tolist()
+scores = logits[[answer[0] for answer in answers]].double().softmax(dim=-1).tolist()
 print(dict(zip(labels, scores)))"""
+    return f"""{opening}if any(one is not other and other[:len(one)] == one for one in answers for other in answers):
+    answers = [[*answer, tokenizer.eos_token_id] for answer in answers]  # one begins another: their ends tell them apart
+asked, found = tokenizer(prompt)["input_ids"], []
+with torch.inference_mode():
+    for answer in answers:
+        logits = model(input_ids=torch.tensor([asked + answer])).logits[0, len(asked) - 1 : -1]  # (answer, vocabulary)
+        found.append(logits.double().log_softmax(dim=-1)[range(len(answer)), answer].sum())
+print(dict(zip(labels, torch.stack(found).softmax(dim=-1).tolist())))"""
 
 
 def wording(recipe: Recipe) -> Wording:
     """What the model card and the evaluation's report say of it."""
-    return single_label.wording(recipe, f"The prompt, then the label and the end token; loss on the {LOSS_ON[recipe.train.loss_on]}.")
+    said = single_label.wording(recipe, f"The prompt, then the label and the end token; loss on the {LOSS_ON[recipe.train.loss_on]}.")
+    if recipe.evaluate.label_score == "token":
+        return said
+    return replace(said, metrics=f"{said.metrics} A score is the probability of a label's whole answer, renormalised over the labels.")
+
+
+def _token_scores(recipe: Recipe, model: Any, tokens: Encoder, prompts: Sequence[Sequence[int]], advance: Advance) -> "NDArray[np.float64]":
+    """Softmax over the labels' next-token logits after each prompt, (n_rows, n_labels)."""
+    import numpy as np
+    import torch
+
+    ids = torch.tensor(label_ids(recipe, tokens), device=model.device)
+    scores = np.zeros((len(prompts), len(ids)))
+    model.eval()
+    with torch.inference_mode():
+        for rows in by_length(prompts, recipe.evaluate.batch_size):
+            input_ids, mask = (part.to(model.device) for part in pad_left([prompts[row] for row in rows], tokens.pad_id))
+            logits = model(input_ids=input_ids, attention_mask=mask, logits_to_keep=1).logits[:, -1]  # (B, V)
+            scores[rows] = logits[:, ids].double().softmax(dim=-1).cpu().numpy()  # (B, L)
+            advance(len(rows))
+    return scores
+
+
+def _answer_scores(
+    recipe: Recipe, model: Any, tokens: Encoder, prompts: Sequence[Sequence[int]], advance: Advance
+) -> "NDArray[np.float64]":
+    """Softmax over the summed log-probabilities of the labels' answers after each prompt, (n_rows, n_labels)."""
+    import numpy as np
+
+    answers, size = scored_answers(recipe, tokens), recipe.evaluate.batch_size
+    found = answers_log_probabilities(model, tokens, prompts, [answers] * len(prompts), batch_size=size, advance=advance)
+    totals = np.array(found).reshape(len(prompts), len(answers))
+    return np.exp(totals - np.logaddexp.reduce(totals, axis=1, keepdims=True))
+
+
+def _answers(recipe: Recipe) -> list[str]:
+    """Each label's answer, in the order of the recipe's names."""
+    return [recipe.prompt.answer.format(label=name) for name in recipe.labels.names]
+
+
+def _encoded(recipe: Recipe, tokens: Encoder) -> list[list[int]]:
+    """Each label's answer as tokens, without the end token."""
+    return [tokens.encode(answer) for answer in _answers(recipe)]
+
+
+def _longest(recipe: Recipe, tokens: Encoder) -> int:
+    """Tokens of the longest label's answer with its end token."""
+    return max(map(len, _encoded(recipe, tokens))) + 1
