@@ -164,6 +164,8 @@ class Adapter:
     """0 where the training began afresh."""
     emissions: Emissions | None = None
     """None for a training that was not metered."""
+    left_out_rows: int = 0
+    """Rows not trained on, since their answer leaves their text too little room in max_tokens."""
 
 
 @dataclass(frozen=True)
@@ -229,6 +231,8 @@ class Evaluation:
     """Title to picture file."""
     report: str
     """HTML page that reads offline."""
+    left_out_rows: int = 0
+    """Test rows not scored, since an answer leaves their text too little room in max_tokens."""
 
 
 @dataclass(frozen=True)

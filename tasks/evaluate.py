@@ -20,7 +20,7 @@ from tasks.champion import champion_version, version_model, version_recipe
 from tasks.contracts import Adapter, DatasetVersion, Download, Evaluation, MergedModel, Parity, Part, Scores, TrackedRun
 from tasks.errors import ContractError, DataError, RecipeError
 from tasks.intervals import bootstrap
-from tasks.kinds import Columns, Row, classes_of, kind_of, labels_of, numbers, samples_of, words
+from tasks.kinds import AnswerTooLong, Columns, Row, classes_of, examples_of, kind_of, labels_of, numbers, samples_of, words
 from tasks.models import load_adapter, load_model
 from tasks.new_tokens import new_rows
 from tasks.progress import Progress
@@ -59,6 +59,7 @@ def _evaluate(run: Run, tracked: TrackedRun) -> Evaluation:
     client = tracking.client()
 
     tuned_folder, base_folder, classes = run.path(merged.path), run.path(base.path), classes_of(recipe)
+    rows, cut_rows, left_out_rows = _fitting(recipe, _tokens(tuned_folder), rows)
     columns = {"tuned": _assess(run, "tuned model", recipe, partial(load_model, tuned_folder, dtype, classes), tuned_folder, rows)}
     with_adapter = partial(load_adapter, base_folder, run.path(adapter.path), dtype, classes, new_rows(recipe, base_folder))
     parity = _check_parity(run, with_adapter, base_folder, rows, columns["tuned"])
@@ -87,12 +88,21 @@ def _evaluate(run: Run, tracked: TrackedRun) -> Evaluation:
         predictions=run.relative(_write_predictions(run, rows, columns)),
         figures={title: run.relative(run.attempt / name) for title, name in figures.items()},
         report=run.relative(run.attempt / "report.html"),
+        left_out_rows=left_out_rows,
     )
-    tokens, example = _tokens(tuned_folder), kind_of(recipe).example
-    cut = sum(example(recipe, tokens, row).cut for row in rows)
-    evaluation_report.write(run, evaluation, version, base, cut_rows=cut, replies=_replies(rows, columns))
+    evaluation_report.write(run, evaluation, version, base, cut_rows=cut_rows, replies=_replies(rows, columns))
     _log(client, tracked.run_id, run, evaluation, measured)
     return evaluation
+
+
+def _fitting(recipe: Recipe, tokens: Tokens, rows: Rows) -> tuple[Rows, int, int]:
+    """The rows that fit max_tokens, of how many of them the text was cut, and how many do not fit."""
+    made = examples_of(recipe, tokens, rows)
+    kept = [row for row, example in zip(rows, made, strict=True) if example is not None]
+    if not kept:
+        found = f"none of {len(rows)} test rows fits into {recipe.prompt.max_tokens} tokens"
+        raise DataError("evaluate", found, "room for answer and text expected", "raise prompt.max_tokens")
+    return kept, sum(example.cut for example in made if example is not None), len(rows) - len(kept)
 
 
 def _load_base(recipe: Recipe, folder: Path) -> Any:
@@ -174,7 +184,8 @@ def _check_parity(run: Run, load: Callable[[], Any], base: Path, rows: Rows, tun
 def _assess_champion(run: Run, client: "MlflowClient", rows: Rows) -> tuple[gate.Rival | None, Columns | None]:
     """The present champion and what it makes of the same rows, by the prompt of its own recipe.
 
-    A champion that cannot be scored (other labels, files gone) is no fault of this run: the gate is told, and refuses.
+    A champion that cannot be scored (other labels, files gone, an answer longer than its recipe has room for) is no fault of this run:
+    the gate is told, and refuses.
     """
     recipe = run.recipe
     number = champion_version(client, recipe.name)
@@ -189,7 +200,7 @@ def _assess_champion(run: Run, client: "MlflowClient", rows: Rows) -> tuple[gate
             model = version_model(recipe.name, number, Path(folder))
             load = partial(load_model, model, theirs.base_model.dtype, classes_of(theirs))
             return gate.Rival(number, None), _assess(run, f"champion, version {number}", theirs, load, model, rows)
-        except (ContractError, RecipeError) as error:
+        except (AnswerTooLong, ContractError, RecipeError) as error:
             return gate.Rival(number, None, str(error)), None
 
 
@@ -260,6 +271,7 @@ def _log(client: "MlflowClient", run_id: str, run: Run, evaluation: Evaluation, 
 
     now = int(time.time() * 1000)
     values = {"parity.same_labels": float(evaluation.parity.same_labels), "parity.largest_difference": evaluation.parity.largest_difference}
+    values |= {"test.left_out_rows": float(evaluation.left_out_rows)}
     for model, scores in measured.items():
         for name, found in scores.items():
             values |= {f"{model}.{name}": found.value, f"{model}.{name}.low": found.low, f"{model}.{name}.high": found.high}

@@ -34,6 +34,7 @@ def train(run: Run) -> Adapter:
         trainable_parameters=trainable,
         all_parameters=everything,
         cut_rows=fitted.cut_rows,
+        left_out_rows=fitted.left_out_rows,
         seconds=time.monotonic() - began,
         resumed_from_step=fitted.resumed_from_step,
         emissions=fitted.emissions,

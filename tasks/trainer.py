@@ -14,7 +14,7 @@ from tasks.checkpoints import newest_whole, whole_marker
 from tasks.contracts import DatasetVersion, Download, Emissions, TrackedRun
 from tasks.emissions import meter_reader, metered
 from tasks.errors import DataError, RecipeError
-from tasks.kinds import Example, classes_of, kind_of
+from tasks.kinds import Example, classes_of, examples_of, kind_of
 from tasks.models import device, dtype_of, load_model, own_head
 from tasks.new_tokens import NewRows, keep_bias, new_rows, trained_rows
 from tasks.progress import Progress
@@ -37,6 +37,8 @@ class Fitted:
     rows: int
     cut_rows: int
     """Rows whose text was cut to fit max_tokens."""
+    left_out_rows: int
+    """Rows not trained on, since their answer leaves their text too little room in max_tokens."""
     steps: int
     epochs: float
     final_loss: float
@@ -62,7 +64,7 @@ def fit(
     _check_device(recipe)
     base, version = run.read(Download).base_model, run.read(DatasetVersion)
     tokens, rows = Tokens(run.path(base.path), recipe.prompt.new_tokens), new_rows(recipe, run.path(base.path))
-    examples = _examples(recipe, tokens, run.path(version.parts["train"].path))
+    examples, left_out = _examples(recipe, tokens, run.path(version.parts["train"].path))
     held_out = _held_out(recipe, tokens, run, version)
     total_steps, resumed = total_steps_of(recipe, len(examples)), newest_whole(run.kept)
     set_seed(recipe.train.seed)  # the adapter's start is drawn with it
@@ -76,13 +78,15 @@ def fit(
             trainer.add_callback(watched_by(tokens))
         result = trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
         emissions = meter.emissions()
-    tracking.metrics(tracked, {"train.energy_kwh": emissions.energy_kwh, "train.co2eq_kg": emissions.co2eq_kg})
+    spent = {"train.energy_kwh": emissions.energy_kwh, "train.co2eq_kg": emissions.co2eq_kg}
+    tracking.metrics(tracked, spent | {"train.left_out_rows": float(left_out)})
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return Fitted(
         model=model,
         tokens=tokens,
         rows=len(examples),
         cut_rows=sum(example.cut for example in examples),
+        left_out_rows=left_out,
         steps=int(result.global_step),
         epochs=float(trainer.state.epoch or 0),
         final_loss=sum(losses[-5:]) / max(len(losses[-5:]), 1),
@@ -96,16 +100,19 @@ def _check_device(recipe: Recipe) -> None:
         raise RecipeError(f"{recipe.name}.yaml: train.fp16", "is true on a processor", "a GPU expected", "set it to false for this machine")
 
 
-def _examples(recipe: Recipe, tokens: Tokens, part: Path) -> list[Example]:
-    """The training part as tokens: `train.rows` of it, drawn with the seed, each class by its share."""
+def _examples(recipe: Recipe, tokens: Tokens, part: Path) -> tuple[list[Example], int]:
+    """The training part as tokens: `train.rows` of it, drawn with the seed, each class by its share; and how many do not fit."""
     import pyarrow.parquet as pq
 
     rows = pq.read_table(part).to_pylist()
     chosen = draw_rows([row.get("label", "") for row in rows], recipe.train.rows, recipe.train.seed)
     if not chosen:
         raise DataError(str(part), "no rows", "at least one training row expected", "look at split's report")
-    kind = kind_of(recipe)
-    return [kind.example(recipe, tokens, rows[index]) for index in chosen]
+    examples = [example for example in examples_of(recipe, tokens, [rows[index] for index in chosen]) if example is not None]
+    if not examples:
+        found = f"none of {len(chosen)} rows fits into {recipe.prompt.max_tokens} tokens"
+        raise DataError(str(part), found, "room for answer and text expected", "raise prompt.max_tokens")
+    return examples, len(chosen) - len(examples)
 
 
 def _held_out(recipe: Recipe, tokens: Tokens, run: Run, version: DatasetVersion) -> list[Example]:
@@ -117,7 +124,8 @@ def _held_out(recipe: Recipe, tokens: Tokens, run: Run, version: DatasetVersion)
     part = version.parts.get("validation")
     if part is None:
         raise DataError(version.tag, "no validation part", "one expected with train.eval_strategy", "set it to no, or split anew")
-    return [kind_of(recipe).example(recipe, tokens, row) for row in pq.read_table(run.path(part.path)).to_pylist()]
+    rows = pq.read_table(run.path(part.path)).to_pylist()
+    return [example for example in examples_of(recipe, tokens, rows) if example is not None]
 
 
 def _dataset(examples: Sequence[Example]) -> list[dict[str, Any]]:

@@ -84,6 +84,8 @@ def _training(run: Run) -> Iterator[Row]:
             "Trained",
             f"{adapter.rows:,} rows, {adapter.steps} steps in {clock(adapter.seconds)}, loss {adapter.final_loss:.3f} at the end",
         )
+        if adapter.left_out_rows:
+            yield "Rows not trained on", f"{adapter.left_out_rows:,}, their answers too long"
         yield "Parameters", f"{adapter.trainable_parameters:,} of {adapter.all_parameters:,} ({share:.1%})"
 
 

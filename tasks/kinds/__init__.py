@@ -4,12 +4,13 @@ One module for each kind, all with the functions of `Kind`. A kind knows the rec
 Nothing heavy is imported before a function that needs it is called.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
+from tasks.errors import DataError
 from tasks.schema import Recipe
 
 if TYPE_CHECKING:
@@ -56,6 +57,10 @@ class Wording:
     """What the largest difference between them is one of: `a score`."""
     text: str
     """What the card's snippets put to the model."""
+
+
+class AnswerTooLong(DataError):
+    """A row's answer leaves its text too little room in `prompt.max_tokens`."""
 
 
 class Encoder(Protocol):
@@ -126,7 +131,7 @@ class Kind(Protocol):
         """Raise RecipeError where the recipe does not fit the tokenizer."""
 
     def example(self, recipe: Recipe, tokens: Encoder, row: Row) -> Example:
-        """The row's prompt and answer as tokens; DataError where text or answer are empty."""
+        """The row's prompt and answer as tokens; DataError where text or answer are empty, AnswerTooLong where they do not fit."""
 
     def loss(self, recipe: Recipe, tokens: Encoder) -> LossFunction:
         """The training loss."""
@@ -169,6 +174,19 @@ def samples_of(recipe: Recipe) -> Samples | None:
 def classes_of(recipe: Recipe) -> tuple[str, ...]:
     """The classes of the model's head; none where it ends in the vocabulary."""
     return recipe.labels.names if kind_of(recipe).HEAD == "classification" else ()
+
+
+def examples_of(recipe: Recipe, tokens: Encoder, rows: Iterable[Row]) -> list[Example | None]:
+    """The rows as tokens; None for a row whose answer is too long, which whoever asks leaves out and counts."""
+    example = kind_of(recipe).example
+
+    def fitting(row: Row) -> Example | None:
+        try:
+            return example(recipe, tokens, row)
+        except AnswerTooLong:
+            return None
+
+    return [fitting(row) for row in rows]
 
 
 def labels_of(row: Row) -> list[str]:

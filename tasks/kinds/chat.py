@@ -17,7 +17,7 @@ from tasks.conversation import Message, messages_of, render
 from tasks.errors import DataError, RecipeError
 from tasks.generation import generate, log_probabilities
 from tasks.generation import loss as loss
-from tasks.kinds import Advance, Columns, Encoder, Example, Metrics, Row, Wording, silent
+from tasks.kinds import Advance, AnswerTooLong, Columns, Encoder, Example, Metrics, Row, Wording, silent
 from tasks.schema import Recipe
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ SAMPLES_SEED = 0
 """Which test rows are answered freely: the same ones by every model, a champion's too, whose recipe may have seeds of its own."""
 
 LEAST_TEXT = 4
-"""A text keeps at least this part of max_tokens (a fourth) beside a long answer, which is never cut: the row is longer then."""
+"""A text is cut down to this part of max_tokens (a fourth) beside a long answer, no further; the answer is never cut."""
 
 
 def check_tokens(recipe: Recipe, tokens: Encoder) -> None:
@@ -58,11 +58,14 @@ def example(recipe: Recipe, tokens: Encoder, row: Row) -> Example:
 
     Raises:
         DataError: text or answer is empty.
+        AnswerTooLong: the answer, or a pair's worse one, leaves the text less than LEAST_TEXT of max_tokens.
     """
     for name in ("text", "answer"):
         if not row[name].strip():
             raise DataError(recipe.name, f"a row's {name} is empty", "words expected", "add an expectation that rejects such rows")
-    return _example(recipe, tokens, row["text"], row["answer"])
+    if row.get("rejected"):
+        _example(recipe, tokens, row, "rejected")
+    return _example(recipe, tokens, row, "answer")
 
 
 def respond(recipe: Recipe, model: Any, tokens: Encoder, texts: Sequence[str], advance: Advance = silent) -> Columns:
@@ -104,7 +107,7 @@ def assess(recipe: Recipe, model: Any, tokens: Encoder, rows: Sequence[Row], adv
 
     pairs = [place for place, row in enumerate(rows) if row["rejected"]]
     examples = [example(recipe, tokens, row) for row in rows]
-    examples += [_example(recipe, tokens, rows[place]["text"], rows[place]["rejected"]) for place in pairs]
+    examples += [_example(recipe, tokens, rows[place], "rejected") for place in pairs]
     counts = np.array([len(each.answer) for each in examples], dtype=np.float64)
     done = 0
 
@@ -239,11 +242,15 @@ def wording(recipe: Recipe) -> Wording:
     )
 
 
-def _example(recipe: Recipe, tokens: Encoder, text: str, answer: str) -> Example:
-    messages = messages_of(recipe, text)
-    before, ids = _ids(recipe, tokens, messages, answer)
+def _example(recipe: Recipe, tokens: Encoder, row: Row, name: str) -> Example:
+    """The row with the answer of that name."""
+    messages, longest = messages_of(recipe, row["text"]), recipe.prompt.max_tokens
+    before, ids = _ids(recipe, tokens, messages, row[name])
     spanned = len(_prompt(tokens, render(recipe, tokens, messages))) - len(before)
-    prompt, cut = _fitted(recipe, tokens, messages, max(recipe.prompt.max_tokens - len(ids), recipe.prompt.max_tokens // LEAST_TEXT))
+    prompt, cut = _fitted(recipe, tokens, messages, max(longest - len(ids), longest // LEAST_TEXT))
+    if len(prompt) - spanned + len(ids) > longest:
+        found = f"an answer of {len(ids)} tokens in row {row.get('row', '?')} leaves the text less than a fourth of {longest}"
+        raise AnswerTooLong(f"{recipe.name}.yaml: prompt.max_tokens", found, "more room expected", "raise it")
     return Example(prompt[: len(prompt) - spanned], ids, cut)
 
 
