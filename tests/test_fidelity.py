@@ -1,6 +1,7 @@
 """Each recipe's full profile against its published card: what PEFT, bitsandbytes and the trainer are given, key by key."""
 
 import math
+import re
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,11 @@ from tasks.trainer import training_arguments, with_adapter
 ATTENTION_AND_MLP = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 NF4 = {"load_in_4bit": True, "load_in_8bit": False, "bnb_4bit_quant_type": "nf4"}
 QLORA = NF4 | {"bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": "bfloat16"}
+UNSMILE = {
+    "Women/Family": "여성/가족", "Men": "남성", "LGBTQ+": "성소수자", "Race/Nationality": "인종/국적", "Age": "연령", "Region": "지역",
+    "Religion": "종교", "Other Hate Speech": "기타 혐오",
+}  # fmt: skip
+"""Label to its column, in the card's order; without one of these a row is None."""
 LINEAR_DECAY = {"lr_scheduler_type": "linear", "warmup_steps": 0, "weight_decay": 0.0, "max_grad_norm": 1.0}
 """What the cards' library does where they are silent."""
 
@@ -54,11 +60,14 @@ CARDS = {
         arguments={
             "learning_rate": 5e-4, "lr_scheduler_type": "constant", "warmup_steps": 0, "weight_decay": 0.0, "max_grad_norm": 0.0,
             "per_device_train_batch_size": 2, "gradient_accumulation_steps": 1, "num_train_epochs": 4, "max_steps": -1,
-            "optim": "adamw_torch", "fp16": False, "bf16": False, "seed": 1234,
-        },
+            "optim": "adamw_torch", "adam_beta1": 0.9, "adam_beta2": 0.999, "fp16": False, "bf16": False, "seed": 1234,
+        },  # without decay AdamW is Adam
         keys={
-            "prompt.max_tokens": 128, "base_model.dtype": "float32", "train.class_weights": None, "train.rows": None,
-            "labels.rule.threshold": 0.333, "split.seed": 32, "split.test": 198,
+            "prompt.max_tokens": 128, "prompt.answer": " {label}", "base_model.dtype": "float32", "train.class_weights": None,
+            "train.rows": None, "train.loss_on_end": True, "labels.names": ("Positive", "Negative"), "labels.positive": "Negative",
+            "labels.rule.threshold": 0.333, "labels.rule.at_or_above": "Negative", "data.text": "comment", "data.label": "isHate",
+            "split.by": "shuffle", "split.seed": 32, "split.test": 198, "split.validation": 0, "split.balance": "none",
+            "evaluate.label_score": "token",
         },
         departs={"train.loss_on": ("answer", "sequence")},
     ),
@@ -72,7 +81,12 @@ CARDS = {
             "learning_rate": 2e-4, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 2, "max_steps": 2000,
             "optim": "paged_adamw_8bit", "eval_strategy": "steps", "eval_steps": 500, "activation_checkpointing": True, "fp16": False,
         },
-        keys={"base_model.dtype": "float16", "train.class_weights": None, "train.rows": None},
+        keys={
+            "base_model.dtype": "float16", "train.class_weights": None, "train.rows": None, "labels.names": (*UNSMILE, "None"),
+            "labels.rule.columns": UNSMILE, "labels.rule.none": "None", "data.text": "문장", "evaluate.decoding": "free",
+            "prompt.template": "<start_of_turn>user\nComment: {text}<end_of_turn>\n<start_of_turn>model\n",
+            "prompt.answer": "Hate Speech: {labels}\n<end_of_turn>",
+        },
         departs={
             "train.loss_on": ("answer", "sequence"), "train.loss_on_end": (True, False),
             "split.published": ("test", "pooled"), "split.by": ("stratified", "shuffle"), "split.test": (0, 3749),
@@ -89,9 +103,12 @@ CARDS = {
             "gradient_accumulation_steps": 2, "num_train_epochs": 4, "max_steps": -1, "optim": "adamw_8bit", "fp16": False,
             "load_best_model_at_end": True, "metric_for_best_model": "weighted_f1", "greater_is_better": True,
         },
-        keys={"prompt.max_tokens": 128, "train.rows": None},
+        keys={
+            "prompt.max_tokens": 128, "prompt.template": "{text}", "train.rows": None, "labels.names": ("무감정", "슬픔", "기쁨", "분노"),
+            "labels.rule.indexes": {"무감정": 24, "슬픔": 5, "기쁨": 42, "분노": 6},
+        },
         departs={
-            "train.class_weights": ("auto", (0.2032, 0.2704, 0.2529, 0.2735)),
+            "train.class_weights": ("auto", (0.2032, 0.2704, 0.2529, 0.2735)), "train.logging_steps": (5, 500),
             "train.eval_strategy": ("epoch", "steps"), "train.eval_steps": (None, 500),
         },
     ),
@@ -105,7 +122,11 @@ CARDS = {
             "learning_rate": 2.5e-5, "warmup_steps": 5, "per_device_train_batch_size": 16, "gradient_accumulation_steps": 1,
             "max_steps": 1000, "optim": "paged_adamw_8bit", "fp16": True, "bf16": False,
         },
-        keys={"train.loss_on": "answer", "train.rows": None},
+        keys={
+            "train.loss_on": "answer", "train.loss_on_end": True, "train.rows": None, "prompt.chat_template": None, "prompt.system": None,
+            "data.text": "instruction", "data.answer": "output", "data.test.answer": "chosen", "data.test.rejected": "rejected",
+            "data.test.turns.human": "\n\nHuman: ", "data.test.turns.assistant": "\n\nAssistant: ",
+        },
     ),
     "gitana": Card(
         base="bertin-project/bertin-gpt-j-6B",
@@ -117,7 +138,17 @@ CARDS = {
             "learning_rate": 2e-4, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 4, "max_steps": 1000, "fp16": True,
             "bf16": False,
         },
-        keys={"train.rows": None},
+        keys={
+            "train.rows": None, "train.loss_on": "answer", "prompt.template": "<SH>{text} Intervención:", "prompt.stop": "<EH>",
+            "prompt.answer": " {intervencion} Resultado: {label}<EH>", "prompt.new_tokens": ("<SH>", "<EH>"), "data.text": "hechos",
+            "data.label": "resultado", "data.fields": {"intervencion": "intervencion"}, "labels.names": ("Positivo", "Negativo", "Neutro"),
+            "labels.rule.opening": {
+                "Positivo": ("positivo", "positiva"), "Negativo": ("negativo", "negativa"), "Neutro": ("neutro", "neutra"),
+            },
+            "labels.rule.otherwise.column": "sentiment",
+            "labels.rule.otherwise.values": {"POS": "Positivo", "NEG": "Negativo", "NEU": "Neutro"},
+            "split.balance": "downsample", "split.groups": "near_copies",
+        },
         departs={"lora.train_new_tokens": (True, False)},
     ),
 }  # fmt: skip
@@ -154,6 +185,18 @@ def test_as_published_restores_what_the_default_departs_from(name: str) -> None:
     assert {key: lookup(published, key) for key in card.departs} == {key: value for key, (_, value) in card.departs.items()}
     text = (recipes.RECIPES / f"{name}.yaml").read_text(encoding="utf-8")
     assert not card.departs or "as_published: true" in text, "the file says how the card's choices are restored"
+    for key in card.departs:
+        assert re.search(rf"^ +{key.rpartition('.')[2]}: .*#", text, re.M), f"{key}: a comment says what the card does"
+
+
+def test_the_prompt_of_ethos_has_the_tutorial_s_parts_in_its_order() -> None:
+    parts = ["[{labels}]", "<separator>", "Text: {text}", "<separator>", "Prediction:"]
+    template = full("ethos").prompt.template
+    assert re.search(".*".join(map(re.escape, parts)) + "$", template, re.S) and template.count("<separator>") == 2
+
+
+def test_the_card_of_unsmile_says_what_becomes_of_profanity() -> None:
+    assert "악플/욕설" in full("unsmile").description
 
 
 @pytest.mark.parametrize("name", WRITTEN)

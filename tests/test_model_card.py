@@ -57,6 +57,9 @@ def test_the_card_says_what_the_model_is_and_is_not_for(card: str, promoted: Run
     assert "| macro_f1 | 0.800 (0.790 to 0.810) | 0.300 (0.290 to 0.310) | 0.170 (0.160 to 0.180) | 0.700 (0.690 to 0.710) |" in card
     assert "same label on 16 of 16" in " ".join(card.split()) and evaluation.verdict.reasons[0] in card
     assert "500 rows read, 480 valid, 20 rejected (no text 12, not utf-8 8)" in card
+    spent = adapter.emissions
+    assert spent and f"Energy of the training: {spent.energy_kwh:.3g} kWh" in card
+    assert f"{spent.co2eq_kg:.3g} kg CO2eq at {spent.intensity_kg_per_kwh:.3g} kg/kWh ({spent.electricity_of})" in card
     train = promoted.read(DatasetVersion).parts["train"]
     assert f"| train | {train.rows} | {train.labels['negative']} | {train.labels['neutral']} | {train.labels['positive']} |" in card
     assert (

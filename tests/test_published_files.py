@@ -1,6 +1,6 @@
 """The published files of the recipes, read by keys alone: their counts come out as their authors and our own count state them.
 
-The documents are the data side of the recipes; no text of the files stands here.
+The recipes are the shipped ones, with not a line of code for any file; no text of the files stands here.
 """
 
 import hashlib
@@ -12,29 +12,30 @@ from typing import Any
 import pytest
 
 from tasks import near_copies, parquet
+from tasks import recipe as recipes
 from tasks.contracts import BaseModelFiles, DatasetParts, Download, Part, SourceFile, ValidRows
 from tasks.data_schema import Table
 from tasks.steps import perform
 from tasks.workspace import Run, link_or_copy
-from tests import tiny
 
 Prepare = Callable[..., tuple[Run, ValidRows, DatasetParts]]
 
 
 @pytest.fixture
 def prepare(make_run: Callable[..., Run], mirror: Path) -> Prepare:
-    """Validate and split a recipe on the tiny base whose data side is the given one."""
+    """Validate and split a shipped recipe, single keys replaced (section__key=value)."""
 
-    def preparing(**sections: Any) -> tuple[Run, ValidRows, DatasetParts]:
-        document = tiny.recipe_document(Path("/nowhere"), Path("/nowhere.csv"))
-        run = make_run({**document, "labels": {}, "validate": {"max_reject_share": 0}, **sections})
+    def preparing(name: str, **keys: Any) -> tuple[Run, ValidRows, DatasetParts]:
+        run = make_run(recipes.load(recipes.RECIPES / f"{name}.yaml"), **keys)
 
         def placed(table: Table, folder: str) -> SourceFile:
             original = mirror / str(table.source.mirror)
             path = run.folder / folder / original.name
             path.parent.mkdir()
             link_or_copy(original, path)
-            return SourceFile("mirror", run.relative(path), hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size)
+            sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+            assert sha256 == table.source.sha256, "the file that the recipe means"
+            return SourceFile("mirror", run.relative(path), sha256, path.stat().st_size)
 
         data = run.recipe.data
         run.write(Download(BaseModelFiles("b", "0", "b"), placed(data, "source"), placed(data.test, "test_source") if data.test else None))
@@ -54,24 +55,8 @@ def total(parts: DatasetParts, label: str) -> int:
 
 
 def test_unsmile(prepare: Prepare) -> None:
-    marked = {
-        "Women/Family": "여성/가족", "Men": "남성", "LGBTQ+": "성소수자", "Race/Nationality": "인종/국적", "Age": "연령",
-        "Region": "지역", "Religion": "종교", "Other Hate Speech": "기타 혐오",
-    }  # fmt: skip
-    run, rows, parts = prepare(
-        kind="label_generation",
-        prompt={"template": "{text}\n", "answer": "{labels}", "max_tokens": 64},
-        gate={"metric": "macro_f1"},
-        data={
-            "source": {"mirror": "korean_unsmile/unsmile_train_v1.0.tsv"},
-            "delimiter": "\t",
-            "quoting": False,
-            "text": "문장",
-            "test": {"source": {"mirror": "korean_unsmile/unsmile_valid_v1.0.tsv"}},
-        },
-        labels={"names": [*marked, "None"], "rule": {"by": "columns", "columns": marked, "none": "None"}},
-        split={"seed": 11, "test": 0, "validation": 1000},
-    )
+    run, rows, parts = prepare("unsmile")
+    marked = run.recipe.labels.rule.columns  # type: ignore[union-attr]
     assert (rows.read, rows.valid, rows.rejected) == (15005 + 3737, 18742, {})
     test = parts.parts["test"]
     assert (test.rows, [test.labels[name] for name in marked]) == (3737, [394, 334, 280, 426, 146, 260, 290, 134])
@@ -94,21 +79,7 @@ def test_unsmile(prepare: Prepare) -> None:
 
 
 def test_kote(prepare: Prepare) -> None:
-    run, rows, parts = prepare(
-        data={
-            "source": {"mirror": "kote/val.tsv"},
-            "delimiter": "\t",
-            "quoting": False,
-            "header": ["id", "text", "labels"],
-            "text": "text",
-            "label": "labels",
-        },
-        labels={
-            "names": ["무감정", "슬픔", "기쁨", "분노"],
-            "rule": {"by": "indexes", "indexes": {"무감정": 24, "슬픔": 5, "기쁨": 42, "분노": 6}},
-        },
-        split={"seed": 11, "test": 400, "validation": 300},
-    )
+    run, rows, parts = prepare("sentiment_ko")
     assert (rows.read, rows.valid) == (5000, 5000)
     assert parts.dropped == {"no label": 1463, "several labels": 469}
     assert {name: total(parts, name) for name in run.recipe.labels.names} == {"무감정": 510, "슬픔": 254, "기쁨": 989, "분노": 1315}
@@ -116,23 +87,7 @@ def test_kote(prepare: Prepare) -> None:
 
 
 def test_stop_hate(prepare: Prepare) -> None:
-    run, rows, parts = prepare(
-        data={
-            "source": {"mirror": "safety_tuned_llamas/safety_only_data_Instructions.json"},
-            "format": "json",
-            "text": "instruction",
-            "answer": "output",
-            "test": {
-                "source": {"mirror": "hh_rlhf_harmless_base/test.jsonl.gz"},
-                "format": "jsonl",
-                "text": "chosen",
-                "answer": "chosen",
-                "rejected": "rejected",
-                "turns": {"human": "\n\nHuman: ", "assistant": "\n\nAssistant: "},
-            },
-        },
-        split={"seed": 11, "test": 200, "validation": 100},
-    )
+    run, rows, parts = prepare("stop_hate")
     assert (rows.read, rows.valid) == (2483 + 2312, 4795)
     assert parts.dropped == {"empty answer": 4, "pair differs before the last turn": 5}
     assert {name: (part.rows, part.labels) for name, part in parts.parts.items()} == {
@@ -148,29 +103,10 @@ def test_stop_hate(prepare: Prepare) -> None:
 
 
 def test_gitana(prepare: Prepare) -> None:
-    filled = [
-        {"expect": "expect_column_values_to_not_be_null", "column": column, "reason": f"no {column}"}
-        for column in ("hechos", "intervencion", "resultado")
-    ]
-    run, rows, parts = prepare(
-        data={
-            "source": {"mirror": "informes_discriminacion_gitana/informe_completo_score.csv"},
-            "text": "hechos",
-            "label": "resultado",
-            "fields": {"intervencion": "intervencion"},
-        },
-        labels={
-            "names": ["Positivo", "Negativo", "Neutro"],
-            "rule": {
-                "by": "opening",
-                "opening": {"Positivo": ["positivo", "positiva"], "Negativo": ["negativo", "negativa"], "Neutro": ["neutro", "neutra"]},
-                "otherwise": {"column": "sentiment", "values": {"POS": "Positivo", "NEG": "Negativo", "NEU": "Neutro"}},
-            },
-        },
-        validate={"max_reject_share": 0.55, "expectations": filled},
-        split={"seed": 11, "test": 160, "validation": 80, "contradictions": "keep", "groups": "near_copies"},
-    )
-    assert (rows.read, rows.valid, rows.rejected) == (3397, 1641, {"no intervencion": 1753, "no resultado": 3})
+    shipped = recipes.load(recipes.RECIPES / "gitana.yaml")["validate"]["expectations"]
+    filled = [each for each in shipped if each["expect"] == "expect_column_values_to_not_be_null"]  # lengths are no matter of counts
+    run, rows, parts = prepare("gitana", split__balance="none", validate__expectations=filled)
+    assert (rows.read, rows.valid, rows.rejected) == (3397, 1641, {"no intervention": 1753, "no result": 3})
     assert parts.dropped == {"duplicate": 24}
     assert {name: total(parts, name) for name in run.recipe.labels.names} == {"Negativo": 776, "Positivo": 463, "Neutro": 378}
     assert [part.rows for part in parts.parts.values()] == [1617 - 240, 80, 160]
