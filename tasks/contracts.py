@@ -193,7 +193,7 @@ Scores = dict[str, Score]
 
 @dataclass(frozen=True)
 class Parity:
-    """Merged model against adapter on the unquantised base, on sampled rows."""
+    """Merged model against its adapter on a base, on sampled rows."""
 
     rows: int
     same_labels: int
@@ -224,6 +224,7 @@ class Evaluation:
     champion: Scores | None
     champion_version: int | None
     parity: Parity
+    """On the unquantised base, which the merged model is made of: the gate asks for all rows."""
     verdict: Verdict
     predictions: str
     """Parquet: row, with two data files file, and of truth and each model a column for each thing said."""
@@ -233,6 +234,8 @@ class Evaluation:
     """HTML page that reads offline."""
     left_out_rows: int = 0
     """Test rows not scored, since an answer leaves their text too little room in max_tokens."""
+    quantized: Parity | None = None
+    """On the quantised base, which the adapter was trained on: reported, and no more. None where the base is not quantised."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ Writes  Evaluation                                         runs/<id>/evaluate.js
 """
 
 import gc
-import random
 import re
 import tempfile
 import time
@@ -15,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import evaluation_report, gate, tracking
+from tasks import evaluation_report, gate, parity, tracking
 from tasks.champion import champion_version, version_model, version_recipe
 from tasks.contracts import Adapter, DatasetVersion, Download, Evaluation, MergedModel, Parity, Part, Scores, TrackedRun
 from tasks.errors import ContractError, DataError, RecipeError
@@ -30,13 +29,6 @@ from tasks.workspace import Run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
-PARITY_SEED = 0
-"""Which test rows the parity check draws."""
-
-PARITY_TOLERANCE = 0.01
-"""Where models answer in no words: how far their mean log-probabilities of a given answer, nats a token, may lie apart."""
-
 
 UNNAMEABLE = r"[^\w\-./ :]"
 """Characters of a label that MLflow takes in no metric's name."""
@@ -62,7 +54,11 @@ def _evaluate(run: Run, tracked: TrackedRun) -> Evaluation:
     rows, cut_rows, left_out_rows = _fitting(recipe, _tokens(tuned_folder), rows)
     columns = {"tuned": _assess(run, "tuned model", recipe, partial(load_model, tuned_folder, dtype, classes), tuned_folder, rows)}
     with_adapter = partial(load_adapter, base_folder, run.path(adapter.path), dtype, classes, new_rows(recipe, base_folder))
-    parity = _check_parity(run, with_adapter, base_folder, rows, columns["tuned"])
+    same = _compare(run, "adapter on its base", with_adapter, base_folder, rows, columns["tuned"], parity.TOLERANCE)
+    quantized = None
+    if choice := recipe.base_model.quantization:
+        load, tolerance = partial(with_adapter, quantization=choice), parity.QUANTIZED_TOLERANCE
+        quantized = _compare(run, "adapter on its quantised base", load, base_folder, rows, columns["tuned"], tolerance)
     columns["base"] = _assess(run, "base model", recipe, partial(_load_base, recipe, base_folder), base_folder, rows)
     rival, champion_columns = _assess_champion(run, client, rows)
     if champion_columns is not None:
@@ -74,7 +70,7 @@ def _evaluate(run: Run, tracked: TrackedRun) -> Evaluation:
         measured["majority"] = _measure(recipe, rows, always)
     if rival is not None and champion_columns is not None:
         rival = gate.Rival(rival.version, measured["champion"])
-    evidence = gate.Evidence(measured["tuned"], measured["base"], measured.get("majority"), parity, rival)
+    evidence = gate.Evidence(measured["tuned"], measured["base"], measured.get("majority"), same, rival, quantized)
     figures = kind_of(recipe).figures(recipe, rows, columns, run.attempt)
     evaluation = Evaluation(
         rows=len(rows),
@@ -83,12 +79,13 @@ def _evaluate(run: Run, tracked: TrackedRun) -> Evaluation:
         majority=evidence.majority,
         champion=measured.get("champion"),
         champion_version=rival.version if rival else None,
-        parity=parity,
+        parity=same,
         verdict=gate.verdict(recipe.gate, evidence),
         predictions=run.relative(_write_predictions(run, rows, columns)),
         figures={title: run.relative(run.attempt / name) for title, name in figures.items()},
         report=run.relative(run.attempt / "report.html"),
         left_out_rows=left_out_rows,
+        quantized=quantized,
     )
     evaluation_report.write(run, evaluation, version, base, cut_rows=cut_rows, replies=_replies(rows, columns))
     _log(client, tracked.run_id, run, evaluation, measured)
@@ -158,27 +155,21 @@ def _assess(run: Run, what: str, recipe: Recipe, load: Callable[[], Any], tokeni
     return columns
 
 
-def _check_parity(run: Run, load: Callable[[], Any], base: Path, rows: Rows, tuned: Columns) -> Parity:
-    """Put sampled rows to the adapter on the unquantised base, and compare with what the merged model said of them.
+def _compare(run: Run, what: str, load: Callable[[], Any], base: Path, rows: Rows, tuned: Columns, tolerance: float) -> Parity:
+    """Put sampled rows to the adapter on a base, and compare with what the merged model said of them.
 
     Args:
         run: whose recipe says how many rows.
+        what: the model, for progress and messages.
         load: gives the base model with the adapter.
         base: folder of the base model's tokenizer.
         rows: the test part.
         tuned: what the merged model made of all its rows.
+        tolerance: where models answer in no words, what still counts as the same.
     """
-    import numpy as np
-
-    count = min(run.recipe.evaluate.parity_rows, len(rows))
-    chosen = sorted(random.Random(PARITY_SEED).sample(range(len(rows)), count))  # noqa: S311 - a sample, no secret
-    adapted = _assess(run, "adapter on its base", run.recipe, load, base, [rows[i] for i in chosen], sampled=False)
-    differences = np.max([np.abs(column - numbers(tuned)[name][chosen]) for name, column in numbers(adapted).items()], axis=0)
-    if answers := words(adapted):
-        same = sum(all(column[at] == words(tuned)[name][row] for name, column in answers.items()) for at, row in enumerate(chosen))
-    else:
-        same = int((differences <= PARITY_TOLERANCE).sum())
-    return Parity(rows=count, same_labels=same, largest_difference=float(differences.max()))
+    chosen = parity.sample(len(rows), run.recipe.evaluate.parity_rows)
+    adapted = _assess(run, what, run.recipe, load, base, [rows[place] for place in chosen], sampled=False)
+    return parity.compare(tuned, adapted, chosen, tolerance)
 
 
 def _assess_champion(run: Run, client: "MlflowClient", rows: Rows) -> tuple[gate.Rival | None, Columns | None]:
@@ -272,6 +263,8 @@ def _log(client: "MlflowClient", run_id: str, run: Run, evaluation: Evaluation, 
     now = int(time.time() * 1000)
     values = {"parity.same_labels": float(evaluation.parity.same_labels), "parity.largest_difference": evaluation.parity.largest_difference}
     values |= {"test.left_out_rows": float(evaluation.left_out_rows)}
+    if quantized := evaluation.quantized:
+        values |= {"quantized.same_labels": float(quantized.same_labels), "quantized.largest_difference": quantized.largest_difference}
     for model, scores in measured.items():
         for name, found in scores.items():
             values |= {f"{model}.{name}": found.value, f"{model}.{name}.low": found.low, f"{model}.{name}.high": found.high}

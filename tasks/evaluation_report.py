@@ -40,7 +40,6 @@ def write(
         columns["majority class"] = evaluation.majority
     if evaluation.champion is not None:
         columns[f"champion (v{evaluation.champion_version})"] = evaluation.champion
-    reasons = [(not line.startswith(gate.REFUSED), line.removeprefix(gate.REFUSED)) for line in evaluation.verdict.reasons]
     pictures = {title: _picture(run.path(path)) for title, path in evaluation.figures.items()}
     page = environment.get_template("evaluation_report.html.j2").render(
         run=run.id,
@@ -49,7 +48,7 @@ def write(
         version=version,
         base=base,
         columns=columns,
-        reasons=reasons,
+        reasons=[_judged(line) for line in evaluation.verdict.reasons],
         pictures=pictures,
         cut_rows=cut_rows,
         replies=replies,
@@ -57,6 +56,15 @@ def write(
         wording=kind_of(run.recipe).wording(run.recipe),
     )
     write_atomically(run.path(evaluation.report), page)
+
+
+def _judged(reason: str) -> tuple[str, str, str, str]:
+    """What became of a check, the class and the mark that show it, and the reason without its beginning."""
+    if reason.startswith(gate.REFUSED):
+        return "broken", "bad", "✗", reason.removeprefix(gate.REFUSED)
+    if reason.startswith(gate.WARNING):
+        return "warning", "warn", "!", reason.removeprefix(gate.WARNING)
+    return "held", "good", "✓", reason
 
 
 def _picture(path: Path) -> dict[str, str | int]:

@@ -12,6 +12,12 @@ from tasks.schema import Gate
 REFUSED = "refused: "
 """How the reason of a broken check begins."""
 
+WARNING = "warning: "
+"""How a reason begins that refuses nothing, but that a person should read."""
+
+WARNED_SHARE = 0.05
+"""Share of the sampled rows up to which the merged model may say otherwise than the adapter on its quantised base, unwarned."""
+
 
 @dataclass(frozen=True)
 class Rival:
@@ -32,17 +38,22 @@ class Evidence:
     majority: Scores | None
     parity: Parity
     champion: Rival | None
+    quantized: Parity | None = None
+    """Merged model against adapter on the quantised base, where there is one."""
 
 
 def verdict(gate: Gate, evidence: Evidence) -> Verdict:
     """The recipe's floors, parity of merged model and adapter, base model and majority class, and the champion, in this order.
 
     Returns:
-        Passed where every check held; a reason for each check, beginning with REFUSED where it did not.
+        Passed where every check held; a reason for each check, beginning with REFUSED where it did not; after parity's perhaps one
+        that begins with WARNING.
     """
     metric, value = gate.metric, _value(evidence.tuned, gate.metric)
     checks = [_at_least(name, _value(evidence.tuned, name), floor, "floor") for name, floor in gate.floors.items()]
     checks.append(_parity(evidence.parity))
+    if evidence.quantized and strays(evidence.quantized):
+        checks.append((True, f"{WARNING}merged model and adapter on the quantised base: {_agreement(evidence.quantized)}"))
     if gate.beats_base:
         checks.append(_above(metric, value, _value(evidence.base, metric), "base model"))
         if evidence.majority is not None:
@@ -54,6 +65,11 @@ def verdict(gate: Gate, evidence: Evidence) -> Verdict:
 def parity_holds(parity: Parity) -> bool:
     """Whether the merged model answered as its adapter does, on every row that was sampled."""
     return 0 < parity.rows == parity.same_labels and math.isfinite(parity.largest_difference)
+
+
+def strays(quantized: Parity) -> bool:
+    """Whether the merged model says otherwise than the adapter did on the quantised base on more than WARNED_SHARE of the rows."""
+    return quantized.rows - quantized.same_labels > WARNED_SHARE * quantized.rows or not math.isfinite(quantized.largest_difference)
 
 
 def _value(scores: Scores, metric: str) -> float:
@@ -83,8 +99,11 @@ def _champion(gate: Gate, value: float, champion: Rival | None) -> tuple[bool, s
 
 def _parity(parity: Parity) -> tuple[bool, str]:
     held = parity_holds(parity)
-    rows = f"the same on {parity.same_labels} of {parity.rows} rows"
-    return held, f"merged model and adapter: {rows}, largest difference {parity.largest_difference:.2g}"
+    return held, f"merged model and adapter: {_agreement(parity)}"
+
+
+def _agreement(parity: Parity) -> str:
+    return f"the same on {parity.same_labels} of {parity.rows} rows, largest difference {parity.largest_difference:.2g}"
 
 
 def _sign(left: float, right: float, held: bool, yes: str, no: str) -> str:

@@ -101,8 +101,23 @@ def _has_head(folder: Path) -> bool:
     return any("ForSequenceClassification" in name for name in config.get("architectures") or [])
 
 
-def load_adapter(base: Path, adapter: Path, dtype: str, classes: Sequence[str] = (), rows: NewRows | None = None) -> Any:
-    """The unquantised base model with an adapter beside its weights (a PeftModel), every weight of the adapter in its place.
+def load_adapter(
+    base: Path,
+    adapter: Path,
+    dtype: str,
+    classes: Sequence[str] = (),
+    rows: NewRows | None = None,
+    quantization: Quantization | None = None,
+) -> Any:
+    """The base model with an adapter beside its weights (a PeftModel), every weight of the adapter in its place.
+
+    Args:
+        base: folder of the base model.
+        adapter: folder of the adapter.
+        dtype: of the recipe.
+        classes: those of a classification head.
+        rows: rows for tokens that are new to the model.
+        quantization: pack the base as for its training; without it the base is whole, as the merge takes it.
 
     Raises:
         ContractError: the adapter does not fit the base.
@@ -110,7 +125,7 @@ def load_adapter(base: Path, adapter: Path, dtype: str, classes: Sequence[str] =
     from peft import PeftConfig, PeftModel, get_peft_model_state_dict
     from safetensors import SafetensorError, safe_open
 
-    model = load_model(base, dtype, classes, rows=rows)
+    model = load_model(base, dtype, classes, quantization, rows)
     try:
         head = own_head(model, PeftConfig.from_pretrained(str(adapter)).target_modules)
         tuned = PeftModel.from_pretrained(model, str(adapter))

@@ -95,7 +95,8 @@ def _ask_again(run: Run, client: "MlflowClient", name: str, champion: int | None
             rival = gate.Rival(champion, scores)
         else:
             rival = gate.Rival(champion, None, "it became champion after evaluate, and its scores are not of this data version")
-    return gate.verdict(run.recipe.gate, gate.Evidence(evaluation.tuned, evaluation.base, evaluation.majority, evaluation.parity, rival))
+    seen = gate.Evidence(evaluation.tuned, evaluation.base, evaluation.majority, evaluation.parity, rival, evaluation.quantized)
+    return gate.verdict(run.recipe.gate, seen)
 
 
 def _crown(client: "MlflowClient", registered: RegisteredVersion, champion: int | None, *, by: str, reason: str) -> int | None:

@@ -45,6 +45,25 @@ def test_the_first_challenger_has_no_champion() -> None:
 
 
 @pytest.mark.parametrize(
+    ("quantized", "warned"),
+    [
+        (Parity(64, 64, 0.2), False),
+        (Parity(64, 61, 0.2), False),  # 3 of 64 are 4.7 %
+        (Parity(20, 19, 0.2), False),  # 5 %
+        (Parity(64, 60, 0.2), True),
+        (Parity(64, 0, 0.2), True),
+        (Parity(64, 64, math.nan), True),
+    ],
+)
+def test_the_gap_to_the_quantised_base_is_warned_of_and_refuses_nothing(quantized: Parity, warned: bool) -> None:
+    found, without = verdict(GATE, replace(GOOD, quantized=quantized)), verdict(GATE, GOOD)
+    assert found.passed
+    line = f"the same on {quantized.same_labels} of {quantized.rows} rows, largest difference {quantized.largest_difference:.2g}"
+    expected = [f"warning: merged model and adapter on the quantised base: {line}"] if warned else []
+    assert list(found.reasons) == [*without.reasons[:3], *expected, *without.reasons[3:]]
+
+
+@pytest.mark.parametrize(
     ("change", "line"),
     [
         ({"tuned": scores(0.661, 0.7)}, "refused: roc_auc 0.700 < 0.750 (floor)"),

@@ -93,6 +93,11 @@ def _verdict(run: Run) -> Iterator[Row]:
     if evaluation := _read(run, Evaluation):
         parity = evaluation.parity
         yield "Parity", f"the same on {parity.same_labels} of {parity.rows} rows, largest difference {parity.largest_difference:.1e}"
+        if gap := evaluation.quantized:
+            yield (
+                "Gap to the quantised base",
+                f"the same on {gap.same_labels} of {gap.rows} rows, largest difference {gap.largest_difference:.1e}",
+            )
         yield "Gate", ("passed" if evaluation.verdict.passed else "refused") + "\n" + "\n".join(evaluation.verdict.reasons)
 
 
