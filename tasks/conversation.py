@@ -1,14 +1,8 @@
 """A text as the turns of a conversation, rendered by a chat template (Jinja) as transformers renders it, without torch."""
 
-from functools import cache
-from typing import TYPE_CHECKING, Any
-
 from tasks.errors import RecipeError
 from tasks.kinds import Encoder
 from tasks.schema import Recipe
-
-if TYPE_CHECKING:
-    from jinja2 import Template
 
 Message = dict[str, str]
 """A turn: `role` (system, user, assistant) and `content`."""
@@ -37,6 +31,7 @@ def render(recipe: Recipe, tokens: Encoder, messages: list[Message], answer: str
         RecipeError: there is no chat template, or it refuses these turns.
     """
     from jinja2 import TemplateError
+    from transformers.utils.chat_template_utils import render_jinja_template  # what its tokenizers render with; it needs no torch
 
     turns = [{"role": "system", "content": recipe.prompt.system}, *messages] if recipe.prompt.system else list(messages)
     if answer is not None:
@@ -46,20 +41,7 @@ def render(recipe: Recipe, tokens: Encoder, messages: list[Message], answer: str
     if source is None:
         raise RecipeError(where, "the base model's tokenizer has no chat template", "one expected", "give the recipe one")
     try:
-        return str(_compiled(source).render(messages=turns, add_generation_prompt=answer is None, **tokens.special_tokens))
+        (rendered,), _ = render_jinja_template([turns], chat_template=source, add_generation_prompt=answer is None, **tokens.special_tokens)
     except TemplateError as error:
         raise RecipeError(where, f"it refuses a conversation ({error})", "turns of user and assistant expected", "mend it") from None
-
-
-@cache
-def _compiled(source: str) -> "Template":
-    """A template in the sandbox that transformers uses: it may call nothing and change nothing."""
-    from jinja2 import TemplateError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    def refuse(message: str) -> Any:
-        raise TemplateError(message)
-
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
-    environment.globals["raise_exception"] = refuse
-    return environment.from_string(source)
+    return str(rendered)
