@@ -20,10 +20,10 @@ from tasks.schema import Recipe
 from tasks.settings import settings
 
 PROFILES: tuple[str, ...] = get_args(Recipe.model_fields["profile"].annotation)
-SECTIONS = {"run": "This run", "base_model": "Training", "lora": "Training", "train": "Training"}
+SECTIONS = {"run": "This run", "base_model": "Training", "lora": "Training", "train": "Training", "sweep": "Grid"}
 PROFILE_HELP = "full: the recipe's own settings; local: its keys for a laptop laid over them. A field left as shown follows the profile."
 
-PAGE = """
+HEAD = """
 {description}
 
 | | |
@@ -37,8 +37,10 @@ PAGE = """
 | Recipe file | `{path}` |
 
 **The form.** It shows the recipe's values in profile `{profile}`. A field that is left as shown sets nothing: choose another profile and
-its own values count. What you change is laid over the recipe and checked as a whole by `start`, before anything is downloaded. An
-empty *rows* means all training rows, an empty *steps* means that *epochs* counts. *Rows* and *seed* act in `train`
+its own values count. What you change is laid over the recipe and checked as a whole by `start`, before anything is downloaded.
+"""
+RETRAIN = """
+An empty *rows* means all training rows, an empty *steps* means that *epochs* counts. *Rows* and *seed* act in `train`
 and never make a new data version.
 
 **Runs** of this recipe queue, one after the other. With *promotion* `manual` the run waits at `approve` for at most
@@ -54,16 +56,22 @@ class Form:
         document: the recipe file as it stands.
         recipe: the recipe in the default profile, whose values the form shows.
         other: the recipe in the other profile.
+        fields: the form's fields and the recipe keys that they set.
     """
 
     path: Path
     document: Mapping[str, Any]
     recipe: Recipe
     other: Recipe
+    fields: Mapping[str, str]
 
     @classmethod
-    def read(cls, path: Path) -> Self:
+    def read(cls, path: Path, fields: Mapping[str, str] = FORM) -> Self:
         """The form of a recipe file.
+
+        Args:
+            path: the file.
+            fields: which keys of the recipe the form shows.
 
         Raises:
             RecipeError: the file is faulty in one of the profiles.
@@ -71,7 +79,8 @@ class Form:
         document = recipes.load(path)
         profile = settings().profile
         other = next(name for name in PROFILES if name != profile)
-        return cls(path, document, *(recipes.resolve(document, name, where=path.name) for name in (profile, other)))
+        both = (recipes.resolve(document, name, where=path.name) for name in (profile, other))
+        return cls(path, document, *both, fields=fields)
 
     @property
     def name(self) -> str:
@@ -80,17 +89,17 @@ class Form:
 
     def defaults(self) -> dict[str, Any]:
         """The values that the form shows."""
-        return {"profile": self.recipe.profile, **{field: recipes.lookup(self.recipe, key) for field, key in FORM.items()}}
+        return {"profile": self.recipe.profile, **{field: _shown(self.recipe, key) for field, key in self.fields.items()}}
 
     def params(self) -> dict[str, Param]:
         """The form's fields."""
         profile = Param(
             self.recipe.profile, type="string", enum=list(PROFILES), title="Profile", section="This run", description=PROFILE_HELP
         )
-        return {"profile": profile, **{field: self._param(field, key) for field, key in FORM.items()}}
+        return {"profile": profile, **{field: self._param(field, key) for field, key in self.fields.items()}}
 
     def _param(self, field: str, key: str) -> Param:
-        shown, elsewhere = (recipes.lookup(recipe, key) for recipe in (self.recipe, self.other))
+        shown, elsewhere = (_shown(recipe, key) for recipe in (self.recipe, self.other))
         schema = dict(_schema(key))
         text = schema.pop("description")
         text += "" if shown == elsewhere else f" In profile {self.other.profile}: {'empty' if elsewhere is None else elsewhere}."
@@ -106,15 +115,19 @@ class Form:
         shown = self.defaults()
         if unknown := [name for name in values if name not in shown]:
             raise RecipeErrors([_unknown(self.path.name, name, shown) for name in unknown])
-        overrides = {FORM[field]: value for field, value in values.items() if field != "profile" and value != shown[field]}
+        overrides = {self.fields[field]: value for field, value in values.items() if field != "profile" and value != shown[field]}
         return recipes.resolve(self.document, values.get("profile", shown["profile"]), overrides, where=self.path.name)
 
-    def page(self) -> str:
-        """The documentation of the recipe's DAG, in Markdown."""
+    def page(self, more: str = RETRAIN) -> str:
+        """The documentation of the recipe's DAG, in Markdown.
+
+        Args:
+            more: what is said of the DAG besides what holds for every one.
+        """
         recipe, source = self.recipe, self.recipe.data.source
         base_model, elsewhere = (f"`{each.base_model.name}`" for each in (recipe, self.other))
         base_model += "" if base_model == elsewhere else f"; in profile `{self.other.profile}` {elsewhere}"
-        return PAGE.format(
+        return (HEAD + more).format(
             description=recipe.description,
             kind=recipe.kind.replace("_", " "),
             language=recipe.language,
@@ -128,9 +141,9 @@ class Form:
         )
 
 
-def sound_forms(name: str | None = None) -> Iterator[Form]:
+def sound_forms(name: str | None = None, fields: Mapping[str, str] = FORM) -> Iterator[Form]:
     """The forms of the recipe files that are without fault; of one recipe where it is named."""
-    for found in _read_all(name):
+    for found in _read_all(name, fields):
         if isinstance(found, Form):
             yield found
 
@@ -141,14 +154,20 @@ def faults_of_recipes() -> list[RecipeError]:
     return [fault for error in broken for fault in (error.errors if isinstance(error, RecipeErrors) else [error])]
 
 
-def _read_all(name: str | None = None) -> Iterator[Form | RecipeError]:
+def _read_all(name: str | None = None, fields: Mapping[str, str] = FORM) -> Iterator[Form | RecipeError]:
     for path in recipes.recipe_files(settings().recipes):
         if name not in (None, path.stem):
             continue
         try:
-            yield Form.read(path)
+            yield Form.read(path, fields)
         except RecipeError as error:
             yield error
+
+
+def _shown(recipe: Recipe, key: str) -> Any:
+    """A recipe's value as JSON has it."""
+    value = recipes.lookup(recipe, key)
+    return list(value) if isinstance(value, tuple) else value
 
 
 @cache

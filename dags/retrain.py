@@ -31,7 +31,7 @@ def retrain(form: Form) -> DAG:
     ) as dag:
         step = partial(runners.step, recipe=form.name)
         (
-            Start(recipe=form.name)
+            Start(form=form)
             >> step("download")
             >> step("validate")
             >> step("split")

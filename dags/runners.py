@@ -10,19 +10,22 @@ from collections.abc import Iterable
 from logging import Logger
 from typing import Any
 
-from airflow.sdk import BaseOperator
+from airflow.sdk import BaseOperator, XComArg
+from airflow.sdk.definitions.mappedoperator import MappedOperator
 
 from dags import faults
 from dags.links import MlflowLink
 from dags.start import run_of
 from tasks import errors
-from tasks.contracts import STEPS
+from tasks.contracts import STEPS, Plan
 from tasks.lifeline import Child, ParentGoneError
-from tasks.settings import CHECKOUT, quiet_environment
+from tasks.settings import CHECKOUT, quiet_environment, settings
 
 _OURS = "|".join(name for name in vars(errors) if name.endswith(("Error", "Errors")))
 LAST_WORDS = re.compile(rf"skipped: .*|{_OURS}|Traceback \(most recent call last\):")
 """How the block begins that a process prints before it fails or skips."""
+WITHOUT_TRAINING = STEPS[: STEPS.index("train")]
+"""The steps before MLflow has anything of the run."""
 LAST_SECONDS = 5.0
 """A block that is followed by more output after this time was not the last."""
 
@@ -36,6 +39,20 @@ def step(name: str, recipe: str, **options: Any) -> BaseOperator:
         options: further arguments of the operator, `trigger_rule` for example.
     """
     return LocalStep(step=name, recipe=recipe, task_id=name, doc_md=docstring(name), **options)
+
+
+def trials(recipe: str) -> tuple[BaseOperator, MappedOperator]:
+    """The operator of `plan`, and of `trial` for each trial that it plans, so many at once as the settings say."""
+    planned = LocalPlan(step="plan", recipe=recipe, task_id="plan", doc_md=docstring("plan"))
+    taken = LocalTrial.partial(
+        step="trial",
+        recipe=recipe,
+        task_id="trial",
+        doc_md=docstring("trial"),
+        max_active_tis_per_dagrun=settings().sweep_trainings,
+        map_index_template="{{ task.part }}",
+    ).expand(part=XComArg(planned))
+    return planned, taken
 
 
 def docstring(name: str) -> str | None:
@@ -54,22 +71,24 @@ class LocalStep(BaseOperator):
     Args:
         step: name of the step.
         recipe: name of the recipe.
+        part: which part of its work the step is to do; empty: all of it.
     """
 
-    def __init__(self, step: str, recipe: str, **kwargs: Any) -> None:
-        super().__init__(do_xcom_push=False, **kwargs)
-        self.step, self.recipe = step, recipe
+    def __init__(self, step: str, recipe: str, part: str = "", **kwargs: Any) -> None:
+        super().__init__(**{"do_xcom_push": False, **kwargs})
+        self.step, self.recipe, self.part = step, recipe, part
         self._child: Child | None = None
         self._killed = False
-        if STEPS.index(step) >= STEPS.index("train"):
+        if step not in WITHOUT_TRAINING:
             self.operator_extra_links = (MlflowLink(),)
 
-    def execute(self, context: Any) -> None:
+    def execute(self, context: Any) -> Any:
         """Run the step to its end, its output in the task's log line by line."""
         ti = context["ti"]
         run = run_of(self.recipe, context["run_id"])
         generation = ti.max_tries - self.retries  # a clear raises max_tries, a retry does not
         argv = [sys.executable, "-m", "tasks", self.step, "--run", str(run.folder), "--generation", str(generation)]
+        argv += ["--part", self.part] if self.part else []
         self.log.info("%s", " ".join(argv))
         try:
             exit_code, last_words = self._run(argv)
@@ -96,6 +115,25 @@ class LocalStep(BaseOperator):
         with Child(argv, env) as self._child:
             last_words = log_lines(self.log, self._child.lines())
             return self._child.wait(), last_words
+
+
+class LocalPlan(LocalStep):
+    """The step `plan`; hands on the names of the trials, for Airflow to map."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs, do_xcom_push=True)
+
+    def execute(self, context: Any) -> list[str]:
+        """Run the step; the manifest says which trials there are."""
+        super().execute(context)
+        with faults.readable(self.log):
+            return [trial.name for trial in run_of(self.recipe, context["run_id"]).read(Plan).trials]
+
+
+class LocalTrial(LocalStep):
+    """The step `trial`; Airflow takes a mapped task's links from its class."""
+
+    operator_extra_links = (MlflowLink(),)
 
 
 def log_lines(log: Logger, lines: Iterable[str]) -> str:

@@ -16,16 +16,20 @@ def run_of(recipe: str, run_id: str) -> Run:
 
 
 class Start(BaseOperator):
-    """Check the recipe with the form's values and freeze it for this run."""
+    """Check the recipe with the form's values and freeze it for this run.
 
-    def __init__(self, recipe: str, **kwargs: Any) -> None:
+    Args:
+        form: the DAG's form.
+    """
+
+    def __init__(self, form: Form, **kwargs: Any) -> None:
         super().__init__(task_id="start", doc_md=__doc__, do_xcom_push=False, **kwargs)
-        self.recipe = recipe
+        self.recipe, self.fields = form.name, dict(form.fields)
 
     def execute(self, context: Any) -> None:
         """Freeze the recipe as its file stands now."""
         with faults.readable(self.log):
-            form = Form.read(settings().recipes / f"{self.recipe}.yaml")
+            form = Form.read(settings().recipes / f"{self.recipe}.yaml", self.fields)
             recipe = form.resolve({**context["params"], **(context["dag_run"].conf or {})})
             self.log.info("profile %s of recipe %s", recipe.profile, recipe.name)
             run = run_of(self.recipe, context["run_id"])

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tasks import recipe as recipes
-from tasks.contracts import STEPS, Approval, Evaluation, RegisteredVersion
+from tasks.contracts import STEPS, SWEEP_STEPS, Approval, Evaluation, Plan, RegisteredVersion, TrialScores
 from tasks.errors import ContractError, LoraflowError, RecipeError, Skip
 from tasks.schema import Recipe
 from tasks.settings import TELEMETRY_OFF, settings
@@ -23,6 +23,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 RunOption = Annotated[Path, typer.Option("--run", help="Folder of the run.")]
 Generation = Annotated[int, typer.Option(help="How often the step was asked for anew; what an earlier one left does not count.")]
+Part = Annotated[str, typer.Option(help="Which part of its work a step is to do that does it in parts: of trial, the trial's name.")]
 Profile = Annotated[str, typer.Option(help="Profile of the recipe: local or full. Default: LORAFLOW_PROFILE.")]
 Set = Annotated[list[str], typer.Option("--set", help="A recipe key to replace, section.key=value; may be given again.")]
 
@@ -49,13 +50,13 @@ def main() -> None:
 
 def _step_command(step: str) -> None:
     @app.command(step, help=f"Do the step {step} of a run.", rich_help_panel="Steps")
-    def command(run: RunOption, generation: Generation = 0) -> None:
+    def command(run: RunOption, generation: Generation = 0, part: Part = "") -> None:
         from tasks.steps import perform
 
-        perform(step, Run(run), generation)
+        perform(step, Run(run), generation, part)
 
 
-for _step in STEPS:
+for _step in dict.fromkeys((*STEPS, *SWEEP_STEPS)):
     _step_command(_step)
 
 
@@ -76,6 +77,22 @@ def run_all(recipe: str, run_id: Annotated[str, typer.Option(help="Name of the r
             perform(step, run)
         except Skip as skip:
             print(f"skipped: {skip}", file=sys.stderr)
+    print(run.folder)
+
+
+@app.command("sweep")
+def sweep(recipe: str, run_id: Annotated[str, typer.Option(help="Name of the run.")] = "", profile: Profile = "", set_: Set = []) -> None:  # noqa: B006
+    """The grid of a recipe's `sweep` here, one training after the other, without Airflow."""
+    from tasks.steps import perform
+
+    run = _start(recipe, run_id, profile, set_)
+    for step in SWEEP_STEPS:
+        parts = [trial.name for trial in run.read(Plan).trials] if step == TrialScores.step else [""]
+        for part in parts:
+            try:
+                perform(step, run, part=part)
+            except Skip as skip:
+                print(f"skipped: {skip}", file=sys.stderr)
     print(run.folder)
 
 

@@ -283,6 +283,65 @@ class Publication:
     model_card: str
 
 
+@dataclass(frozen=True)
+class Trial:
+    """One training of a sweep."""
+
+    name: str
+    rows: int
+    """Of the training part."""
+    seed: int
+    epochs: tuple[int, ...]
+    """After how many epochs it is scored, rising; it ends with the last."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """From `plan`: the trainings that the grid of a sweep asks for."""
+
+    step: ClassVar[str] = "plan"
+    trials: tuple[Trial, ...]
+    tracked: TrackedRun
+    """The sweep's MLflow run; the trials' runs are its children."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of a sweep's grid: a training after some epochs, on the test part."""
+
+    epochs: int
+    scores: Scores
+    tracked: TrackedRun
+
+
+@dataclass(frozen=True)
+class TrialScores:
+    """From `trial`: how one training of a sweep scores after each of its numbers of epochs."""
+
+    step: ClassVar[str] = "trial"
+    trial: Trial
+    tracked: TrackedRun
+    points: tuple[Point, ...]
+    test_rows: int
+    steps: int
+    seconds: float
+    """Of the attempt that ended it."""
+    emissions: Emissions
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """From `compare`: the grid of a sweep as table and pictures."""
+
+    step: ClassVar[str] = "compare"
+    table: str
+    """Markdown: a line for each size, a column for each number of epochs."""
+    points: str
+    """CSV: a line for each point."""
+    figures: dict[str, str]
+    """Title to picture file."""
+
+
 Manifest = (
     Download
     | ValidRows
@@ -295,14 +354,25 @@ Manifest = (
     | Approval
     | Promotion
     | Publication
+    | Plan
+    | TrialScores
+    | Comparison
 )
+
+STEPS = (
+    Download.step, ValidRows.step, DatasetParts.step, DatasetVersion.step, Adapter.step, MergedModel.step, Evaluation.step,
+    RegisteredVersion.step, Promotion.step, Publication.step,
+)  # fmt: skip
+"""The steps of a retraining, in the order of the arrows."""
+
+SWEEP_STEPS = (*STEPS[: STEPS.index(DatasetVersion.step) + 1], Plan.step, TrialScores.step, Comparison.step)
+"""The steps of a sweep, likewise; `trial` is taken once for each trial of the plan."""
 
 CONTRACTS: dict[str, type[Manifest]] = {
     contract.step: contract
     for contract in (
-        Download, ValidRows, DatasetParts, DatasetVersion, Adapter, MergedModel, Evaluation, RegisteredVersion, Promotion, Publication
+        Download, ValidRows, DatasetParts, DatasetVersion, Adapter, MergedModel, Evaluation, RegisteredVersion, Promotion, Publication,
+        Plan, TrialScores, Comparison,
     )
 }  # fmt: skip
-"""Step to contract, in the order of the arrows."""
-
-STEPS = tuple(CONTRACTS)
+"""Step to contract."""

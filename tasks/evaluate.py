@@ -6,35 +6,27 @@ Writes  Evaluation                                         runs/<id>/evaluate.js
 """
 
 import gc
-import re
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import evaluation_report, gate, parity, tracking
+from tasks import evaluation_report, gate, parity, scoring, tracking
 from tasks.champion import champion_version, version_model, version_recipe
 from tasks.contracts import Adapter, DatasetVersion, Download, Evaluation, MergedModel, Parity, Part, Scores, TrackedRun
 from tasks.errors import ContractError, DataError, RecipeError
-from tasks.intervals import bootstrap
-from tasks.kinds import AnswerTooLong, Columns, Row, classes_of, examples_of, kind_of, labels_of, numbers, samples_of, words
+from tasks.kinds import AnswerTooLong, Columns, classes_of, examples_of, kind_of, words
 from tasks.models import load_adapter, load_model
 from tasks.new_tokens import new_rows
 from tasks.progress import Progress
 from tasks.schema import Recipe
+from tasks.scoring import Rows
 from tasks.tokens import Tokens
 from tasks.workspace import Run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
-UNNAMEABLE = r"[^\w\-./ :]"
-"""Characters of a label that MLflow takes in no metric's name."""
-
-Rows = list[Row]
-"""The test part: of every row its columns, `row` (its number in the source file) among them."""
 
 
 def evaluate(run: Run) -> Evaluation:
@@ -47,7 +39,7 @@ def _evaluate(run: Run, tracked: TrackedRun) -> Evaluation:
     recipe, dtype = run.recipe, run.recipe.base_model.dtype
     base, merged, adapter = run.read(Download).base_model, run.read(MergedModel), run.read(Adapter)
     version = run.read(DatasetVersion)
-    rows = _test_rows(recipe, run.path(version.parts["test"].path))
+    rows = scoring.read_rows(recipe, run.path(version.parts["test"].path))
     client = tracking.client()
 
     tuned_folder, base_folder, classes = run.path(merged.path), run.path(base.path), classes_of(recipe)
@@ -64,10 +56,10 @@ def _evaluate(run: Run, tracked: TrackedRun) -> Evaluation:
     if champion_columns is not None:
         columns["champion"] = champion_columns
 
-    measured = {name: _measure(recipe, rows, found) for name, found in columns.items()}
+    measured = {name: scoring.measure(recipe, rows, found) for name, found in columns.items()}
     always = _majority(recipe, version.parts, rows)
     if always is not None:
-        measured["majority"] = _measure(recipe, rows, always)
+        measured["majority"] = scoring.measure(recipe, rows, always)
     if rival is not None and champion_columns is not None:
         rival = gate.Rival(rival.version, measured["champion"])
     evidence = gate.Evidence(measured["tuned"], measured["base"], measured.get("majority"), same, rival, quantized)
@@ -88,7 +80,7 @@ def _evaluate(run: Run, tracked: TrackedRun) -> Evaluation:
         quantized=quantized,
     )
     evaluation_report.write(run, evaluation, version, base, cut_rows=cut_rows, replies=_replies(rows, columns))
-    _log(client, tracked.run_id, run, evaluation, measured)
+    _log(client, tracked, run, evaluation, measured)
     return evaluation
 
 
@@ -110,48 +102,17 @@ def _load_base(recipe: Recipe, folder: Path) -> Any:
     return load_model(folder, recipe.base_model.dtype, classes_of(recipe), rows=new_rows(recipe, folder))
 
 
-def _test_rows(recipe: Recipe, path: Path) -> Rows:
-    """The test part.
-
-    Raises:
-        DataError: a row's text is empty or its label unknown, or a class has no row.
-    """
-    import pyarrow.parquet as pq
-
-    rows: Rows = [{name: str(cell) for name, cell in row.items()} for row in pq.read_table(path).to_pylist()]
-    names = recipe.labels.names
-    for row in rows:
-        where = f"{path}: row {row['row']}"
-        if not row["text"].strip():
-            raise DataError(where, "the text is empty", "a text expected", "add an expectation that rejects such rows")
-        for label in labels_of(row) if names else ():
-            if label not in names:
-                raise DataError(where, f"label {label!r:.60}", f"one of {list(names)} expected", "split again")
-    present = {label for row in rows for label in labels_of(row)} if names else set()
-    if missing := [name for name in names if name not in present]:
-        raise DataError(str(path), f"{len(rows)} rows, none of them {missing[0]!r}", "every class expected", "raise split.test")
-    return rows
-
-
 def _assess(run: Run, what: str, recipe: Recipe, load: Callable[[], Any], tokenizer: Path, rows: Rows, *, sampled: bool = True) -> Columns:
     """What a model makes of the rows, and where sampled what it writes freely; it is gone from memory afterwards.
 
     Raises:
         ContractError: the model does not load, or what it says is not finite.
     """
-    import numpy as np
-
     tokens, model = _tokens(tokenizer, recipe.prompt.new_tokens), load()
     with Progress(run, "evaluate", f"scoring the {what}", len(rows), "rows") as progress:
-        columns = kind_of(recipe).assess(recipe, model, tokens, rows, progress.advance)
-        if sampled and (samples := samples_of(recipe)):
-            columns |= samples(recipe, model, tokens, rows)
+        columns = scoring.said_of(recipe, model, tokens, rows, f"evaluate: {what}", sampled=sampled, advance=progress.advance)
     del model
     _free_memory()
-    broken = np.flatnonzero(~np.all([np.isfinite(column) for column in numbers(columns).values()], axis=0))
-    if len(broken):
-        found = f"scores of {len(broken)} of {len(rows)} rows are not finite, row {rows[broken[0]]['row']} first"
-        raise ContractError(f"evaluate: {what}", found, "numbers expected", "lower train.learning_rate, or set base_model.dtype: float32")
     return columns
 
 
@@ -209,12 +170,6 @@ def _majority(recipe: Recipe, parts: "Mapping[Any, Part]", rows: Rows) -> Column
     return kind_of(recipe).majority(recipe, max(recipe.labels.names, key=frequency), rows)
 
 
-def _measure(recipe: Recipe, rows: Rows, columns: Columns) -> Scores:
-    """The kind's metrics with their bootstrap intervals."""
-    metrics = kind_of(recipe).metrics(recipe, rows, columns)
-    return bootstrap(metrics, len(rows), resamples=recipe.evaluate.resamples, confidence=recipe.evaluate.confidence)
-
-
 def _tokens(folder: Path, new_tokens: Sequence[str] = ()) -> Tokens:
     try:
         tokens = Tokens(folder, new_tokens)
@@ -250,25 +205,24 @@ def _write_predictions(run: Run, rows: Rows, columns: Mapping[str, Columns]) -> 
 
 
 def _replies(rows: Rows, columns: Mapping[str, Columns]) -> dict[str, dict[str, str]]:
-    """Number of each test row that a model wrote a reply to, to the replies of all models."""
+    """Place of each test row that a model wrote a reply to, to the replies of all models."""
     said = {model: words(found)["reply"] for model, found in columns.items() if "reply" in found}
     written = [place for place in range(len(rows)) if any(replies[place] for replies in said.values())]
-    return {rows[place]["row"]: {model: replies[place] for model, replies in said.items()} for place in written}
+    return {scoring.place_of(rows[place]): {model: replies[place] for model, replies in said.items()} for place in written}
 
 
-def _log(client: "MlflowClient", run_id: str, run: Run, evaluation: Evaluation, measured: Mapping[str, Scores]) -> None:
-    """Metrics `<model>.<metric>` with `.low` and `.high`, and the files under `evaluation/`, in the MLflow run."""
-    from mlflow.entities import Metric
-
-    now = int(time.time() * 1000)
-    values = {"parity.same_labels": float(evaluation.parity.same_labels), "parity.largest_difference": evaluation.parity.largest_difference}
-    values |= {"test.left_out_rows": float(evaluation.left_out_rows)}
+def _log(client: "MlflowClient", tracked: TrackedRun, run: Run, evaluation: Evaluation, measured: Mapping[str, Scores]) -> None:
+    """Metrics, and the files under `evaluation/`, in the MLflow run."""
+    values = {
+        "test.left_out_rows": float(evaluation.left_out_rows),
+        "parity.same_labels": float(evaluation.parity.same_labels),
+        "parity.largest_difference": evaluation.parity.largest_difference,
+    }
     if quantized := evaluation.quantized:
         values |= {"quantized.same_labels": float(quantized.same_labels), "quantized.largest_difference": quantized.largest_difference}
     for model, scores in measured.items():
-        for name, found in scores.items():
-            values |= {f"{model}.{name}": found.value, f"{model}.{name}.low": found.low, f"{model}.{name}.high": found.high}
+        values |= tracking.figures_of(model, scores)
+    tracking.metrics(tracked, values)
     with tracking.answering("evaluate"):
-        client.log_batch(run_id, metrics=[Metric(re.sub(UNNAMEABLE, "_", name), value, now, 0) for name, value in values.items()])
         for path in (evaluation.predictions, evaluation.report, *evaluation.figures.values()):
-            client.log_artifact(run_id, str(run.path(path)), "evaluation")
+            client.log_artifact(tracked.run_id, str(run.path(path)), "evaluation")

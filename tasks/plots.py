@@ -1,10 +1,11 @@
-"""The pictures of an evaluation: confusion matrix, ROC and precision-recall curves.
+"""The pictures of an evaluation: confusion matrix, ROC and precision-recall curves; and of a sweep.
 
 Colours are Okabe and Ito's, told apart with any kind of colour sight; lines differ by their dashes as well.
 """
 
 import importlib.util
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -139,6 +140,37 @@ def draw_bars(path: Path, values: "Mapping[str, NDArray[np.float64]]", names: Se
     axes.invert_yaxis()
     axes.set(xlabel=what, xlim=(0, 1.1))
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(values), frameon=False)
+    figure.savefig(path, dpi=DOTS_PER_INCH)
+    plt.close(figure)
+
+
+def draw_epochs(path: Path, values: Mapping[int, Mapping[int, Sequence[float]]], metric: str) -> None:
+    """A metric over the epochs of a training: a line for each training size, and mean and spread where a size has several seeds.
+
+    Args:
+        path: PNG file to write.
+        values: training rows to number of epochs to the value of each seed, the one that all sizes share first.
+        metric: its name.
+    """
+    import numpy as np
+
+    plt = _pyplot()
+    figure, axes = plt.subplots(figsize=(5.6, 4.2), layout="constrained")
+    for (rows, line), (colour, dashes), marker in zip(sorted(values.items(), reverse=True), cycle(LINES), cycle("osD^"), strict=False):
+        epochs = np.array(list(line))
+        axes.plot(
+            epochs, [of_seeds[0] for of_seeds in line.values()], color=colour, linestyle=dashes, marker=marker, label=f"{rows:,} rows"
+        )
+        if (seeds := min(map(len, line.values()))) > 1:
+            of_seeds = np.array([list(line[number])[:seeds] for number in epochs])  # (n_epochs, n_seeds)
+            mean, spread = of_seeds.mean(axis=1), of_seeds.std(axis=1, ddof=1)
+            axes.fill_between(epochs, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
+            label = f"{rows:,} rows, mean of {seeds} seeds ± standard deviation"
+            axes.plot(epochs, mean, color=colour, linewidth=1, alpha=0.6, label=label)
+    axes.set_xticks(sorted({number for line in values.values() for number in line}))
+    axes.set(xlabel="epochs", ylabel=metric, title=f"{metric} on the test part")
+    axes.grid(color="0.92")
+    axes.legend(fontsize="small")
     figure.savefig(path, dpi=DOTS_PER_INCH)
     plt.close(figure)
 

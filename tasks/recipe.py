@@ -32,7 +32,20 @@ FORM = {
     "promotion": "run.promotion",
     "push": "run.push",
 }
-"""Fields of the trigger form and the recipe keys they set; the form's bounds and help are those keys' own."""
+"""Fields of a retraining's trigger form and the recipe keys they set; the form's bounds and help are those keys' own."""
+
+SWEEP_FORM = {
+    "data": "run.data",
+    "base_model": "base_model.name",
+    "sizes": "sweep.rows",
+    "epochs": "sweep.epochs",
+    "repeat_size": "sweep.repeat_rows",
+    "repeat_seeds": "sweep.repeat_seeds",
+    "learning_rate": "train.learning_rate",
+    "rank": "lora.r",
+    "seed": "train.seed",
+}
+"""Fields of a sweep's trigger form, likewise."""
 
 
 def recipe_files(folder: Path = RECIPES) -> list[Path]:
@@ -108,8 +121,8 @@ def field_schema(key: str) -> dict[str, Any]:
     node: dict[str, Any] = schema
     for part in key.split("."):
         node = node["properties"][part]
-        if "$ref" in node:
-            node = schema["$defs"][node["$ref"].rsplit("/", 1)[-1]]
+        if sections := [form["$ref"] for form in (node, *node.get("anyOf", ())) if "$ref" in form]:
+            node = schema["$defs"][sections[0].rsplit("/", 1)[-1]]
     return {key: value for key, value in node.items() if key not in ("title", "default")}
 
 

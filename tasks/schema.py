@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from tasks.data_schema import Data, Name, Split, Validate
 from tasks.label_schema import Labels, MarkedColumns
 from tasks.section import Section
+from tasks.sweep_schema import Sweep
 
 METRICS = {
     "label_scoring": ("macro_f1", "accuracy", "roc_auc", "f1"),
@@ -239,14 +240,16 @@ class Recipe(Section):
     train: Train
     evaluate: Evaluate = Evaluate()
     gate: Gate
+    sweep: Sweep | None = None
     run: RunOptions = RunOptions()
 
     @model_validator(mode="after")
     def _known_metrics(self) -> Self:
         known = [name for name in METRICS[self.kind] if name != "f1" or self.labels.positive is not None]
-        for name in (self.gate.metric, *self.gate.floors):
-            if name not in known:
-                raise ValueError(f"gate names the metric {name!r}, one of {', '.join(known)} expected; correct the name")
+        named = {"gate": (self.gate.metric, *self.gate.floors), "sweep": self.sweep.metrics if self.sweep else ()}
+        for section, names in named.items():
+            if bad := [name for name in names if name not in known]:
+                raise ValueError(f"{section} names the metric {bad[0]!r}, one of {', '.join(known)} expected; correct the name")
         return self
 
     @property
@@ -264,6 +267,12 @@ class Recipe(Section):
     def _rows_of_every_label(self) -> Self:
         if self.train.rows is not None and self.train.rows < len(self.labels.names):
             raise ValueError(f"train.rows is {self.train.rows} with {len(self.labels.names)} labels, a row of each expected; use more rows")
+        if self.sweep and min(self.sweep.rows) < len(self.labels.names):
+            raise ValueError(
+                f"sweep.rows holds {min(self.sweep.rows)} with {len(self.labels.names)} labels, a row of each expected; use more rows"
+            )
+        if self.sweep and self.train.seed in self.sweep.repeat_seeds:
+            raise ValueError(f"sweep.repeat_seeds holds train.seed {self.train.seed}, further seeds expected; remove it")
         return self
 
     def dump(self) -> str:
@@ -272,8 +281,8 @@ class Recipe(Section):
         return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
 
     def sha256(self) -> str:
-        """Hash of everything that the model depends on: all but `run` and the texts."""
-        kept = self.model_dump(mode="json", by_alias=True, exclude={"run", "title", "description", "licence"})
+        """Hash of everything that the model depends on: all but `run`, `sweep` and the texts."""
+        kept = self.model_dump(mode="json", by_alias=True, exclude={"run", "sweep", "title", "description", "licence"})
         return hashlib.sha256(json.dumps(kept, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
@@ -318,7 +327,7 @@ def _answer_misfits(recipe: Recipe) -> Iterator[str]:
         yield f"prompt.answer is {answer!r}, {place} in the answer of {recipe.kind} expected; mark the place"
     if several and recipe.train.loss_on == "labels":
         yield f"train.loss_on is labels with {recipe.kind}, answer or sequence expected; remove it"
-    if several and not recipe.labels.names:
+    if recipe.kind in ("label_scoring", "label_generation", "sequence_classification") and not recipe.labels.names:
         yield f"labels.names is missing, the classes of {recipe.kind} expected; add them"
     if several and (bad := [name for name in recipe.labels.names if name != " ".join(name.split())]):
         yield f"labels.names holds {bad[0]!r}, names of one line without outer blanks expected; rename it"
@@ -363,8 +372,8 @@ def _structure_misfits(recipe: Recipe) -> Iterator[str]:
         yield "train.loss_on is labels with structured_generation, answer or sequence expected; remove it"
     if recipe.evaluate.max_new_tokens >= prompt.max_tokens:
         yield f"evaluate.max_new_tokens is {recipe.evaluate.max_new_tokens}, less than prompt.max_tokens expected; lower it"
-    if prompt.new_tokens and recipe.lora.train_new_tokens and not isinstance(targets, str) and "lm_head" in targets:
-        yield "lora.target_modules holds lm_head, whose rows of new tokens are trained already; remove it, or set train_new_tokens: false"
+    if prompt.new_tokens and not isinstance(targets, str) and "lm_head" in targets:
+        yield "lora.target_modules holds lm_head, whose rows of new tokens are kept with the adapter; remove it"
 
 
 def _misfits(recipe: Recipe) -> Iterator[str]:
@@ -380,9 +389,9 @@ def _misfits(recipe: Recipe) -> Iterator[str]:
         yield f"split.balance is {split.balance}, none expected where a row has not exactly one label; remove it"
     if data.test is None and split.test == 0:
         yield "split.test is 0 without data.test, test rows expected; enlarge it, or name a published test file"
-    if data.test is None and split.published_rows is not None:
-        yield "split.published_rows is given without data.test, a published test file expected; remove it"
     if split.published == "pooled" and data.test is None:
         yield "split.published is pooled without data.test, a published test file expected; remove it"
     if split.published == "pooled" and split.test == 0:
         yield "split.test is 0 with both files pooled, test rows expected; enlarge it"
+    if data.test is None and split.published_rows is not None:
+        yield "split.published_rows is given without data.test, a published test file expected; remove it"

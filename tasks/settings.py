@@ -60,6 +60,7 @@ class Settings(BaseSettings):
         description="Three-letter code (ISO 3166) of the country whose electricity trainings use, for their CO2 equivalent. "
         "Default: the world's average.",
     )
+    sweep_trainings: int = Field(1, ge=1, le=1000, description="How many trainings of one sweep run at the same time.")
     airflow_port: int = Field(8080, ge=1, le=65535, description="Loopback port of Airflow's UI on the embedded default.")
     mlflow_port: int = Field(5000, ge=1, le=65535, description="Loopback port of MLflow's UI on the embedded default.")
     mlflow_ui: str | None = Field(

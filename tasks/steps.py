@@ -8,8 +8,8 @@ from tasks.disk import disk_faults
 from tasks.workspace import Run
 
 
-def perform(step: str, run: Run, generation: int = 0) -> Manifest:
-    """Do a step of a run, once.
+def perform(step: str, run: Run, generation: int = 0, part: str = "") -> Manifest:
+    """Do a step of a run, or one part of its work, once.
 
     Raises:
         LoraflowError: what the step found; its exit code says whether a retry may help.
@@ -17,4 +17,4 @@ def perform(step: str, run: Run, generation: int = 0) -> Manifest:
     print(f"{step}: run {run.id}, profile {run.recipe.profile}", file=sys.stderr, flush=True)
     work = getattr(import_module(f"tasks.{step}"), step)
     with disk_faults(run.folder):
-        return run.perform(step, work, contract=CONTRACTS[step], generation=generation)
+        return run.perform(step, work, contract=CONTRACTS[step], generation=generation, part=part)

@@ -2,12 +2,13 @@
 
 import os
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.contracts import TrackedRun
+from tasks.contracts import Scores, TrackedRun
 from tasks.errors import ServiceError
 from tasks.settings import settings
 from tasks.workspace import Run, write_atomically
@@ -20,6 +21,12 @@ RUN_TAG = "loraflow.run"
 
 TRAINING_VIEW = {"mlflow.experimentKind": "custom_model_development"}
 """Tag of an experiment: MLflow's pages show runs and metrics first, not traces and prompts as by default."""
+
+PARENT_TAG = "mlflow.parentRunId"
+"""Tag by which MLflow's pages nest a run below another."""
+
+UNNAMEABLE = r"[^\w\-./ :]"
+"""Characters of a label that MLflow takes in no metric's name."""
 
 URL_FILE = "mlflow.url"
 """File in a run's folder with the address of its MLflow run, there as soon as the run is: also where `train` fails."""
@@ -75,15 +82,16 @@ def answering(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def tracked(run: Run) -> Iterator[TrackedRun]:
+def tracked(run: Run, *below: str) -> Iterator[TrackedRun]:
     """The MLflow run of this loraflow run, found by its tag or created in the experiment named after the recipe.
 
-    It is RUNNING inside, FINISHED afterwards and FAILED where a step raised, as with `mlflow.start_run`; the next step takes it
-    up again. One whose step was killed stays RUNNING until the retry.
+    With names below it, it is the child of that name, or the child's child. It is RUNNING inside, FINISHED afterwards and
+    FAILED where a step raised, as with `mlflow.start_run`; the next step takes it up again. One whose step was killed stays RUNNING
+    until the retry.
     """
     tracker = client()
-    found = _tracked_run(tracker, run)
     with answering("tracking"):
+        found = _tracked_run(tracker, run, below)
         tracker.update_run(found.run_id, status="RUNNING")
     try:
         yield found
@@ -95,28 +103,56 @@ def tracked(run: Run) -> Iterator[TrackedRun]:
         tracker.set_terminated(found.run_id, "FINISHED")
 
 
-def _tracked_run(tracker: "MlflowClient", run: Run) -> TrackedRun:
-    experiment_id = _experiment(tracker, run.recipe.name)
-    found = tracker.search_runs([experiment_id], f"tags.`{RUN_TAG}` = '{run.id}'", max_results=1)
+def _tracked_run(tracker: "MlflowClient", run: Run, below: Sequence[str] = ()) -> TrackedRun:
+    experiment_id, identity = _experiment(tracker, run.recipe.name), "/".join((run.id, *below))
+    found = tracker.search_runs([experiment_id], f"tags.`{RUN_TAG}` = '{identity}'", max_results=1)
     if found:
         run_id = found[0].info.run_id
     else:
-        created = tracker.create_run(experiment_id, run_name=run.folder.name, tags={RUN_TAG: run.id, "loraflow.recipe": run.recipe.name})
-        run_id = created.info.run_id
+        tags = {RUN_TAG: identity, "loraflow.recipe": run.recipe.name}
+        if below:
+            tags[PARENT_TAG] = _tracked_run(tracker, run, below[:-1]).run_id
+        run_id = tracker.create_run(experiment_id, run_name=below[-1] if below else run.folder.name, tags=tags).info.run_id
     tracked = TrackedRun(run_id, experiment_id, run_url(experiment_id, run_id))
-    write_atomically(run.folder / URL_FILE, tracked.url)
+    if not below:
+        write_atomically(run.folder / URL_FILE, tracked.url)
     return tracked
 
 
-def metrics(found: TrackedRun, figures: dict[str, float]) -> None:
-    """Log figures of a whole run.
+def metrics(found: TrackedRun, figures: Mapping[str, float], step: int = 0) -> None:
+    """Log figures of a whole run, or of a step of its training.
 
     Raises:
         ServiceError: MLflow does not take them.
     """
+    from mlflow.entities import Metric
+
+    tracker, now = client(), int(time.time() * 1000)
     with answering("tracking"):
-        for key, value in figures.items():
-            client().log_metric(found.run_id, key, value)
+        tracker.log_batch(found.run_id, metrics=[Metric(key, value, now, step) for key, value in figures.items()])
+
+
+def figures_of(model: str, scores: Scores) -> dict[str, float]:
+    """A model's scores as metrics `<model>.<metric>` with `.low` and `.high`, in characters that MLflow takes."""
+    figures: dict[str, float] = {}
+    for metric, score in scores.items():
+        name = re.sub(UNNAMEABLE, "_", f"{model}.{metric}")
+        figures |= {name: score.value, f"{name}.low": score.low, f"{name}.high": score.high}
+    return figures
+
+
+def parameters(found: TrackedRun, values: Mapping[str, object]) -> None:
+    """Log what a run was made with; what stands there already is the same, since a run's recipe does not change.
+
+    Raises:
+        ServiceError: MLflow does not take them.
+    """
+    from mlflow.entities import Param
+
+    tracker = client()
+    with answering("tracking"):
+        known = tracker.get_run(found.run_id).data.params
+        tracker.log_batch(found.run_id, params=[Param(key, str(value)[:500]) for key, value in values.items() if key not in known])
 
 
 def run_url(experiment_id: str, run_id: str) -> str:

@@ -29,9 +29,8 @@ def training_report(recipe: Recipe, tracked: TrackedRun, progress: Progress, dat
     from transformers import TrainerCallback
 
     sender = _Sender(tracked)
-    sender.parameters(
-        {**_flat(recipe.model_dump(mode="json", include={"base_model", "lora", "train", "prompt"})), "data.version": data_tag}
-    )
+    known = _flat(recipe.model_dump(mode="json", include={"base_model", "lora", "train", "prompt"}))
+    tracking.parameters(tracked, {**known, "data.version": data_tag})
 
     class TrainingReport(TrainerCallback):  # type: ignore[misc, unused-ignore]
         _tokens, _at = 0, 0.0
@@ -75,13 +74,6 @@ class _Sender:
         self._client, self._run_id = tracking.client(), tracked.run_id
         self._waiting: list[Metric] = []
 
-    def parameters(self, values: dict[str, str]) -> None:
-        from mlflow.entities import Param
-
-        # A cleared training may have other code, never another recipe: what stands there already is the same.
-        known = self._client.get_run(self._run_id).data.params
-        self._client.log_batch(self._run_id, params=[Param(key, value) for key, value in values.items() if key not in known])
-
     def send(self, figures: dict[str, float], step: int) -> None:
         from mlflow.entities import Metric
         from mlflow.exceptions import MlflowException
@@ -122,5 +114,5 @@ def _memory_gib() -> float:
 def _flat(document: dict[str, Any], prefix: str = "") -> dict[str, str]:
     result: dict[str, str] = {}
     for key, value in document.items():
-        result |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": str(value)[:500]}
+        result |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": str(value)}
     return result

@@ -6,6 +6,9 @@
                         <step>/g<G>-kept/      what attempts of one generation hand on (checkpoints)
                         <step>.lock            held by the process that works on the step
 
+A step that is taken several times in one run, each time for another part of the work, has all of these for each part, under the
+name `<step>.<part>`.
+
 A manifest is written last, by rename. What a dead attempt left is removed by the next one.
 """
 
@@ -36,6 +39,9 @@ LOCK_SECONDS = 60.0
 """How long a step waits for a predecessor of its own to die before it gives up."""
 
 REMOVE_TRIES = 25
+
+PART = r"[a-z0-9][a-z0-9-]{0,79}"
+"""Name of a part of a step's work."""
 
 
 def run_folder(runs: Path, recipe_name: str, run_id: str) -> Path:
@@ -103,10 +109,12 @@ class Run:
         folder: the run's folder; every path in a manifest is relative to it.
         attempt: folder of the running attempt, empty at its start; a step writes its outputs here and nowhere else.
         kept: folder that attempts of one generation share; it goes when the step is done.
+        part: which part of its work the running step does; empty for a step that does all of it at once.
     """
 
     attempt: Path
     kept: Path
+    part: str = ""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
@@ -148,15 +156,20 @@ class Run:
         """Whether the step of this contract is done."""
         return (self.folder / f"{contract.step}.json").exists()
 
-    def read(self, contract: type[M]) -> M:
+    def read(self, contract: type[M], part: str = "") -> M:
         """What an earlier step handed on; remembered as an input of this one.
+
+        Args:
+            contract: of that step.
+            part: of which part of its work.
 
         Raises:
             ContractError: that step is not done, or its manifest does not fit the contract.
         """
-        path = self.folder / f"{contract.step}.json"
+        name = _name(contract.step, part)
+        path = self.folder / f"{name}.json"
         if not path.exists():
-            raise ContractError(str(path), "not there", f"the manifest of {contract.step} expected", f"run {contract.step} first")
+            raise ContractError(str(path), "not there", f"the manifest of {name} expected", f"run {contract.step} first")
         raw = path.read_bytes()
         envelope = _envelope(path, raw)
         try:
@@ -167,7 +180,7 @@ class Run:
             raise ContractError(
                 str(path), f"{key}: {fault['msg']}", f"a {contract.__name__} expected", f"run {contract.step} again"
             ) from None
-        self._read[contract.step] = hashlib.sha256(raw).hexdigest()
+        self._read[name] = hashlib.sha256(raw).hexdigest()
         return manifest
 
     def write(self, manifest: Manifest, *, generation: int = 0, started: datetime | None = None) -> None:
@@ -182,11 +195,12 @@ class Run:
             finished=now.isoformat(timespec="seconds"),
             output=asdict(manifest),
         )
-        write_atomically(self.folder / f"{manifest.step}.json", json.dumps(asdict(envelope), indent=2, ensure_ascii=False) + "\n")
+        path = self.folder / f"{_name(manifest.step, self.part)}.json"
+        write_atomically(path, json.dumps(asdict(envelope), indent=2, ensure_ascii=False) + "\n")
 
-    def generation(self, step: str) -> int | None:
+    def generation(self, step: str, part: str = "") -> int | None:
         """Generation of the step's valid manifest: readable, and its inputs as they were; None where there is none."""
-        path = self.folder / f"{step}.json"
+        path = self.folder / f"{_name(step, part)}.json"
         try:
             envelope = _envelope(path, path.read_bytes())
         except (FileNotFoundError, ContractError):
@@ -197,33 +211,41 @@ class Run:
                 return None
         return envelope.generation
 
-    def perform(self, step: str, work: Callable[["Run"], M], *, contract: type[M], generation: int = 0) -> M:
+    def perform(self, step: str, work: Callable[["Run"], M], *, contract: type[M], generation: int = 0, part: str = "") -> M:
         """Do a step once: at once where its valid manifest is there, otherwise in an attempt of its own under the step's lock.
 
         Args:
+            step: its name.
+            work: what it does.
+            contract: what it hands on.
             generation: how often a user asked for the step anew; a manifest of an earlier one does not count.
+            part: which part of its work it is to do.
 
         Raises:
+            ContractError: a part has no such name.
             ServiceError: another process works on the step.
         """
+        if part and not re.fullmatch(PART, part):
+            raise ContractError(f"{self.id}: {step}", f"part is {part!r:.60}", "letters, digits and - expected", "name a part of the plan")
         self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / f"{step}.lock", timeout=LOCK_SECONDS)
+        name, self.part = _name(step, part), part
+        lock = FileLock(self.folder / f"{name}.lock", timeout=LOCK_SECONDS)
         try:
             held = lock.acquire()
         except Timeout:
             raise ServiceError(
-                f"{self.id}: {step}", "another process works on it", f"none after {LOCK_SECONDS:.0f} s", "wait for it, or end it"
+                f"{self.id}: {name}", "another process works on it", f"none after {LOCK_SECONDS:.0f} s", "wait for it, or end it"
             ) from None
         with held:
-            done = self.generation(step)
+            done = self.generation(step, part)
             if done is not None and done >= generation:
-                return self.read(contract)
-            return self._attempt(step, work, generation)
+                return self.read(contract, part)
+            return self._attempt(name, work, generation)
 
-    def _attempt(self, step: str, work: Callable[["Run"], M], generation: int) -> M:
+    def _attempt(self, name: str, work: Callable[["Run"], M], generation: int) -> M:
         started, self._read = datetime.now(UTC), {}
-        (self.folder / f"{step}.json").unlink(missing_ok=True)
-        home = self.folder / step
+        (self.folder / f"{name}.json").unlink(missing_ok=True)
+        home = self.folder / name
         past = [int(match[1]) for path in home.glob("g*-a*") if (match := re.fullmatch(r"g\d+-a(\d+)", path.name))]
         self.attempt = home / f"g{generation}-a{max(past, default=0) + 1}"
         self.kept = home / f"g{generation}-kept"
@@ -235,6 +257,11 @@ class Run:
         self.write(manifest, generation=generation, started=started)
         shutil.rmtree(self.kept, ignore_errors=True)
         return manifest
+
+
+def _name(step: str, part: str) -> str:
+    """Name of what a step has in the run's folder."""
+    return f"{step}.{part}" if part else step
 
 
 def _remove(folder: Path) -> None:

@@ -1,0 +1,57 @@
+"""One Airflow DAG for each recipe with a grid: `sweep_ethos`, …: training sizes by epochs, compared in a table and pictures.
+
+    start ─ download ─ validate ─ split ─ version ─ plan ─ trial [one for each size and seed] ─ compare
+
+The data are prepared once. A trial is trained like a retraining, scored on the test part, and not kept.
+"""
+
+from functools import partial
+
+from airflow.sdk import DAG, get_parsing_context
+
+from dags import faults, runners
+from dags.form import Form, sound_forms
+from dags.start import Start
+from tasks.recipe import SWEEP_FORM
+
+PAGE = """
+*Sizes* and *epochs* are the grid. With a constant learning rate one training of a size is scored after each number of epochs. *Repeat
+size* is trained with the *repeat seeds* as well, for mean and spread; *seed* trains the whole grid.
+
+Every training and every point of the grid is a run of its own in MLflow, nested below the sweep's; `compare` puts table and pictures
+there too. No model is kept, registered or promoted: take what you learned into the recipe, and retrain.
+"""
+
+
+def sweep(form: Form) -> DAG:
+    """The sweep of one recipe."""
+    with DAG(
+        dag_id=f"sweep_{form.name}",
+        description=f"{form.recipe.title}: training sizes by epochs",
+        doc_md=form.page(PAGE),
+        tags=["sweep", form.recipe.kind, form.recipe.language],
+        params=form.params(),
+        default_args={"owner": "loraflow", **faults.RETRIES},
+        schedule=None,
+        catchup=False,
+        max_active_runs=1,
+    ) as dag:
+        step = partial(runners.step, recipe=form.name)
+        planned, trials = runners.trials(form.name)
+        (
+            Start(form=form)
+            >> step("download")
+            >> step("validate")
+            >> step("split")
+            >> step("version", trigger_rule="none_failed")  # validate and split are skipped where the data are there already
+            >> planned
+            >> trials
+            >> step("compare")
+        )
+    return dag
+
+
+_wanted = get_parsing_context().dag_id  # inside a task only its own DAG is built
+for _form in sound_forms(_wanted and _wanted.removeprefix("sweep_"), SWEEP_FORM):
+    if _form.recipe.sweep and _form.other.sweep:
+        globals()[f"sweep_{_form.name}"] = sweep(_form)

@@ -1,0 +1,76 @@
+"""The test part, and a model scored on it: what it says of the rows, and the kind's metrics of that."""
+
+from pathlib import Path
+from typing import Any
+
+from tasks.contracts import Scores
+from tasks.errors import ContractError, DataError
+from tasks.intervals import bootstrap
+from tasks.kinds import Advance, Columns, Encoder, Row, kind_of, labels_of, numbers, samples_of, silent
+from tasks.schema import Recipe
+
+Rows = list[Row]
+"""The test part: of every row its columns, `row` (its line in the source file) among them, and with two files `file`."""
+
+
+def read_rows(recipe: Recipe, path: Path) -> Rows:
+    """The rows of a test part.
+
+    Raises:
+        DataError: a row's text is empty or its label unknown, or a class has no row.
+    """
+    import pyarrow.parquet as pq
+
+    rows: Rows = [{name: str(cell) for name, cell in row.items()} for row in pq.read_table(path).to_pylist()]
+    names = recipe.labels.names
+    for row in rows:
+        where = f"{path}: row {place_of(row)}"
+        if not row["text"].strip():
+            raise DataError(where, "the text is empty", "a text expected", "add an expectation that rejects such rows")
+        for label in labels_of(row) if names else ():
+            if label not in names:
+                raise DataError(where, f"label {label!r:.60}", f"one of {list(names)} expected", "split again")
+    present = {label for row in rows for label in labels_of(row)} if names else set()
+    if missing := [name for name in names if name not in present]:
+        raise DataError(str(path), f"{len(rows)} rows, none of them {missing[0]!r}", "every class expected", "raise split.test")
+    return rows
+
+
+def place_of(row: Row) -> str:
+    """Number of a row, and where there are two files whether it counts the published test file's lines."""
+    return row["row"] + (" of data.test" if row.get("file") == "test" else "")
+
+
+def said_of(
+    recipe: Recipe, model: Any, tokens: Encoder, rows: Rows, what: str, *, sampled: bool = True, advance: Advance = silent
+) -> Columns:
+    """What a model makes of the rows, and where sampled what it writes freely.
+
+    Args:
+        recipe: of which kind it is, and how it is asked.
+        model: on its device, in any state (set to evaluation here).
+        tokens: tokenizer of the model.
+        rows: (n_rows,) the test part, or some of it.
+        what: whose scores they are, for messages.
+        sampled: whether it writes freely too, where its kind does.
+        advance: told how many rows each batch did.
+
+    Raises:
+        ContractError: what it says is not finite.
+    """
+    import numpy as np
+
+    columns = kind_of(recipe).assess(recipe, model, tokens, rows, advance)
+    if sampled and (samples := samples_of(recipe)):
+        columns |= samples(recipe, model, tokens, rows)
+    broken = np.flatnonzero(~np.all([np.isfinite(column) for column in numbers(columns).values()], axis=0))
+    if len(broken):
+        found = f"scores of {len(broken)} of {len(rows)} rows are not finite, row {place_of(rows[broken[0]])} first"
+        raise ContractError(what, found, "numbers expected", "lower train.learning_rate, or set base_model.dtype: float32")
+    return columns
+
+
+def measure(recipe: Recipe, rows: Rows, columns: Columns) -> Scores:
+    """The kind's metrics with their bootstrap intervals."""
+    metrics = kind_of(recipe).metrics(recipe, rows, columns)
+    return bootstrap(metrics, len(rows), resamples=recipe.evaluate.resamples, confidence=recipe.evaluate.confidence)

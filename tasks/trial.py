@@ -1,0 +1,85 @@
+"""Train once for a sweep, and score the model on the test part after each of its numbers of epochs.
+
+Reads   Download, DatasetVersion, Plan                 runs/<id>/download.json, version.json, plan.json
+Uses    prompt.*, lora.*, train.*, evaluate.*          of the recipe, with the trial's own rows, seed and epochs
+Writes  TrialScores                                    runs/<id>/trial.<trial>.json
+"""
+
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter
+
+from tasks import scoring, tracking
+from tasks.contracts import DatasetVersion, Plan, Point, Scores, TrackedRun, Trial, TrialScores
+from tasks.errors import ContractError
+from tasks.grid import grid_of, recipe_of
+from tasks.scoring import Rows
+from tasks.tokens import Tokens
+from tasks.trainer import fit
+from tasks.workspace import Run, write_atomically
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
+
+KEPT_SCORES = TypeAdapter(dict[int, Scores])
+"""Number of epochs to scores, as attempts of one trial hand them on."""
+
+
+def trial(run: Run) -> TrialScores:
+    """Train one of the sweep's trials; its adapter is not kept, its scores are."""
+    began, one = time.monotonic(), _trial(run)
+    recipe, kept = recipe_of(run.recipe, one), run.kept / "scores.json"
+    rows = scoring.read_rows(recipe, run.path(run.read(DatasetVersion).parts["test"].path))
+    with tracking.tracked(run, one.name) as tracked:
+        fitted = fit(run, recipe, tracked, step="trial", watched_by=partial(_scorer, run, one, rows, kept, tracked))
+        scores = _read(kept)
+        points = tuple(_point(run, one, number, scores[number]) for number in one.epochs)
+    return TrialScores(one, tracked, points, len(rows), fitted.steps, time.monotonic() - began, fitted.emissions)
+
+
+def _trial(run: Run) -> Trial:
+    planned = {trial.name: trial for trial in run.read(Plan).trials}
+    if run.part not in planned:
+        known = ", ".join(planned)
+        raise ContractError(f"{run.id}: trial", f"{run.part!r} is none of the plan", f"one of {known} expected", "name it with --part")
+    return planned[run.part]
+
+
+def _scorer(run: Run, one: Trial, rows: Rows, kept: Path, tracked: TrackedRun, tokens: Tokens) -> "TrainerCallback":
+    """A trainer callback that scores the model after each of the trial's numbers of epochs.
+
+    It scores at the end of the step, before a checkpoint of it is saved: a training that goes on from there has the scores already.
+    """
+    from transformers import TrainerCallback
+
+    recipe, shown = recipe_of(run.recipe, one), grid_of(run.recipe).metrics
+
+    class Scorer(TrainerCallback):  # type: ignore[misc, unused-ignore]
+        def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+            number, rest = divmod(state.global_step * one.epochs[-1], state.max_steps)
+            if rest or number not in one.epochs:
+                return
+            columns = scoring.said_of(recipe, model, tokens, rows, f"trial {one.name}, {number} epochs")
+            found = scoring.measure(recipe, rows, columns)
+            write_atomically(kept, KEPT_SCORES.dump_json(_read(kept) | {number: found}, indent=2).decode())
+            figures = ", ".join(f"{name} {found[name].value:.3f}" for name in shown)
+            print(f"trial: {one.name} after {number} epochs: {figures}", file=sys.stderr, flush=True)
+            tracking.metrics(tracked, tracking.figures_of("tuned", found), step=state.global_step)
+
+    return Scorer()
+
+
+def _read(kept: Path) -> dict[int, Scores]:
+    return KEPT_SCORES.validate_json(kept.read_bytes()) if kept.exists() else {}
+
+
+def _point(run: Run, one: Trial, number: int, scores: Scores) -> Point:
+    """A point of the grid, as a run of its own in MLflow."""
+    with tracking.tracked(run, one.name, f"epochs-{number}") as tracked:
+        tracking.parameters(tracked, {"train.rows": one.rows, "train.seed": one.seed, "train.num_train_epochs": number})
+        tracking.metrics(tracked, tracking.figures_of("tuned", scores))
+    return Point(number, scores, tracked)

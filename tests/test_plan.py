@@ -1,0 +1,98 @@
+"""Which trainings a sweep takes, and what its grid may not be."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks import recipe as recipes
+from tasks import tracking
+from tasks.contracts import Plan
+from tasks.errors import DataError, RecipeError, RecipeErrors
+from tasks.grid import recipe_of, trials_of
+from tasks.schema import Recipe
+from tasks.steps import perform
+from tasks.workspace import Run
+from tests import tiny
+
+GRID: dict[str, Any] = {"rows": [12, 24], "epochs": [2, 1], "metrics": ["macro_f1", "roc_auc"], "repeat_rows": 12, "repeat_seeds": [4, 5]}
+
+
+@pytest.fixture
+def document(tiny_document: dict[str, Any]) -> dict[str, Any]:
+    return tiny_document | {"sweep": dict(GRID)}
+
+
+def resolved(document: dict[str, Any], **changes: Any) -> Recipe:
+    return recipes.resolve(document, "full", {key.replace("__", "."): value for key, value in changes.items()})
+
+
+def test_with_a_constant_learning_rate_one_training_of_each_size_and_seed_is_enough(document: dict[str, Any]) -> None:
+    trials = trials_of(resolved(document))
+    assert [(trial.name, trial.rows, trial.seed, trial.epochs) for trial in trials] == [
+        ("rows-24-seed-3", 24, 3, (1, 2)),
+        ("rows-12-seed-3", 12, 3, (1, 2)),
+        ("rows-12-seed-4", 12, 4, (1, 2)),
+        ("rows-12-seed-5", 12, 5, (1, 2)),
+    ]
+
+
+def test_under_another_schedule_each_number_of_epochs_takes_a_training(document: dict[str, Any]) -> None:
+    trials = trials_of(resolved(document, train__lr_scheduler_type="linear", sweep__repeat_rows=None, sweep__repeat_seeds=[]))
+    assert {(trial.name, trial.rows, trial.epochs) for trial in trials} == {
+        ("rows-24-epochs-2-seed-3", 24, (2,)), ("rows-24-epochs-1-seed-3", 24, (1,)),
+        ("rows-12-epochs-2-seed-3", 12, (2,)), ("rows-12-epochs-1-seed-3", 12, (1,)),
+    }  # fmt: skip
+
+
+def test_a_trial_trains_the_recipe_with_its_own_rows_seed_and_epochs(document: dict[str, Any]) -> None:
+    recipe = resolved(document, train__max_steps=7, train__eval_strategy="epoch", train__metric_for_best_model="loss")
+    own = recipe_of(recipe, trials_of(recipe)[-1])
+    expected = {"rows": 12, "seed": 5, "num_train_epochs": 2.0, "max_steps": None, "eval_strategy": "no", "metric_for_best_model": None}
+    assert {key: getattr(own.train, key) for key in expected} == expected
+    assert own.train.learning_rate == recipe.train.learning_rate and own.lora == recipe.lora
+
+
+def test_the_grid_is_no_part_of_what_a_model_depends_on(document: dict[str, Any], tiny_document: dict[str, Any]) -> None:
+    assert resolved(document).sha256() == resolved(tiny_document).sha256()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rows": []}, "sweep.rows is [], tuple should have at least 1 item"),
+        ({"rows": [12, 12]}, "rows is [12, 12], each value once expected; remove the others"),
+        ({"epochs": [0]}, "sweep.epochs.0 is 0"),
+        ({"repeat_rows": 13}, "repeat_rows is 13, one of rows (12, 24) expected; correct it"),
+        ({"repeat_seeds": []}, "repeat_rows and repeat_seeds go together; give both or neither"),
+        ({"repeat_seeds": [3]}, "sweep.repeat_seeds holds train.seed 3, further seeds expected; remove it"),
+        ({"rows": [2, 12]}, "sweep.rows holds 2 with 3 labels, a row of each expected; use more rows"),
+        ({"metrics": ["f2"]}, "sweep names the metric 'f2', one of macro_f1, accuracy, roc_auc expected; correct the name"),
+        ({"sizes": [1]}, "sweep.sizes is not a key of sweep"),
+    ],
+)
+def test_a_grid_that_does_not_fit_is_refused(document: dict[str, Any], changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeErrors) as caught:
+        resolved(document | {"sweep": GRID | changes})
+    assert message in str(caught.value)
+
+
+def test_plan_writes_the_trials_down_and_opens_the_sweep_s_run(home: Path, tiny_base: Path, document: dict[str, Any]) -> None:
+    run = tiny.start_at_train(home / "runs/tiny/grid", tiny_base, tiny.tweets(120), document)
+    perform("plan", run)
+    planned = run.read(Plan)
+    assert planned.trials == trials_of(run.recipe)
+    shown = tracking.client().get_run(planned.tracked.run_id)
+    assert (shown.data.params["sweep.rows"], shown.data.params["sweep.repeat_rows"]) == ("[12, 24]", "12")
+
+
+def test_more_rows_than_the_training_part_has_are_told_before_any_training(home: Path, tiny_base: Path, document: dict[str, Any]) -> None:
+    run = tiny.start_at_train(home / "runs/tiny/grid", tiny_base, tiny.tweets(80), document)
+    with pytest.raises(DataError, match=r"sweep.rows: 24 rows asked for, at most the 20 of the training part expected"):
+        perform("plan", run)
+
+
+def test_a_recipe_without_a_grid_has_no_sweep(make_run: Callable[..., Run], tiny_document: dict[str, Any]) -> None:
+    with pytest.raises(RecipeError, match=r"tiny.yaml: sweep is missing, a grid expected for a sweep"):
+        trials_of(make_run(tiny_document).recipe)
