@@ -16,7 +16,7 @@ from tasks import evaluation_report, gate, parity, scoring, tracking
 from tasks.champion import champion_version, version_model, version_recipe
 from tasks.contracts import Adapter, DatasetVersion, Download, Evaluation, MergedModel, Parity, Part, Scores, TrackedRun
 from tasks.errors import ContractError, DataError, RecipeError
-from tasks.kinds import AnswerTooLong, Columns, classes_of, examples_of, kind_of, words
+from tasks.kinds import AnswerTooLong, Columns, classes_of, examples_of, kind_of, place_of, words
 from tasks.models import load_adapter, load_model
 from tasks.new_tokens import new_rows
 from tasks.progress import Progress
@@ -208,7 +208,7 @@ def _replies(rows: Rows, columns: Mapping[str, Columns]) -> dict[str, dict[str, 
     """Place of each test row that a model wrote a reply to, to the replies of all models."""
     said = {model: words(found)["reply"] for model, found in columns.items() if "reply" in found}
     written = [place for place in range(len(rows)) if any(replies[place] for replies in said.values())]
-    return {scoring.place_of(rows[place]): {model: replies[place] for model, replies in said.items()} for place in written}
+    return {place_of(rows[place]): {model: replies[place] for model, replies in said.items()} for place in written}
 
 
 def _log(client: "MlflowClient", tracked: TrackedRun, run: Run, evaluation: Evaluation, measured: Mapping[str, Scores]) -> None:

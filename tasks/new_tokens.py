@@ -68,11 +68,18 @@ def draw_rows(model: Any, rows: NewRows) -> None:
             outer.bias[known:] = outer.bias[:known].float().mean().to(outer.bias)
 
 
-def trained_rows(model: Any, rows: NewRows) -> dict[str, list[int]]:
+def kept_rows(model: Any, rows: NewRows) -> dict[str, list[int]]:
     """PEFT's `trainable_token_indices`: the rows of the embedding, and of the output layer where it has a weight of its own."""
     inner, outer = model.get_input_embeddings(), model.get_output_embeddings()
     modules = (inner,) if outer.weight is inner.weight else (inner, outer)
     return {name: list(rows.ids) for name, module in model.named_modules() if any(module is each for each in modules)}
+
+
+def freeze_rows(tuned: Any) -> None:
+    """Leave the rows as they were drawn; the adapter keeps them all the same, since who has it alone could not draw them again."""
+    for name, weight in tuned.named_parameters():
+        if "trainable_tokens" in name:
+            weight.requires_grad_(False)
 
 
 def keep_bias(tuned: Any) -> None:

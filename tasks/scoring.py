@@ -6,7 +6,7 @@ from typing import Any
 from tasks.contracts import Scores
 from tasks.errors import ContractError, DataError
 from tasks.intervals import bootstrap
-from tasks.kinds import Advance, Columns, Encoder, Row, kind_of, labels_of, numbers, samples_of, silent
+from tasks.kinds import Advance, Columns, Encoder, Row, kind_of, labels_of, numbers, place_of, samples_of, silent
 from tasks.schema import Recipe
 
 Rows = list[Row]
@@ -34,11 +34,6 @@ def read_rows(recipe: Recipe, path: Path) -> Rows:
     if missing := [name for name in names if name not in present]:
         raise DataError(str(path), f"{len(rows)} rows, none of them {missing[0]!r}", "every class expected", "raise split.test")
     return rows
-
-
-def place_of(row: Row) -> str:
-    """Number of a row, and where there are two files whether it counts the published test file's lines."""
-    return row["row"] + (" of data.test" if row.get("file") == "test" else "")
 
 
 def said_of(

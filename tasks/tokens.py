@@ -38,6 +38,11 @@ class Tokens:
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in new_tokens])
+        end = self._special("eos_token")
+        if end is None:
+            raise RecipeError(str(folder), "the tokenizer names no eos_token", "an end token expected", "choose another base model")
+        self.eos_id: int = end
+        """Id of the end token."""
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -50,14 +55,6 @@ class Tokens:
         """Id of the beginning token, None where the tokenizer adds none to a text."""
         first = self._tokenizer.encode("a").ids[0]
         return first if first == self._special("bos_token") else None
-
-    @cached_property
-    def eos_id(self) -> int:
-        """Id of the end token."""
-        found = self._special("eos_token")
-        if found is None:
-            raise RecipeError(str(self.folder), "the tokenizer names no eos_token", "an end token expected", "choose another base model")
-        return found
 
     @cached_property
     def pad_id(self) -> int:

@@ -16,7 +16,7 @@ from tasks.emissions import meter_reader, metered
 from tasks.errors import DataError, RecipeError
 from tasks.kinds import Example, classes_of, examples_of, kind_of
 from tasks.models import device, dtype_of, load_model, own_head
-from tasks.new_tokens import NewRows, keep_bias, new_rows, trained_rows
+from tasks.new_tokens import NewRows, freeze_rows, keep_bias, kept_rows, new_rows
 from tasks.progress import Progress
 from tasks.schema import Recipe
 from tasks.tokens import Tokens
@@ -183,17 +183,27 @@ def draw_rows(labels: Sequence[str], count: int | None, seed: int) -> list[int]:
 
 
 def with_adapter(recipe: Recipe, model: Any, rows: NewRows | None = None) -> Any:
-    """The model with the recipe's adapter beside its weights (a PeftModel), drawn with torch's random numbers."""
+    """The model with the recipe's adapter beside its weights (a PeftModel), drawn with torch's random numbers.
+
+    Raises:
+        RecipeError: the model has no layer by the name of a target, which PEFT would leave out without a word.
+    """
     from peft import LoraConfig, get_peft_model
 
     lora = recipe.lora.model_dump(exclude={"train_new_tokens"})
     if not isinstance(lora["target_modules"], str):
         lora["target_modules"] = list(lora["target_modules"])
-    if rows and recipe.lora.train_new_tokens:
-        lora["trainable_token_indices"] = trained_rows(model, rows)
+        layers = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+        if missing := [target for target in recipe.lora.target_modules if target.rpartition(".")[2] not in layers]:
+            where, found = f"{recipe.name}.yaml: lora.target_modules", f"{missing[0]!r} is no layer of this base model"
+            raise RecipeError(where, found, "names of its layers expected", "correct it, or set it to all-linear")
+    if rows:
+        lora["trainable_token_indices"] = kept_rows(model, rows)
     head = own_head(model, lora["target_modules"])
     tuned = get_peft_model(model, LoraConfig(task_type="SEQ_CLS" if classes_of(recipe) else "CAUSAL_LM", **lora))
     keep_bias(tuned)
+    if rows and not recipe.lora.train_new_tokens:
+        freeze_rows(tuned)
     if head or rows:  # PEFT would put frozen weights of the output layer and the embedding beside the adapter, in every checkpoint
         tuned.save_pretrained = partial(tuned.save_pretrained, save_embedding_layers=False)
     return tuned

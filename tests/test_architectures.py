@@ -16,8 +16,9 @@ from benchmarks.bases import configuration, write
 from tasks import recipe as recipes
 from tasks import tracking
 from tasks.contracts import Adapter, BaseModelFiles, DatasetVersion, Download, MergedModel, Part
+from tasks.errors import DataError
 from tasks.generation import log_probabilities
-from tasks.kinds import Columns, Example, classes_of, kind_of, numbers, words
+from tasks.kinds import Columns, Example, classes_of, examples_of, kind_of, numbers, words
 from tasks.models import HEAD_WEIGHT, load_adapter, load_model
 from tasks.new_tokens import new_rows
 from tasks.schema import Recipe
@@ -98,6 +99,8 @@ def rows(recipe: Recipe, count: int, seed: int = 0) -> list[dict[str, Any]]:
 
 def build(case: str, folder: Path, tiny_base: Path) -> Path:
     """A tiny random base of the recipe's family; vocabulary in store beyond the tokenizer's, as the published ones have it."""
+    from safetensors.torch import load_file, save_file
+
     name = recipes.load(recipes.RECIPES / f"{case.partition(' ')[0]}.yaml")["base_model"]["name"]
     config = configuration(name, tiny=True)
     if config.model_type == "llama":
@@ -111,6 +114,10 @@ def build(case: str, folder: Path, tiny_base: Path) -> Path:
                 link_or_copy(tiny_base / file, folder / file)
     config.initializer_range = 0.1  # otherwise all rows are as probable as one another
     write(config, folder, "cpu")
+    if config.model_type == "gptj":
+        weights = load_file(folder / "model.safetensors")
+        weights["lm_head.bias"].normal_()  # otherwise it would not be missed
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
 
@@ -293,3 +300,16 @@ def test_the_answer_and_its_end_were_learned(tuned: Tuned) -> None:
     ends = [Example(example.prompt + example.answer[:-1], example.answer[-1:], False) for example in examples]
     for asked in (examples, ends):
         assert answered(merged, tokens, asked).mean() > answered(plain, tokens, asked).mean() + 0.5
+
+
+def test_a_bad_row_is_told_by_its_number(tuned: Tuned) -> None:
+    recipe, tokens = tuned.recipe, Tokens(tuned.folder)
+    spoilt = ["text", *(["label"] if recipe.labels.names else []), *(name for name in recipe.data.answers() if name != "rejected")]
+    for name in spoilt:
+        made = rows(recipe, 6)
+        made[3] |= {name: "odd" if name == "label" else " \n"}
+        found = (
+            "label is 'odd', one of .* expected; split again" if name == "label" else f"{name} is empty, .* expected; add an expectation"
+        )
+        with pytest.raises(DataError, match=f"^{recipe.name}: row 5: {found}"):
+            examples_of(recipe, tokens, made)

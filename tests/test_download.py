@@ -336,6 +336,41 @@ def test_a_label_of_two_tokens_stops_the_run_before_the_data(server: FileServer,
     assert server.log == [] and not run.has(Download)
 
 
+CHAT = {"kind": "chat", "labels": {}, "prompt": {"max_tokens": 160}, "gate": {"metric": "log_likelihood"}, "split": {"seed": 1, "test": 9}}
+STOP = {"template": "{text} Act:", "answer": " {act} Result: {label}<EH>", "stop": "<EH>", "max_tokens": 160}
+
+
+@pytest.mark.parametrize(
+    ("sections", "without", "message"),
+    [
+        ({}, "eos_token", "the tokenizer names no eos_token, an end token expected; choose another base model"),
+        (CHAT, "", "prompt.chat_template: the base model's tokenizer has no chat template, one expected; give the recipe one"),
+        ({"kind": "structured_generation", "prompt": STOP}, "", "prompt.stop: '<EH>' is . tokens of this base model, one token expected"),
+    ],
+    ids=["end token", "chat template", "stop"],
+)
+def test_a_tokenizer_that_lacks_something_stops_the_run_before_the_data(
+    server: FileServer,
+    tiny_document: dict[str, Any],
+    make_run: MakeRun,
+    tmp_path: Path,
+    sections: dict[str, Any],
+    without: str,
+    message: str,
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny_document["base_model"]["name"].removeprefix("folder:"), base)
+    config = json.loads((base / "tokenizer_config.json").read_text())
+    (base / "tokenizer_config.json").write_text(json.dumps({name: value for name, value in config.items() if name != without}))
+    data = {"source": {"url": f"{server.url}/rows.csv", "sha256": SHA}, "text": "text"}
+    data |= {"answer": "answer"} if sections == CHAT else {"label": "sentiment"}
+    data |= {"fields": {"act": "act"}} if "stop" in sections.get("prompt", {}) else {}
+    run = make_run({**tiny_document, **sections, "data": data, "base_model": {"name": f"folder:{base}"}})
+    with pytest.raises(RecipeError, match=message):
+        perform("download", run)
+    assert server.log == [] and not run.has(Download)
+
+
 def test_killed_in_the_middle_it_goes_on_and_ends_the_same(server: FileServer, start: Any, home: Path) -> None:
     file = server.files["/rows.csv"] = Served(ROWS, seconds_a_piece=0.5)
     run = start(url=f"{server.url}/rows.csv", sha256=SHA)

@@ -91,6 +91,10 @@ def test_ethos_is_the_tutorials() -> None:
         ({"data": {"label": None}}, "data.label is missing, the column of the labels expected; name it, or remove labels"),
         ({"labels": {"names": []}}, "data.label is given without labels.names, the classes expected; add them, or remove it"),
         ({"labels": {"names": []}, "data": {"label": None}}, "split.balance is downsample, none expected where a row has not exactly one"),
+        (
+            {"labels": {"names": []}, "data": {"label": None}, "split": {"balance": "none"}},
+            "labels.names is missing, the classes of label_scoring expected; add them",
+        ),
         ({"data": {"test": {"text": "b"}}}, "tiny.yaml: data.test.source is missing, a value expected; add it"),
         ({"split": {"test": 0}}, "split.test is 0 without data.test, test rows expected; enlarge it, or name a published test file"),
         ({"split": {"published_rows": 3}}, "split.published_rows is given without data.test, a published test file expected; remove it"),

@@ -24,7 +24,7 @@ from tasks.kinds import Example, label_scoring
 from tasks.models import dtype_of, load_model
 from tasks.steps import perform
 from tasks.tokens import Tokens
-from tasks.trainer import draw_rows
+from tasks.trainer import draw_rows, with_adapter
 from tasks.workspace import Run
 from tests import tiny
 
@@ -152,6 +152,19 @@ def test_a_checkpoint_cut_short_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "checkpoint-30" / "whole.json").unlink()
     assert newest_whole(tmp_path) == tmp_path / "checkpoint-10"
     assert newest_whole(tmp_path / "nowhere") is None
+
+
+def test_a_bad_row_stops_the_run_with_its_number(home: Path, tiny_base: Path) -> None:
+    rows = tiny.tweets(120)
+    run = tiny.start_at_train(home / "runs/tiny/bad", tiny_base, [*rows[:9], ("a table", "odd"), *rows[9:]])
+    with pytest.raises(DataError, match=r"^tiny: row 11: label is 'odd', one of .* expected; split again"):
+        perform("train", run)
+
+
+def test_a_target_that_is_no_layer_of_the_base_is_told(tiny_document: dict[str, Any], tiny_base: Path) -> None:
+    recipe = recipes.resolve(tiny_document, overrides={"lora.target_modules": ["q_proj", "v_porj"]})
+    with pytest.raises(RecipeError, match=r"tiny.yaml: lora.target_modules: 'v_porj' is no layer of this base model, names of its layers"):
+        with_adapter(recipe, load_model(tiny_base, "float32"))
 
 
 def test_a_loss_that_is_no_number_stops_the_run(home: Path, tiny_base: Path) -> None:

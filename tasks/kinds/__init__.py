@@ -177,7 +177,11 @@ def classes_of(recipe: Recipe) -> tuple[str, ...]:
 
 
 def examples_of(recipe: Recipe, tokens: Encoder, rows: Iterable[Row]) -> list[Example | None]:
-    """The rows as tokens; None for a row whose answer is too long, which whoever asks leaves out and counts."""
+    """The rows of a part as tokens; None for a row whose answer is too long, which whoever asks leaves out and counts.
+
+    Raises:
+        DataError: with the row's number, a row is no example.
+    """
     example = kind_of(recipe).example
 
     def fitting(row: Row) -> Example | None:
@@ -185,8 +189,16 @@ def examples_of(recipe: Recipe, tokens: Encoder, rows: Iterable[Row]) -> list[Ex
             return example(recipe, tokens, row)
         except AnswerTooLong:
             return None
+        except DataError as error:
+            where, found = f"{error.where}: row {place_of(row)}", error.found.removeprefix("a row's ")
+            raise DataError(where, found, error.expected, error.remedy) from None
 
     return [fitting(row) for row in rows]
+
+
+def place_of(row: Row) -> str:
+    """Number of a part's row, and where there are two files whether it counts the published test file's lines."""
+    return f"{row['row']}{' of data.test' if row.get('file') == 'test' else ''}"
 
 
 def labels_of(row: Row) -> list[str]:

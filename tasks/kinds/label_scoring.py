@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks import generation, single_label
 from tasks.batches import IGNORED, pad_left
-from tasks.errors import RecipeError
+from tasks.errors import DataError, RecipeError
 from tasks.framing import check_room, framed, template
 from tasks.generation import answers_log_probabilities, by_length
 from tasks.kinds import Advance, Columns, Encoder, Example, LossFunction, Row, Wording, silent
@@ -97,8 +97,11 @@ def example(recipe: Recipe, tokens: Encoder, row: Row) -> Example:
     The room is that beside the longest label's answer, so that the prompt is the same whatever the row's label.
 
     Raises:
-        DataError: the text is empty.
+        DataError: the text is empty, or the label is none of the recipe's.
     """
+    names = recipe.labels.names
+    if row["label"] not in names:
+        raise DataError(recipe.name, f"a row's label is {row['label']!r:.60}", f"one of {list(names)} expected", "split again")
     answer = [*tokens.encode(recipe.prompt.answer.format(label=row["label"])), tokens.eos_id]
     prompt, cut = framed(recipe, tokens, row["text"], recipe.prompt.max_tokens - _longest(recipe, tokens))
     return Example(prompt, answer, cut)
