@@ -33,11 +33,11 @@ def training_report(recipe: Recipe, tracked: TrackedRun, progress: Progress, dat
     tracking.parameters(tracked, {**known, "data.version": data_tag})
 
     class TrainingReport(TrainerCallback):  # type: ignore[misc, unused-ignore]
-        _tokens, _at = 0, 0.0
+        _tokens, _at, _logged = 0, 0.0, 0
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             progress.start_at(state.global_step)
-            self._tokens, self._at = state.num_input_tokens_seen, time.monotonic()
+            self._tokens, self._at, self._logged = state.num_input_tokens_seen, time.monotonic(), state.global_step
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             progress.reach(state.global_step)
@@ -48,11 +48,11 @@ def training_report(recipe: Recipe, tracked: TrackedRun, progress: Progress, dat
                 sender.send({key.replace("eval_", "validation.", 1): value for key, value in held_out.items()}, state.global_step)
             if logs is None or "loss" not in logs:
                 return
-            loss = float(logs["loss"])
+            loss, first, last = float(logs["loss"]), self._logged + 1, state.global_step  # the mean since it was last logged
+            self._logged = last
             if not math.isfinite(loss):
-                raise RecipeError(
-                    f"train: step {state.global_step}", f"the loss is {loss}", "a finite number expected", "lower train.learning_rate"
-                )
+                where = f"train: step {last}" if first == last else f"train: steps {first} to {last}"
+                raise RecipeError(where, f"the loss is {loss}", "a finite number expected", "lower train.learning_rate")
             now = time.monotonic()
             speed = (state.num_input_tokens_seen - self._tokens) / max(now - self._at, 1e-9)
             self._tokens, self._at = state.num_input_tokens_seen, now

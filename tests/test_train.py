@@ -22,6 +22,7 @@ from tasks.contracts import Adapter, MergedModel
 from tasks.errors import DataError, RecipeError, ServiceError
 from tasks.kinds import Example, label_scoring
 from tasks.models import dtype_of, load_model
+from tasks.schema import Recipe
 from tasks.steps import perform
 from tasks.tokens import Tokens
 from tasks.trainer import draw_rows, with_adapter
@@ -167,16 +168,17 @@ def test_a_target_that_is_no_layer_of_the_base_is_told(tiny_document: dict[str, 
         with_adapter(recipe, load_model(tiny_base, "float32"))
 
 
-def test_a_loss_that_is_no_number_stops_the_run(home: Path, tiny_base: Path) -> None:
-    from safetensors.torch import load_file, save_file
+@pytest.mark.parametrize(("at", "where"), [(1, "step 1"), (8, "steps 6 to 10")])
+def test_a_loss_that_is_no_number_stops_the_run(home: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch, at: int, where: str) -> None:
+    plain, calls = label_scoring.loss, iter(range(1, 100))
 
-    broken = home / "broken"
-    shutil.copytree(tiny_base, broken)
-    tensors = load_file(broken / "model.safetensors")
-    tensors["model.layers.0.mlp.down_proj.weight"][0, 0] = float("nan")
-    save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
-    run = tiny.start_at_train(home / "runs/tiny/nan", broken, tiny.tweets(120))
-    with pytest.raises(RecipeError, match=r"train: step 1: the loss is nan, a finite number expected; lower train.learning_rate"):
+    def spoilt(recipe: Recipe, tokens: Tokens) -> Any:
+        compute = plain(recipe, tokens)
+        return lambda *given, **named: compute(*given, **named) * (float("nan") if next(calls) == at else 1)
+
+    monkeypatch.setattr(label_scoring, "loss", spoilt)
+    run = tiny.start_at_train(home / "runs/tiny/nan", tiny_base, tiny.tweets(180))  # logged at steps 1, 5, 10
+    with pytest.raises(RecipeError, match=rf"train: {where}: the loss is nan, a finite number expected; lower train.learning_rate"):
         perform("train", run)
     client = tracking.client()
     (failed,) = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
