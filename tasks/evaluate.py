@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from tasks import evaluation_report, gate, parity, scoring, tracking
 from tasks.champion import champion_version, version_model, version_recipe
 from tasks.contracts import Adapter, DatasetVersion, Download, Evaluation, MergedModel, Parity, Part, Scores, TrackedRun
-from tasks.errors import ContractError, DataError, RecipeError
-from tasks.kinds import AnswerTooLong, Columns, classes_of, examples_of, kind_of, place_of, words
+from tasks.errors import ContractError, RecipeError
+from tasks.kinds import AnswerTooLong, Columns, classes_of, kind_of, place_of, words
 from tasks.models import load_adapter, load_model
 from tasks.new_tokens import new_rows
 from tasks.progress import Progress
@@ -43,7 +43,7 @@ def _evaluate(run: Run, tracked: TrackedRun) -> Evaluation:
     client = tracking.client()
 
     tuned_folder, base_folder, classes = run.path(merged.path), run.path(base.path), classes_of(recipe)
-    rows, cut_rows, left_out_rows = _fitting(recipe, _tokens(tuned_folder), rows)
+    rows, cut_rows, left_out_rows = scoring.fitting(recipe, _tokens(tuned_folder), rows)
     columns = {"tuned": _assess(run, "tuned model", recipe, partial(load_model, tuned_folder, dtype, classes), tuned_folder, rows)}
     with_adapter = partial(load_adapter, base_folder, run.path(adapter.path), dtype, classes, new_rows(recipe, base_folder))
     same = _compare(run, "adapter on its base", with_adapter, base_folder, rows, columns["tuned"], parity.TOLERANCE)
@@ -82,16 +82,6 @@ def _evaluate(run: Run, tracked: TrackedRun) -> Evaluation:
     evaluation_report.write(run, evaluation, version, base, cut_rows=cut_rows, replies=_replies(rows, columns))
     _log(client, tracked, run, evaluation, measured)
     return evaluation
-
-
-def _fitting(recipe: Recipe, tokens: Tokens, rows: Rows) -> tuple[Rows, int, int]:
-    """The rows that fit max_tokens, of how many of them the text was cut, and how many do not fit."""
-    made = examples_of(recipe, tokens, rows)
-    kept = [row for row, example in zip(rows, made, strict=True) if example is not None]
-    if not kept:
-        found = f"none of {len(rows)} test rows fits into {recipe.prompt.max_tokens} tokens"
-        raise DataError("evaluate", found, "room for answer and text expected", "raise prompt.max_tokens")
-    return kept, sum(example.cut for example in made if example is not None), len(rows) - len(kept)
 
 
 def _load_base(recipe: Recipe, folder: Path) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 from tasks.contracts import Scores
 from tasks.errors import ContractError, DataError
 from tasks.intervals import bootstrap
-from tasks.kinds import Advance, Columns, Encoder, Row, kind_of, labels_of, numbers, place_of, samples_of, silent
+from tasks.kinds import Advance, Columns, Encoder, Row, examples_of, kind_of, labels_of, numbers, place_of, samples_of, silent
 from tasks.schema import Recipe
 
 Rows = list[Row]
@@ -34,6 +34,20 @@ def read_rows(recipe: Recipe, path: Path) -> Rows:
     if missing := [name for name in names if name not in present]:
         raise DataError(str(path), f"{len(rows)} rows, none of them {missing[0]!r}", "every class expected", "raise split.test")
     return rows
+
+
+def fitting(recipe: Recipe, tokens: Encoder, rows: Rows) -> tuple[Rows, int, int]:
+    """The rows that fit max_tokens, of how many of them the text was cut, and how many do not fit.
+
+    Raises:
+        DataError: none fits.
+    """
+    made = examples_of(recipe, tokens, rows)
+    kept = [row for row, example in zip(rows, made, strict=True) if example is not None]
+    if not kept:
+        found = f"none of {len(rows)} test rows fits into {recipe.prompt.max_tokens} tokens"
+        raise DataError("evaluate", found, "room for answer and text expected", "raise prompt.max_tokens")
+    return kept, sum(example.cut for example in made if example is not None), len(rows) - len(kept)
 
 
 def said_of(

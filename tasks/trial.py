@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter
 
 from tasks import scoring, tracking
-from tasks.contracts import DatasetVersion, Plan, Point, Scores, TrackedRun, Trial, TrialScores
+from tasks.contracts import DatasetVersion, Download, Plan, Point, Scores, TrackedRun, Trial, TrialScores
 from tasks.errors import ContractError
 from tasks.grid import grid_of, recipe_of
 from tasks.scoring import Rows
@@ -33,7 +33,9 @@ def trial(run: Run) -> TrialScores:
     """Train one of the sweep's trials; its adapter is not kept, its scores are."""
     began, one = time.monotonic(), _trial(run)
     recipe, kept = recipe_of(run.recipe, one), run.kept / "scores.json"
-    rows = scoring.read_rows(recipe, run.path(run.read(DatasetVersion).parts["test"].path))
+    tokens = Tokens(run.path(run.read(Download).base_model.path), recipe.prompt.new_tokens)
+    part = scoring.read_rows(recipe, run.path(run.read(DatasetVersion).parts["test"].path))
+    rows, _, _ = scoring.fitting(recipe, tokens, part)
     with tracking.tracked(run, one.name) as tracked:
         fitted = fit(run, recipe, tracked, step="trial", watched_by=partial(_scorer, run, one, rows, kept, tracked))
         scores = _read(kept)
