@@ -29,8 +29,10 @@ Columns = dict[str, list[str]]
 def done(make_run: Callable[..., Run]) -> Start:
     """A run that has validated and split these columns."""
 
-    def starting(columns: Columns, published: Columns | None = None, **overrides: Any) -> tuple[Run, DatasetParts]:
-        run = make_run(tiny.recipe_document(Path("/nowhere"), Path("/nowhere.csv")), **overrides)
+    def starting(
+        columns: Columns, published: Columns | None = None, document: dict[str, Any] | None = None, **overrides: Any
+    ) -> tuple[Run, DatasetParts]:
+        run = make_run(document or tiny.recipe_document(Path("/nowhere"), Path("/nowhere.csv")), **overrides)
         for name, each in (("rows", columns), ("test_rows", published)):
             if each:
                 parquet.write(run.folder / f"{name}.parquet", ("line", range(2, len(each["text"]) + 2)), each)
@@ -198,8 +200,10 @@ def test_answers_and_no_labels(done: Start) -> None:
         "answer": ["yes", "no", "yes", *(f"answer {index}" for index in range(97))],
         "why": ["because"] * 100,
     }
-    keys = {"labels": {"names": []}, "data__label": None, "data__answer": "a", "data__fields": {"why": "w"}}
-    run, parts = done(columns, split__test=20, split__validation=10, split__balance="none", **keys)
+    chat = tiny.recipe_document(Path("/nowhere"), Path("/nowhere.csv")) | {"kind": "chat", "labels": {}}
+    chat |= {"prompt": {"max_tokens": 512}, "gate": {"metric": "log_likelihood"}, "split": {"seed": 1, "test": 20, "validation": 10}}
+    keys = {"document": chat, "data__label": None, "data__answer": "a", "data__fields": {"why": "w"}}
+    run, parts = done(columns, **keys)
     assert parts.dropped == {"duplicate": 1}, "an answer of its own makes a row of its own"
     assert {name: (part.rows, part.labels) for name, part in parts.parts.items()} == {
         "train": (69, {}), "validation": (10, {}), "test": (20, {}),
@@ -208,5 +212,4 @@ def test_answers_and_no_labels(done: Start) -> None:
     assert list(found) == ["text", "answer", "rejected", "why"]
     assert set(found["rejected"]) == {""}
     with pytest.raises(DataError, match=r"split: 3 rows, 3 for test, 0 for validation and one a class for train expected"):
-        done({name: values[97:] for name, values in columns.items()}, run_id="few", split__test=3, split__validation=0,
-             split__balance="none", **keys)  # fmt: skip
+        done({name: values[97:] for name, values in columns.items()}, run_id="few", split__test=3, split__validation=0, **keys)
