@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from filelock import FileLock
 
@@ -26,6 +27,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Tiny models on many threads wait for one another; two test processes share the cores instead.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# How long one example takes says more of the machine's other work than of ours.
+hypothesis.settings.register_profile("shared cores", deadline=None)
+hypothesis.settings.load_profile("shared cores")
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 

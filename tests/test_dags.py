@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tasks import recipe as recipes
-from tasks.contracts import STEPS
+from tasks.contracts import STEPS, SWEEP_STEPS
 from tasks.errors import RecipeErrors
 from tasks.schema import Recipe
 from tests import tiny
@@ -71,11 +71,15 @@ def recipes_folder(tmp_path: Path, home: Path, airflow_home: Path, monkeypatch: 
 def test_every_recipe_is_a_dag_like_the_picture_and_parsing_is_quick_and_light(airflow_home: Path) -> None:
     found = parse(airflow_home)
     assert found["errors"] == {}
-    assert set(found["dags"]) == {f"retrain_{path.stem}" for path in recipes.recipe_files()} >= {"retrain_tweets", "retrain_ethos"}
+    retrain = {f"retrain_{path.stem}" for path in recipes.recipe_files()}
+    assert retrain >= {"retrain_tweets", "retrain_ethos"}
+    swept = {f"sweep_{path.stem}" for path in recipes.recipe_files() if "sweep" in recipes.load(path)}
+    assert swept and set(found["dags"]) == retrain | swept
     assert found["heavy"] == []
     assert found["seconds"] < 1
     picture = ["start", *STEPS[: STEPS.index("promote")], "approve", "promote", "push"]
-    assert all(tasks == picture for tasks in found["dags"].values())
+    assert all(found["dags"][name] == picture for name in retrain)
+    assert all(found["dags"][name] == ["start", *SWEEP_STEPS] for name in swept)
 
 
 def test_inside_a_task_only_its_own_dag_is_built(airflow_home: Path, recipes_folder: Path) -> None:
@@ -226,3 +230,55 @@ def test_a_field_that_is_none_is_refused_with_its_neighbour(recipes_folder: Path
 def test_a_combination_that_the_form_cannot_express_is_refused(recipes_folder: Path) -> None:
     with pytest.raises(RecipeErrors, match=r"first.yaml: train.rows is 2 with 3 labels, a row of each expected; use more rows"):
         resolved(recipes_folder, rows=2)
+
+
+GRID = {"rows": [12, 24], "epochs": [1, 2], "metrics": ["macro_f1"], "repeat_rows": 12, "repeat_seeds": [4]}
+
+
+def sweep_of(folder: Path) -> Any:
+    from dags.form import Form
+    from dags.sweep import sweep
+    from tasks.recipe import SWEEP_FORM
+
+    return sweep(Form.read(folder / "gridded.yaml", SWEEP_FORM))
+
+
+def test_a_recipe_with_a_grid_has_a_sweep_as_well(airflow_home: Path, recipes_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_recipe(recipes_folder, "gridded", sweep=GRID, local={"sweep": {"epochs": [1]}})
+    found = parse(airflow_home, LORAFLOW_RECIPES=str(recipes_folder))
+    assert set(found["dags"]) == {"retrain_first", "retrain_gridded", "sweep_gridded"} and found["errors"] == {}
+    for dag_id in ("sweep_gridded", "retrain_gridded"):
+        within = {"LORAFLOW_RECIPES": str(recipes_folder), "_AIRFLOW_PARSING_CONTEXT_DAG_ID": dag_id}
+        assert list(parse(airflow_home, **within)["dags"]) == [dag_id]
+
+    dag = sweep_of(recipes_folder)
+    shown = {name: dag.params.get_param(name).value for name in dag.params}
+    assert shown == {
+        "profile": "local", "data": "new", "base_model": "folder:/base", "sizes": [12, 24], "epochs": [1], "repeat_size": 12,
+        "repeat_seeds": [4], "learning_rate": shown["learning_rate"], "rank": 8, "seed": 3,
+    }  # fmt: skip
+    assert dag.params.get_param("epochs").description.endswith("In profile full: [1, 2].")
+    assert "nested below the sweep's" in dag.doc_md and "Licence of the data" in dag.doc_md
+    assert (dag.max_active_runs, dag.get_task("trial").max_active_tis_per_dagrun) == (1, 1)
+    monkeypatch.setenv("LORAFLOW_SWEEP_TRAININGS", "4")
+    assert sweep_of(recipes_folder).get_task("trial").max_active_tis_per_dagrun == 4
+
+
+@pytest.mark.parametrize(
+    ("field", "good", "bad"),
+    [
+        ("sizes", [[12], [3, 4]], [[], [0], ["12"], 12, None]),
+        ("repeat_size", [12, None], [0, [12]]),
+        ("repeat_seeds", [[], [0, 1]], [[-1], None]),
+    ],
+)
+def test_the_grid_s_fields_take_lists_of_numbers(recipes_folder: Path, field: str, good: list[Any], bad: list[Any]) -> None:
+    from airflow.sdk.exceptions import ParamValidationError
+
+    write_recipe(recipes_folder, "gridded", sweep=GRID)
+    param = sweep_of(recipes_folder).params.get_param(field)
+    for value in good:
+        assert param.resolve(value) == value
+    for value in bad:
+        with pytest.raises(ParamValidationError):
+            param.resolve(value)

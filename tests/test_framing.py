@@ -19,7 +19,7 @@ def document(base: Path) -> dict[str, Any]:
     return recipes._lay_over(found, {"prompt": {"template": "Is this {labels}?\n{text}\nIt is"}})
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(text=st.text(min_size=1).filter(str.strip), more=st.integers(0, 40))
 def test_a_prompt_fits_its_room_and_keeps_its_frame(tiny_base: Path, text: str, more: int) -> None:
     tokens, recipe = Tokens(tiny_base), recipes.resolve(document(tiny_base))

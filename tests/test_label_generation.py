@@ -151,7 +151,7 @@ def test_a_recipe_that_does_not_fit_is_refused(base: Path, change: dict[str, Any
     assert message in str(caught.value)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(chosen=st.lists(st.sampled_from(NAMES[:3]), unique=True), blanks=st.sampled_from(["", "\n", " \n "]))
 def test_reading_inverts_writing_whatever_the_order(chosen: list[str], blanks: str) -> None:
     recipe = recipes.resolve(document(Path("/base")))
@@ -245,7 +245,7 @@ def test_without_a_none_label_a_lone_label_is_set_against_the_others(base: Path)
     assert label_generation._scores(recipe, frozenset(), values) == pytest.approx([0.5 / 0.8, 0.2 / 0.8, 0.1 / 0.8])
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1), count=st.integers(1, 40), digits=st.integers(1, 5))
 def test_metrics_are_those_of_scikit_learn(seed: int, count: int, digits: int) -> None:
     from sklearn.metrics import accuracy_score, f1_score, label_ranking_average_precision_score

@@ -149,7 +149,7 @@ def test_the_names_of_the_metrics_are_the_recipe_s(two: Recipe, three: Recipe) -
     assert set(measure(three, NAMES, np.eye(3))) == set(METRICS["label_scoring"]) - {"f1"}
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 2**32 - 1), rows=st.integers(3, 60), digits=st.integers(1, 6))
 def test_metrics_are_those_of_scikit_learn(seed: int, rows: int, digits: int) -> None:
     from sklearn.metrics import accuracy_score, f1_score, roc_auc_score

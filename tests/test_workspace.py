@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks import workspace
-from tasks.contracts import CONTRACTS, BaseModelFiles, Download, MergedModel, Part, Promotion, SourceFile
+from tasks.contracts import CONTRACTS, STEPS, SWEEP_STEPS, BaseModelFiles, Download, MergedModel, Part, Promotion, SourceFile
 from tasks.errors import ContractError, RecipeError, ServiceError
 from tasks.workspace import Run, link_or_copy, run_folder, write_atomically
 
@@ -44,7 +44,9 @@ def test_any_manifest_round_trips(
 
 
 def test_every_step_has_a_contract_named_after_it() -> None:
-    assert list(CONTRACTS) == ["download", "validate", "split", "version", "train", "merge", "evaluate", "register", "promote", "push"]
+    assert STEPS == ("download", "validate", "split", "version", "train", "merge", "evaluate", "register", "promote", "push")
+    assert SWEEP_STEPS == ("download", "validate", "split", "version", "plan", "trial", "compare")
+    assert set(CONTRACTS) == {*STEPS, *SWEEP_STEPS}
     assert all(contract.step == step for step, contract in CONTRACTS.items())
     assert Part("p", 1, {}) == Part("p", 1, {})
 
@@ -178,3 +180,16 @@ def test_large_files_are_linked_not_copied(tmp_path: Path) -> None:
     (tmp_path / "a" / "weights").write_bytes(b"w")
     link_or_copy(tmp_path / "a", tmp_path / "b")
     assert (tmp_path / "b" / "weights").stat().st_ino == (tmp_path / "a" / "weights").stat().st_ino
+
+
+def test_parts_of_a_step_have_manifest_lock_and_attempts_of_their_own(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    promotion = Promotion(False, "never", 1, None, "")
+    for part in ("a", "b"):
+        run.perform("promote", lambda _: promotion, contract=Promotion, part=part)
+    written = (run.folder / "promote.b.json").read_bytes()
+    run.perform("promote", lambda _: promotion, contract=Promotion, part="a", generation=1)
+    assert (run.generation("promote", "a"), run.generation("promote", "b"), run.generation("promote")) == (1, 0, None)
+    assert run.read(Promotion, "b") == promotion and not run.has(Promotion)
+    assert (run.folder / "promote.b.json").read_bytes() == written
+    assert (run.folder / "promote.a" / "g1-a2").is_dir() and (run.folder / "promote.b" / "g0-a1").is_dir()

@@ -58,10 +58,10 @@ class Airflow:
             self._http.headers["Authorization"] = f"Bearer {self._http.get('/auth/token').json()['access_token']}"
         return self._http.request(method, f"/api/v2{path}", **options)
 
-    def trigger(self, recipe: str, **values: Any) -> "AirflowRun":
-        """Start a run as the form does."""
-        found = self.ask("POST", f"/dags/retrain_{recipe}/dagRuns", json={"logical_date": None, "conf": values})
-        return AirflowRun(self, recipe, found["dag_run_id"])
+    def trigger(self, recipe: str, use: str = "retrain", **values: Any) -> "AirflowRun":
+        """Start a run as the form does, of the recipe's DAG for a use."""
+        found = self.ask("POST", f"/dags/{use}_{recipe}/dagRuns", json={"logical_date": None, "conf": values})
+        return AirflowRun(self, recipe, found["dag_run_id"], use)
 
     def dag(self, recipe: str) -> dict[str, Any] | None:
         """The DAG of a recipe; None where Airflow does not know it."""
@@ -80,9 +80,9 @@ class Airflow:
 class AirflowRun:
     """One run of one recipe."""
 
-    def __init__(self, airflow: Airflow, recipe: str, run_id: str) -> None:
-        self.airflow, self.recipe, self.id = airflow, recipe, run_id
-        self.path = f"/dags/retrain_{recipe}/dagRuns/{quote(run_id, safe='')}"
+    def __init__(self, airflow: Airflow, recipe: str, run_id: str, use: str = "retrain") -> None:
+        self.airflow, self.recipe, self.id, self.dag_id = airflow, recipe, run_id, f"{use}_{recipe}"
+        self.path = f"/dags/{self.dag_id}/dagRuns/{quote(run_id, safe='')}"
         self.run = Run(run_folder(airflow.settings.runs_folder, recipe, run_id))
 
     @property
@@ -93,6 +93,11 @@ class AirflowRun:
     def task(self, name: str) -> dict[str, Any]:
         """What Airflow knows of a task."""
         return dict(self.airflow.ask("GET", f"{self.path}/taskInstances/{name}"))
+
+    def instances(self, name: str) -> list[dict[str, Any]]:
+        """What Airflow knows of each instance of a mapped task."""
+        found = self.airflow.ask("GET", f"{self.path}/taskInstances", params={"task_id": name})["task_instances"]
+        return sorted(found, key=lambda one: one["map_index"])
 
     def states(self) -> dict[str, str]:
         """State of each task."""
@@ -128,10 +133,10 @@ class AirflowRun:
         logs = {name: [record["event"] for record in self.log(name)][-6:] for name, state in states.items() if state == "failed"}
         return json.dumps({"states": states, "logs": logs}, indent=1)
 
-    def clear(self, *names: str, downstream: bool = False) -> None:
-        """Clear tasks, as the UI does."""
+    def clear(self, *names: str | tuple[str, int], downstream: bool = False) -> None:
+        """Clear tasks, as the UI does; of a mapped one an instance."""
         body = {"dry_run": False, "dag_run_id": self.id, "task_ids": list(names), "only_failed": False, "include_downstream": downstream}
-        self.airflow.ask("POST", f"/dags/retrain_{self.recipe}/clearTaskInstances", json=body)
+        self.airflow.ask("POST", f"/dags/{self.dag_id}/clearTaskInstances", json=body)
 
     def mark(self, name: str, state: str) -> None:
         """Mark a task, as the UI does."""

@@ -12,12 +12,13 @@ from tests.pipeline.airflow_servers import Airflow, running
 
 @pytest.fixture(scope="session")
 def airflow(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, tiny_csv: Path) -> Iterator[Airflow]:
-    """A real Airflow with the recipe `tiny`, and `hasty`, where a reviewer has a minute to answer."""
+    """A real Airflow with the recipe `tiny`, which has a grid, and `hasty`, where a reviewer has a minute to answer."""
     folder = tmp_path_factory.mktemp("pipeline")
     recipes, home = folder / "recipes", folder / "home"
     recipes.mkdir()
     home.mkdir()
-    for name, changes in (("tiny", {}), ("hasty", {"run": {"promotion": "manual", "approval_hours": 0.015}})):
+    grid = {"rows": [12, 24], "epochs": [1, 2], "metrics": ["macro_f1", "roc_auc"], "repeat_rows": 12, "repeat_seeds": [4]}
+    for name, changes in (("tiny", {"sweep": grid}), ("hasty", {"run": {"promotion": "manual", "approval_hours": 0.015}})):
         document = tiny.recipe_document(tiny_base, tiny_csv, name) | changes
         (recipes / f"{name}.yaml").write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
     with running(home, recipes) as started:

@@ -6,6 +6,7 @@ The tests share one Airflow and build on one another's runs, in this order.
 import json
 import os
 import signal
+from itertools import pairwise
 from typing import Any
 
 import psutil
@@ -13,7 +14,7 @@ import pytest
 import yaml
 
 from tasks.checkpoints import newest_whole
-from tasks.contracts import STEPS, Adapter, Approval, Evaluation, Promotion, Publication, RegisteredVersion
+from tasks.contracts import STEPS, Adapter, Approval, Comparison, Evaluation, Plan, Promotion, Publication, RegisteredVersion
 from tasks.progress import read_position
 from tests.pipeline.airflow_servers import Airflow, AirflowRun, gone
 
@@ -147,6 +148,30 @@ def test_a_cleared_approval_asks_anew_and_a_refusal_is_recorded(hasty: AirflowRu
     assert "too rude" in hasty.run.read(Promotion).reason
     assert envelope(hasty, "promote")["generation"] == 1
     assert hasty.states()["push"] == "skipped"
+
+
+def test_a_sweep_maps_its_grid_over_data_made_once_and_compares(airflow: Airflow, second: AirflowRun) -> None:
+    sweep = airflow.trigger("tiny", use="sweep", data="latest", sizes=[12, 30], epochs=[1, 3])
+    assert sweep.end() == "success", sweep.told()
+    trials = sweep.instances("trial")
+    assert {one["rendered_map_index"] for one in trials} == {"rows-30-seed-3", "rows-12-seed-3", "rows-12-seed-4"}
+    spans = sorted((one["start_date"], one["end_date"]) for one in trials)
+    assert all(before[1] <= after[0] for before, after in pairwise(spans)), "one training at a time"
+    states = sweep.states()
+    assert {states.pop(name) for name in ("validate", "split")} == {"skipped"}
+    assert states == dict.fromkeys(("start", "download", "version", "plan", "trial", "compare"), "success")
+    table = sweep.run.path(sweep.run.read(Comparison).table).read_text(encoding="utf-8")
+    assert "| macro_f1 after epochs | 1 | 3 |" in table and "| 30 rows |" in table
+    assert {line for line in table.splitlines() if line.startswith("|")} <= {record["event"] for record in sweep.log("compare")}
+    assert sweep.link("compare") == sweep.run.read(Plan).tracked.url
+
+    written = (sweep.run.folder / "trial.rows-12-seed-4.json").read_bytes()
+    (place,) = [one["map_index"] for one in trials if one["rendered_map_index"] == "rows-30-seed-3"]
+    sweep.clear(("trial", place), downstream=True)
+    airflow.until(lambda: sweep.state not in ("success", "failed"), "the sweep goes on")
+    assert sweep.end() == "success", sweep.told()
+    assert envelope(sweep, "trial.rows-30-seed-3")["generation"] == envelope(sweep, "compare")["generation"] == 1
+    assert (sweep.run.folder / "trial.rows-12-seed-4.json").read_bytes() == written
 
 
 def test_a_combination_that_the_form_cannot_express_is_refused_by_start(airflow: Airflow, hasty: AirflowRun) -> None:
