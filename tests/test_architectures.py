@@ -230,6 +230,7 @@ def test_all_that_was_trained_lives_in_the_merged_model_and_nothing_else_changed
     """The merged model is base and adapter added up by hand; in every block each target of the recipe is among what was trained."""
     dtype, saved, seen = tuned.recipe.base_model.dtype, tuned.saved(tuned.resumed), set()
     assert "quantization_config" not in (tuned.folder / "config.json").read_text(), "merged into the base as it is unpacked"
+    assert tuned.run.read(MergedModel).dtype == dtype
     before, after = dict(tuned.plain(dtype).named_parameters()), dict(tuned.merged(dtype).named_parameters())
     assert before.keys() == after.keys()
     for name, merged in after.items():
