@@ -1,5 +1,6 @@
 """The command `loraflow`, the same as `python -m tasks`: every step by its name, and the whole run without Airflow."""
 
+import logging
 import os
 import sys
 import warnings
@@ -38,6 +39,7 @@ def main() -> None:
     # Deprecations inside the libraries are for us to read in tests, not for the reader of a task's log.
     warnings.simplefilter("ignore", FutureWarning)
     warnings.simplefilter("ignore", DeprecationWarning)
+    logging.getLogger("bitsandbytes.backends").setLevel(logging.ERROR)  # offers a kernel from the Hub; its own does as well
     try:
         app()
     except Skip as skip:

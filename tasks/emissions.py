@@ -64,7 +64,9 @@ class Meter:
 
     def __init__(self, folder: Path, attempt: str) -> None:
         from codecarbon import OfflineEmissionsTracker
+        from codecarbon.external.logger import set_logger_level
 
+        set_logger_level("error")  # it speaks before it has read its own level
         country = settings().country_iso_code
         self._place, self._intensity = country or WORLD, intensity_kg_per_kwh(country)
         self._ledger, self._attempt = folder / LEDGER, attempt

@@ -24,5 +24,5 @@ def plan(run: Run) -> Plan:
     with tracking.tracked(run) as tracked:
         tracking.parameters(tracked, {f"sweep.{key}": value for key, value in grid.model_dump(mode="json").items()})
     for trial in trials:
-        print(f"plan: {trial.name}, scored after {', '.join(map(str, trial.epochs))} epochs", file=sys.stderr)
+        print(f"plan: {trial.name}, scored after epoch {', '.join(map(str, trial.epochs))}", file=sys.stderr)
     return Plan(trials, tracked)

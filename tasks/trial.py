@@ -69,7 +69,7 @@ def _scorer(run: Run, one: Trial, rows: Rows, kept: Path, tracked: TrackedRun, t
             found = scoring.measure(recipe, rows, columns)
             write_atomically(kept, KEPT_SCORES.dump_json(_read(kept) | {number: found}, indent=2).decode())
             figures = ", ".join(f"{name} {found[name].value:.3f}" for name in shown)
-            print(f"trial: {one.name} after {number} epochs: {figures}", file=sys.stderr, flush=True)
+            print(f"trial: {one.name}, epoch {number}: {figures}", file=sys.stderr, flush=True)
             tracking.metrics(tracked, tracking.figures_of("tuned", found), step=state.global_step)
 
     return Scorer()
