@@ -100,7 +100,10 @@ def _assess(run: Run, what: str, recipe: Recipe, load: Callable[[], Any], tokeni
     """
     tokens, model = _tokens(tokenizer, recipe.prompt.new_tokens), load()
     with Progress(run, "evaluate", f"scoring the {what}", len(rows), "rows") as progress:
-        columns = scoring.said_of(recipe, model, tokens, rows, f"evaluate: {what}", sampled=sampled, advance=progress.advance)
+        columns = scoring.said_of(recipe, model, tokens, rows, f"evaluate: {what}", progress.advance)
+    if sampled and (count := scoring.to_write(recipe, rows)):
+        with Progress(run, "evaluate", f"answers of the {what}", count, "rows") as progress:
+            columns |= scoring.written_by(recipe, model, tokens, rows, progress.advance)
     del model
     _free_memory()
     return columns

@@ -129,6 +129,12 @@ class Lora(Section):
         True, description="Whether the embedding rows of prompt.new_tokens are trained; otherwise they stay as they were drawn."
     )
 
+    @model_validator(mode="after")
+    def _targets(self) -> Self:
+        if not self.target_modules:
+            raise ValueError("target_modules is empty, names of layers or all-linear expected; name some")
+        return self
+
 
 class Train(Section):
     """transformers' TrainingArguments, and the two keys that say what is learned from."""
@@ -383,6 +389,10 @@ def _misfits(recipe: Recipe) -> Iterator[str]:
         yield "data.label is missing, the column of the labels expected; name it, or remove labels"
     if not labels.names and any(table.label is not None for table in data.tables()):
         yield "data.label is given without labels.names, the classes expected; add them, or remove it"
+    if recipe.kind != "structured_generation" and any(table.fields for table in data.tables()):
+        yield f"data.fields is given with {recipe.kind}, which writes no fields; remove it"
+    if recipe.kind != "chat" and any(table.answer or table.rejected or table.turns for table in data.tables()):
+        yield f"data.answer, rejected or turns is given with {recipe.kind}, which has no replies; remove it"
     if recipe.multi_label and (bad := [name for name in labels.names if LABEL_SEPARATOR in name]):
         yield f"labels.names holds {bad[0]!r}, names without {LABEL_SEPARATOR!r} expected, which parts a row's labels; rename it"
     if split.balance != "none" and (recipe.multi_label or not labels.names):

@@ -50,10 +50,8 @@ def fitting(recipe: Recipe, tokens: Encoder, rows: Rows) -> tuple[Rows, int, int
     return kept, sum(example.cut for example in made if example is not None), len(rows) - len(kept)
 
 
-def said_of(
-    recipe: Recipe, model: Any, tokens: Encoder, rows: Rows, what: str, *, sampled: bool = True, advance: Advance = silent
-) -> Columns:
-    """What a model makes of the rows, and where sampled what it writes freely.
+def said_of(recipe: Recipe, model: Any, tokens: Encoder, rows: Rows, what: str, advance: Advance = silent) -> Columns:
+    """What a model makes of the rows.
 
     Args:
         recipe: of which kind it is, and how it is asked.
@@ -61,7 +59,6 @@ def said_of(
         tokens: tokenizer of the model.
         rows: (n_rows,) the test part, or some of it.
         what: whose scores they are, for messages.
-        sampled: whether it writes freely too, where its kind does.
         advance: told how many rows each batch did.
 
     Raises:
@@ -70,13 +67,23 @@ def said_of(
     import numpy as np
 
     columns = kind_of(recipe).assess(recipe, model, tokens, rows, advance)
-    if sampled and (samples := samples_of(recipe)):
-        columns |= samples(recipe, model, tokens, rows)
     broken = np.flatnonzero(~np.all([np.isfinite(column) for column in numbers(columns).values()], axis=0))
     if len(broken):
         found = f"scores of {len(broken)} of {len(rows)} rows are not finite, row {place_of(rows[broken[0]])} first"
         raise ContractError(what, found, "numbers expected", "lower train.learning_rate, or set base_model.dtype: float32")
     return columns
+
+
+def to_write(recipe: Recipe, rows: Rows) -> int:
+    """How many of the rows `written_by` has a model answer freely."""
+    kind = samples_of(recipe)
+    return len(kind.sampled(recipe, rows)) if kind else 0
+
+
+def written_by(recipe: Recipe, model: Any, tokens: Encoder, rows: Rows, advance: Advance = silent) -> Columns:
+    """What a model writes freely after rows of the test part, beside `said_of`; nothing where its kind does not."""
+    kind = samples_of(recipe)
+    return kind.samples(recipe, model, tokens, rows, advance) if kind else {}
 
 
 def measure(recipe: Recipe, rows: Rows, columns: Columns) -> Scores:

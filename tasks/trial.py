@@ -65,7 +65,8 @@ def _scorer(run: Run, one: Trial, rows: Rows, kept: Path, tracked: TrackedRun, t
             number, rest = divmod(state.global_step * one.epochs[-1], state.max_steps)
             if rest or number not in one.epochs:
                 return
-            columns = scoring.said_of(recipe, model, tokens, rows, f"trial {one.name}, {number} epochs")
+            columns = scoring.said_of(recipe, model, tokens, rows, f"trial {one.name}, epoch {number}")
+            columns |= scoring.written_by(recipe, model, tokens, rows)
             found = scoring.measure(recipe, rows, columns)
             write_atomically(kept, KEPT_SCORES.dump_json(_read(kept) | {number: found}, indent=2).decode())
             figures = ", ".join(f"{name} {found[name].value:.3f}" for name in shown)

@@ -198,18 +198,17 @@ def test_answers_and_no_labels(done: Start) -> None:
     columns = {
         "text": ["same", "same", "same", *(f"question {index}" for index in range(97))],
         "answer": ["yes", "no", "yes", *(f"answer {index}" for index in range(97))],
-        "why": ["because"] * 100,
     }
     chat = tiny.recipe_document(Path("/nowhere"), Path("/nowhere.csv")) | {"kind": "chat", "labels": {}}
     chat |= {"prompt": {"max_tokens": 512}, "gate": {"metric": "log_likelihood"}, "split": {"seed": 1, "test": 20, "validation": 10}}
-    keys = {"document": chat, "data__label": None, "data__answer": "a", "data__fields": {"why": "w"}}
+    keys = {"document": chat, "data__label": None, "data__answer": "a"}
     run, parts = done(columns, **keys)
     assert parts.dropped == {"duplicate": 1}, "an answer of its own makes a row of its own"
     assert {name: (part.rows, part.labels) for name, part in parts.parts.items()} == {
         "train": (69, {}), "validation": (10, {}), "test": (20, {}),
     }  # fmt: skip
     found = read(run, parts, "train")[1]
-    assert list(found) == ["text", "answer", "rejected", "why"]
+    assert list(found) == ["text", "answer", "rejected"]
     assert set(found["rejected"]) == {""}
     with pytest.raises(DataError, match=r"split: 3 rows, 3 for test, 0 for validation and one a class for train expected"):
         done({name: values[97:] for name, values in columns.items()}, run_id="few", split__test=3, split__validation=0, **keys)

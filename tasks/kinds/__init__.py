@@ -112,13 +112,13 @@ def silent(_: int) -> None:
 
 
 class Samples(Protocol):
-    """What a module in this folder may offer where its models write freely: `samples`."""
+    """What a module in this folder offers besides where its models write freely; no part of parity."""
 
-    def __call__(self, recipe: Recipe, model: Any, tokens: Encoder, rows: Sequence[Row], advance: Advance = silent) -> Columns:
-        """What a model writes after `evaluate.samples` of the test rows, for metrics and the report; no part of parity.
+    def sampled(self, recipe: Recipe, rows: Sequence[Row]) -> list[int]:
+        """Places of the test rows that a model answers, the same for all models."""
 
-        Among the columns is `reply`, empty for the other rows.
-        """
+    def samples(self, recipe: Recipe, model: Any, tokens: Encoder, rows: Sequence[Row], advance: Advance = silent) -> Columns:
+        """What a model writes after those rows, for metrics and the report; among the columns is `reply`, empty for the others."""
 
 
 class Kind(Protocol):
@@ -167,8 +167,9 @@ def kind_of(recipe: Recipe) -> Kind:
 
 
 def samples_of(recipe: Recipe) -> Samples | None:
-    """The `samples` of the recipe's kind, where it has them."""
-    return getattr(kind_of(recipe), "samples", None)
+    """The recipe's kind, where its models write freely."""
+    kind = kind_of(recipe)
+    return cast(Samples, kind) if hasattr(kind, "samples") else None
 
 
 def classes_of(recipe: Recipe) -> tuple[str, ...]:

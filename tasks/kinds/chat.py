@@ -123,20 +123,25 @@ def assess(recipe: Recipe, model: Any, tokens: Encoder, rows: Sequence[Row], adv
     return {"answer": means[: len(rows)], "answer_tokens": counts[: len(rows)], "rejected": rejected, "pair": pair}
 
 
-def samples(recipe: Recipe, model: Any, tokens: Encoder, rows: Sequence[Row], advance: Advance = silent) -> Columns:
-    """The model's `reply` to `evaluate.samples` rows, drawn by SAMPLES_SEED, pairs only where the others are too few.
+def sampled(recipe: Recipe, rows: Sequence[Row]) -> list[int]:
+    """`evaluate.samples` rows, drawn by SAMPLES_SEED, pairs only where the others are too few.
 
-    `sampled` is 1 for them, otherwise 0. Fewer samples of the same rows are some of the more.
+    Fewer samples of the same rows are some of the more.
     """
+    order = random.Random(SAMPLES_SEED).sample(range(len(rows)), len(rows))  # noqa: S311 - a sample, no secret
+    return sorted(order, key=lambda place: bool(rows[place]["rejected"]))[: recipe.evaluate.samples]
+
+
+def samples(recipe: Recipe, model: Any, tokens: Encoder, rows: Sequence[Row], advance: Advance = silent) -> Columns:
+    """The model's `reply` to the sampled rows; `sampled` is 1 for them, otherwise 0."""
     import numpy as np
 
-    order = random.Random(SAMPLES_SEED).sample(range(len(rows)), len(rows))  # noqa: S311 - a sample, no secret
-    chosen = sorted(order, key=lambda place: bool(rows[place]["rejected"]))[: recipe.evaluate.samples]
+    chosen = sampled(recipe, rows)
     said = respond(recipe, model, tokens, [rows[place]["text"] for place in chosen], advance)["reply"]
-    replies, sampled = [""] * len(rows), np.zeros(len(rows))
+    replies, answered = [""] * len(rows), np.zeros(len(rows))
     for place, reply in zip(chosen, said, strict=True):
-        replies[place], sampled[place] = str(reply), 1
-    return {"reply": replies, "sampled": sampled}
+        replies[place], answered[place] = str(reply), 1
+    return {"reply": replies, "sampled": answered}
 
 
 def majority(recipe: Recipe, label: str, rows: Sequence[Row]) -> None:
@@ -154,11 +159,11 @@ def metrics(recipe: Recipe, rows: Sequence[Row], columns: Columns) -> Metrics:
 
     answer, rejected, counts, pair = (np.asarray(columns[name]) for name in ("answer", "rejected", "answer_tokens", "pair"))
     better = (answer > rejected).astype(np.float64)
-    replies, sampled = columns.get("reply"), np.asarray(columns.get("sampled", np.zeros(len(rows))))
+    replies, answered = columns.get("reply"), np.asarray(columns.get("sampled", np.zeros(len(rows))))
     cautious = np.array([float(is_cautious(str(reply))) for reply in replies]) if replies is not None else np.zeros(len(rows))
 
     def of_draw(draw: "NDArray[np.intp]") -> dict[str, float]:
-        held_out, pairs, written = draw[pair[draw] == 0], draw[pair[draw] == 1], draw[sampled[draw] == 1]
+        held_out, pairs, written = draw[pair[draw] == 0], draw[pair[draw] == 1], draw[answered[draw] == 1]
         likelihood = float((answer[held_out] * counts[held_out]).sum() / counts[held_out].sum()) if len(held_out) else math.nan
         return {
             "log_likelihood": likelihood,

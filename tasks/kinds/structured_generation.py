@@ -128,6 +128,11 @@ def assess(recipe: Recipe, model: Any, tokens: Encoder, rows: Sequence[Row], adv
     return {LOG_PROBABILITY: totals / counts, TOKENS: counts}
 
 
+def sampled(recipe: Recipe, rows: Sequence[Row]) -> list[int]:
+    """Every row."""
+    return list(range(len(rows)))
+
+
 def samples(recipe: Recipe, model: Any, tokens: Encoder, rows: Sequence[Row], advance: Advance = silent) -> Columns:
     """What the model writes after every row's text: its fields and class as `respond` gives them, and `parsed`.
 
