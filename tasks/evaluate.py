@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import evaluation_report, gate, parity, scoring, tracking
+from tasks import evaluation_report, gate, parity, plots, scoring, tracking
 from tasks.champion import champion_version, version_model, version_recipe
 from tasks.contracts import Adapter, DatasetVersion, Download, Evaluation, MergedModel, Parity, Part, Scores, TrackedRun
 from tasks.errors import ContractError, RecipeError
@@ -63,7 +63,7 @@ def _evaluate(run: Run, tracked: TrackedRun) -> Evaluation:
     if rival is not None and champion_columns is not None:
         rival = gate.Rival(rival.version, measured["champion"])
     evidence = gate.Evidence(measured["tuned"], measured["base"], measured.get("majority"), same, rival, quantized)
-    figures = kind_of(recipe).figures(recipe, rows, columns, run.attempt)
+    figures = _learning_curve(run, tracked) | kind_of(recipe).figures(recipe, rows, columns, run.attempt)
     evaluation = Evaluation(
         rows=len(rows),
         tuned=evidence.tuned,
@@ -82,6 +82,14 @@ def _evaluate(run: Run, tracked: TrackedRun) -> Evaluation:
     evaluation_report.write(run, evaluation, version, base, cut_rows=cut_rows, replies=_replies(rows, columns))
     _log(client, tracked, run, evaluation, measured)
     return evaluation
+
+
+def _learning_curve(run: Run, tracked: TrackedRun) -> dict[str, str]:
+    """Draw the training's losses as MLflow has them; title to file name."""
+    losses = {"training": tracking.history(tracked, "train.loss"), "validation": tracking.history(tracked, "validation.loss")}
+    drawn = {"Learning curve": "learning.png"}
+    plots.draw_learning(run.attempt / drawn["Learning curve"], {part: found for part, found in losses.items() if found})
+    return drawn
 
 
 def _load_base(recipe: Recipe, folder: Path) -> Any:

@@ -1,4 +1,4 @@
-"""The pictures of an evaluation: confusion matrix, ROC and precision-recall curves; and of a sweep.
+"""The pictures of an evaluation, among them learning curve, confusion matrix, ROC and precision-recall curves; and of a sweep.
 
 Colours are Okabe and Ito's, told apart with any kind of colour sight; lines differ by their dashes as well.
 """
@@ -140,6 +140,25 @@ def draw_bars(path: Path, values: "Mapping[str, NDArray[np.float64]]", names: Se
     axes.invert_yaxis()
     axes.set(xlabel=what, xlim=(0, 1.1))
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(values), frameon=False)
+    figure.savefig(path, dpi=DOTS_PER_INCH)
+    plt.close(figure)
+
+
+def draw_learning(path: Path, losses: Mapping[str, Mapping[int, float]]) -> None:
+    """The losses of a training over its steps.
+
+    Args:
+        path: PNG file to write.
+        losses: part of the data set to step to loss, nats a token.
+    """
+    plt = _pyplot()
+    figure, axes = plt.subplots(figsize=(5.6, 4), layout="constrained")
+    for (part, of_part), (colour, dashes), marker in zip(losses.items(), LINES, ("", "s"), strict=False):
+        axes.plot(list(of_part), list(of_part.values()), color=colour, linestyle=dashes, marker=marker, label=part)
+    axes.set(xlabel="optimiser steps", ylabel="loss, nats a token", title="Learning curve", ylim=(0, None))
+    axes.grid(color="0.92")
+    if losses:
+        axes.legend(fontsize="small")
     figure.savefig(path, dpi=DOTS_PER_INCH)
     plt.close(figure)
 

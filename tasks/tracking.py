@@ -132,6 +132,17 @@ def metrics(found: TrackedRun, figures: Mapping[str, float], step: int = 0) -> N
         tracker.log_batch(found.run_id, metrics=[Metric(key, value, now, step) for key, value in figures.items()])
 
 
+def history(found: TrackedRun, metric: str) -> dict[int, float]:
+    """A metric over the steps of a training; where an attempt repeated what a killed one had done, its value counts.
+
+    Raises:
+        ServiceError: MLflow does not answer.
+    """
+    with answering("tracking"):
+        entries = client().get_metric_history(found.run_id, metric)
+    return dict(sorted({entry.step: entry.value for entry in sorted(entries, key=lambda entry: entry.timestamp)}.items()))
+
+
 def figures_of(model: str, scores: Scores) -> dict[str, float]:
     """A model's scores as metrics `<model>.<metric>` with `.low` and `.high`, in characters that MLflow takes."""
     figures: dict[str, float] = {}

@@ -11,7 +11,7 @@ import pytest
 
 from tasks import recipe as recipes
 from tasks import tracking
-from tasks.contracts import DatasetVersion, Download, Evaluation, MergedModel, Part, Score
+from tasks.contracts import Adapter, DatasetVersion, Download, Evaluation, MergedModel, Part, Score
 from tasks.errors import ContractError, DataError, ServiceError
 from tasks.kinds import label_scoring
 from tasks.models import load_model
@@ -100,8 +100,10 @@ def test_mlflow_holds_metrics_pictures_predictions_and_report(trained: Run) -> N
             assert metrics[f"{model}.{name}"] == score.value
             assert (metrics[f"{model}.{name}.low"], metrics[f"{model}.{name}.high"]) == (score.low, score.high)
     assert metrics["parity.same_labels"] == 16 and metrics["parity.largest_difference"] == found.parity.largest_difference
+    losses = tracking.history(trained.read(Adapter).tracked, "train.loss")
+    assert list(losses) == [1, *range(5, trained.read(Adapter).steps + 1, 5)] and losses[1] > 2 * list(losses.values())[-1]
     files = {Path(file.path).name for file in client.list_artifacts(tracked.info.run_id, "evaluation")}
-    assert files == {"confusion.png", "roc.png", "precision_recall.png", "predictions.parquet", "report.html"}
+    assert files == {"learning.png", "confusion.png", "roc.png", "precision_recall.png", "predictions.parquet", "report.html"}
 
 
 def test_the_report_reads_offline_and_shows_no_text(trained: Run) -> None:
@@ -111,7 +113,7 @@ def test_the_report_reads_offline_and_shows_no_text(trained: Run) -> None:
     page = trained.path(found.report).read_text(encoding="utf-8")
     for place in re.findall(r"""(?:src|href)=["']?([^"' >]+)|url\(([^)]*)""", page):
         assert "".join(place).startswith("data:image/png;base64,")
-    assert page.count("data:image/png;base64,") == 3 and "<script" not in page
+    assert page.count("data:image/png;base64,") == 4 and "<script" not in page
     for text, _ in tiny.tweets(360)[-60:]:
         assert text not in page
     words = " ".join(re.sub(r"<[^>]+>", " ", page).split())
