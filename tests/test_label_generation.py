@@ -215,6 +215,14 @@ def test_padding_changes_no_answer_and_no_score(base: Path, tokens: Tokens, mode
     assert np.ptp(found[1]["score_positive"]) > 1e-3, "the rows must differ, or the comparison says nothing"
 
 
+def test_progress_is_half_the_writing_and_half_the_scoring(base: Path, tokens: Tokens, model: Any) -> None:
+    told: list[int] = []
+    label_generation.respond(
+        recipes.resolve(document(base, evaluate={"batch_size": 4})), model, tokens, ["a", "b c", "d", "e f", "g"], told.append
+    )
+    assert told == [2, 0, 2, 1], "of five rows, in batches of four and one, twice"
+
+
 def test_answers_after_one_reading_are_as_probable_as_each_alone(recipe: Recipe, tokens: Tokens, model: Any) -> None:
     made = [label_generation.example(recipe, tokens, row(text)) for text, _ in rows(3)]  # prompts longer than the sliding window
     answers = [[[*tokens.encode("Labels: positive"), 1], tokens.encode("Labels: None")], [tokens.encode("a")], [[5, 6, 7], [1], [9, 9]]]

@@ -111,6 +111,24 @@ def silent(_: int) -> None:
     """Tell nobody how many rows are done."""
 
 
+def in_proportion(advance: Advance, things: int, rows: int) -> Advance:
+    """Of things done to rows done, where the rows take some number of things in all.
+
+    Args:
+        advance: told of rows.
+        things: how many things all rows take.
+        rows: how many rows there are.
+    """
+    done = 0
+
+    def share(count: int) -> None:
+        nonlocal done
+        before, done = done * rows // things, done + count
+        advance(done * rows // things - before)
+
+    return share
+
+
 class Samples(Protocol):
     """What a module in this folder offers besides where its models write freely; no part of parity."""
 

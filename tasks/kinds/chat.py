@@ -17,7 +17,7 @@ from tasks.conversation import Message, messages_of, render
 from tasks.errors import DataError, RecipeError
 from tasks.generation import generate, log_probabilities
 from tasks.generation import loss as loss
-from tasks.kinds import Advance, AnswerTooLong, Columns, Encoder, Example, Metrics, Row, Wording, silent
+from tasks.kinds import Advance, AnswerTooLong, Columns, Encoder, Example, Metrics, Row, Wording, in_proportion, silent
 from tasks.schema import Recipe
 
 if TYPE_CHECKING:
@@ -109,14 +109,7 @@ def assess(recipe: Recipe, model: Any, tokens: Encoder, rows: Sequence[Row], adv
     examples = [example(recipe, tokens, row) for row in rows]
     examples += [_example(recipe, tokens, rows[place], "rejected") for place in pairs]
     counts = np.array([len(each.answer) for each in examples], dtype=np.float64)
-    done = 0
-
-    def share(count: int) -> None:
-        """Of answers done to rows done, two answers a pair."""
-        nonlocal done
-        before, done = done * len(rows) // len(examples), done + count
-        advance(done * len(rows) // len(examples) - before)
-
+    share = in_proportion(advance, len(examples), len(rows))  # two answers a pair
     means = log_probabilities(model, tokens, examples, batch_size=recipe.evaluate.batch_size, advance=share) / counts
     rejected, pair = np.zeros(len(rows)), np.zeros(len(rows))
     rejected[pairs], pair[pairs] = means[len(rows) :], 1

@@ -15,7 +15,7 @@ from typing import Any
 from tasks.errors import DataError, RecipeError
 from tasks.framing import check_room, framed, template
 from tasks.generation import answers_log_probabilities, generate, loss
-from tasks.kinds import Advance, Columns, Encoder, Example, Row, Wording, labels_of, silent
+from tasks.kinds import Advance, Columns, Encoder, Example, Row, Wording, in_proportion, labels_of, silent
 from tasks.label_lines import LABELS, none_label, parse, speller, write
 from tasks.multi_label import columns_of, figures, majority, metrics, response
 from tasks.schema import Recipe
@@ -68,7 +68,7 @@ def respond(recipe: Recipe, model: Any, tokens: Encoder, texts: Sequence[str], a
         model: causal language model, on its device, in any state (set to evaluation here).
         tokens: tokenizer of the model.
         texts: (n_rows,) the texts.
-        advance: told how many rows each batch of the scoring did.
+        advance: told how many rows each batch did; the writing is half of it, the scoring the other.
 
     Returns:
         The columns of `tasks.multi_label`.
@@ -79,14 +79,15 @@ def respond(recipe: Recipe, model: Any, tokens: Encoder, texts: Sequence[str], a
     prompts = [framed(recipe, tokens, text, recipe.prompt.max_tokens - longest)[0] for text in texts]
     size, limit = recipe.evaluate.batch_size, recipe.evaluate.max_new_tokens
     allowed = speller(recipe, tokens) if recipe.evaluate.decoding == "constrained" else None
+    half = in_proportion(advance, 2 * len(texts), len(texts))
     written = generate(
-        model, tokens, prompts, max_new_tokens=limit, stop_ids=_stop_ids(recipe, tokens), batch_size=size, allowed=allowed
+        model, tokens, prompts, max_new_tokens=limit, stop_ids=_stop_ids(recipe, tokens), batch_size=size, allowed=allowed, advance=half
     )  # fmt: skip
     answers = [parse(recipe, tokens.decode(ids)) if len(ids) < limit else None for ids in written]  # at the limit its end is missing
     named = [frozenset(answer or ()) - {none_label(recipe)} for answer in answers]
     sets = [_looked_at(recipe, chosen) for chosen in named]
     ids = [[_answer(recipe, tokens, chosen) for chosen in of_row] for of_row in sets]
-    found = answers_log_probabilities(model, tokens, prompts, ids, batch_size=size, advance=advance)
+    found = answers_log_probabilities(model, tokens, prompts, ids, batch_size=size, advance=half)
     rows = [
         _scores(recipe, chosen, dict(zip(of_row, values, strict=True))) for chosen, of_row, values in zip(named, sets, found, strict=True)
     ]
