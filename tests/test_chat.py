@@ -102,7 +102,7 @@ def test_it_learns_the_answers_and_prefers_them(run: Run) -> None:
     assert found.tuned["perplexity"].value == pytest.approx(math.exp(-found.tuned["log_likelihood"].value))
     assert found.tuned["preference_accuracy"].value == 1.0 and found.verdict.passed
     assert found.parity.same_labels == found.parity.rows == 16 and found.parity.largest_difference < 1e-3
-    assert set(found.figures) == {"Margin of the better answer", "Held-out answers"}
+    assert set(found.figures) == {"Learning curve", "Margin of the better answer", "Held-out answers"}
 
 
 def test_the_report_folds_the_replies_away_and_shows_no_row(run: Run) -> None:
