@@ -189,7 +189,7 @@ def draw_epochs(path: Path, values: Mapping[int, Mapping[int, Sequence[float]]],
     axes.set_xticks(sorted({number for line in values.values() for number in line}))
     axes.set(xlabel="epochs", ylabel=metric, title=f"{metric} on the test part")
     axes.grid(color="0.92")
-    axes.legend(fontsize="small")
+    figure.legend(loc="outside lower center", fontsize="small")  # below: lines may be anywhere
     figure.savefig(path, dpi=DOTS_PER_INCH)
     plt.close(figure)
 
