@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 
 from tasks.data_schema import Data, Name, Split, Validate
 from tasks.label_schema import Labels, MarkedColumns
+from tasks.pod_schema import Pods
 from tasks.section import Section
 from tasks.sweep_schema import Sweep
 
@@ -176,6 +177,13 @@ class Train(Section):
     save_steps: int = Field(50, ge=1, description="Steps between checkpoints.")
     logging_steps: int = Field(5, ge=1, description="Steps between logged metrics.")
     seed: int = Field(ge=0, le=2**31 - 1, description="Seed of the adapter's start, the drawn rows and their order.")
+    gpus: int = Field(
+        1,
+        ge=1,
+        le=16,
+        description="GPUs of one machine that train together, each a batch of its own: a step takes per_device_train_batch_size x "
+        "gradient_accumulation_steps x gpus rows. On a processor so many processes.",
+    )
 
 
 class Evaluate(Section):
@@ -247,6 +255,7 @@ class Recipe(Section):
     evaluate: Evaluate = Evaluate()
     gate: Gate
     sweep: Sweep | None = None
+    pods: Pods = Pods()
     run: RunOptions = RunOptions()
 
     @model_validator(mode="after")
@@ -287,8 +296,8 @@ class Recipe(Section):
         return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
 
     def sha256(self) -> str:
-        """Hash of everything that the model depends on: all but `run`, `sweep` and the texts."""
-        kept = self.model_dump(mode="json", by_alias=True, exclude={"run", "sweep", "title", "description", "licence"})
+        """Hash of everything that the model depends on: all but `run`, `sweep`, `pods` and the texts."""
+        kept = self.model_dump(mode="json", by_alias=True, exclude={"run", "sweep", "pods", "title", "description", "licence"})
         return hashlib.sha256(json.dumps(kept, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 

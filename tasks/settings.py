@@ -7,10 +7,10 @@ Airflow connections, Kubernetes secrets or the environment of the library that n
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -26,8 +26,15 @@ TELEMETRY_OFF = {
 }
 """Environment under which no library reports its use to anybody."""
 
-PATHS = ("home", "recipes", "mirror", "runs")
+PATHS = ("home", "recipes", "mirror", "runs", "scratch")
 """Settings that are folders on this machine."""
+
+Names = Annotated[
+    tuple[str, ...],
+    NoDecode,
+    BeforeValidator(lambda given: [name.strip() for name in given.split(",") if name.strip()] if isinstance(given, str) else given),
+]
+"""Several names in one variable, with commas between them."""
 
 
 class Settings(BaseSettings):
@@ -44,6 +51,9 @@ class Settings(BaseSettings):
     )
     mirror: Path | None = Field(None, description="Folder with copies of the recipes' source files; looked into before any download.")
     runs: Path | None = Field(None, description="Workspace: one folder a run. Default: `runs` in the home folder.")
+    scratch: Path | None = Field(
+        None, description="Folder that steps work in where the workspace is an object store. Default: `scratch` in the home folder."
+    )
     data_repo: str | None = Field(
         None, description="Git URL of the data repository. Default: a bare repository `data-repo.git` in the home folder."
     )
@@ -61,6 +71,24 @@ class Settings(BaseSettings):
         "Default: the world's average.",
     )
     sweep_trainings: int = Field(1, ge=1, le=1000, description="How many trainings of one sweep run at the same time.")
+    allowed_hosts: Names = Field(
+        (), description="Hosts that data, models and packages may be fetched from, commas between them. Default: any, by https."
+    )
+    runner: Literal["local", "kubernetes"] = Field("local", description="Where steps run: as processes beside Airflow, or as pods.")
+    image: str | None = Field(None, description="With the runner `kubernetes`: image of the steps.")
+    gpu_image: str | None = Field(None, description="Image of steps that ask for a GPU. Default: LORAFLOW_IMAGE.")
+    image_pull_secrets: Names = Field((), description="Kubernetes secrets that open the images' registry, commas between them.")
+    namespace: str = Field("loraflow", pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", description="Kubernetes namespace of the pods.")
+    service_account: str = Field("loraflow-step", description="Service account of the pods.")
+    kubernetes_conn: str | None = Field(
+        None, description="Airflow connection to the cluster. Default: the one that Airflow itself runs in."
+    )
+    pod_secrets: Names = Field((), description="Kubernetes secrets whose keys become the pods' environment, commas between them.")
+    pod_config_maps: Names = Field((), description="ConfigMaps likewise.")
+    volume_claim: str | None = Field(
+        None, description="PersistentVolumeClaim that pods mount at the folder LORAFLOW_RUNS, where that is the workspace."
+    )
+    kueue_queue: str | None = Field(None, description="Kueue's local queue for the pods of recipes that name none.")
     airflow_port: int = Field(8080, ge=1, le=65535, description="Loopback port of Airflow's UI on the embedded default.")
     mlflow_port: int = Field(5000, ge=1, le=65535, description="Loopback port of MLflow's UI on the embedded default.")
     mlflow_ui: str | None = Field(

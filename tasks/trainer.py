@@ -222,7 +222,7 @@ def training_arguments(recipe: Recipe, folder: Path) -> Any:
     from transformers import TrainingArguments
 
     dtype = str(dtype_of(recipe.base_model.dtype))
-    keys = recipe.train.model_dump(exclude={"rows", "loss_on", "loss_on_end", "max_steps", "class_weights"})
+    keys = recipe.train.model_dump(exclude={"rows", "loss_on", "loss_on_end", "max_steps", "class_weights", "gpus"})
     classes, best = classes_of(recipe), recipe.train.metric_for_best_model is not None
     if best and recipe.train.eval_steps:
         keys["save_steps"] = recipe.train.eval_steps

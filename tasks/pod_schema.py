@@ -1,0 +1,71 @@
+"""What a recipe may say of its pods: what a step asks of a Kubernetes cluster. Heeded by the runner `kubernetes` alone."""
+
+import re
+from collections.abc import Iterator
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from tasks.section import Section
+
+StepName = Annotated[str, Field(pattern=r"^[a-z]+$")]
+Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|[kMGT]i?)?$", max_length=20)]
+LABEL = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?")
+
+
+class Resources(Section):
+    """What a pod asks for; requests and limits are the same, so that a pod is evicted last."""
+
+    cpu: Quantity = Field("1", description="Processor cores of a step's pod.")
+    memory: Quantity = Field("4Gi", description="Memory of a step's pod.")
+    ephemeral_storage: Quantity = Field("10Gi", description="Scratch disk of a step's pod: base model, outputs, checkpoints.")
+
+
+class Toleration(Section):
+    """A taint that a pod may run beside, as Kubernetes has it."""
+
+    key: str | None = Field(None, description="Key of a taint that a GPU pod tolerates; without one every taint.")
+    operator: Literal["Exists", "Equal"] = Field("Exists", description="Whether the taint's value counts.")
+    value: str | None = Field(None, description="The taint's value, with Equal.")
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(None, description="Which effect; without one each.")
+
+
+class Pods(Section):
+    """Where the steps run under `LORAFLOW_RUNNER=kubernetes`, and what they ask for."""
+
+    steps: Literal["all"] | tuple[StepName, ...] = Field(
+        "all", description="Steps that run as pods; the others stay processes beside Airflow, whose image then needs what they import."
+    )
+    resources: Resources = Resources()
+    step_resources: dict[StepName, Resources] = Field({}, description="Step to what its pod asks for in place of `pods.resources`.")
+    gpu_steps: tuple[StepName, ...] = Field(
+        (), description="Steps whose pod asks for GPUs: train for `train.gpus` of them, others for one."
+    )
+    node_selector: dict[str, str] = Field({}, description="Labels of the nodes that GPU pods run on.")
+    tolerations: tuple[Toleration, ...] = Field((), max_length=20)
+    deadline_hours: float = Field(24.0, gt=0, le=720, description="Longest run time of one pod; then the cluster ends it.")
+    schedule_minutes: float = Field(60.0, gt=0, le=10080, description="Longest wait of a pod for a node, a queue included.")
+    start_minutes: float = Field(20.0, gt=0, le=1440, description="Longest time from a node to the first process: images are pulled in it.")
+    grace_seconds: int = Field(
+        60, ge=5, le=3600, description="Time between a pod's SIGTERM and its end, in which a training saves its last checkpoint."
+    )
+    queue: str | None = Field(
+        None,
+        pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$",
+        description="Kueue's local queue that pods wait in. Default: LORAFLOW_KUEUE_QUEUE.",
+    )
+
+    @model_validator(mode="after")
+    def _labels(self) -> Self:
+        if found := next(self._faults(), None):
+            raise ValueError(found)
+        return self
+
+    def _faults(self) -> Iterator[str]:
+        for key, value in self.node_selector.items():
+            if not LABEL.fullmatch(value) or not LABEL.fullmatch(key.rpartition("/")[2]) or not key:
+                yield f"node_selector holds {key}: {value!r:.80}, a label of Kubernetes expected; correct it"
+
+    def resources_of(self, step: str) -> Resources:
+        """What the pod of a step asks for."""
+        return self.step_resources.get(step, self.resources)
