@@ -52,6 +52,12 @@ class GateError(LoraflowError):
     exit_code = 67
 
 
+class SettingsError(LoraflowError):
+    """A setting of this installation cannot be run with, or the cluster refuses what it leads to."""
+
+    exit_code = 78
+
+
 class ServiceError(LoraflowError):
     """Something outside was not to be had (network, tracking server, disk, lock); a retry may find it."""
 
@@ -74,5 +80,5 @@ class RecipeErrors(RecipeError):
         self.where, self.found, self.expected, self.remedy = "recipe", str(self), "", ""
 
 
-FINAL_EXIT_CODES = frozenset(error.exit_code for error in (RecipeError, DataError, ContractError, GateError))
+FINAL_EXIT_CODES = frozenset(error.exit_code for error in (RecipeError, DataError, ContractError, GateError, SettingsError))
 """Exit codes of faults that a retry cannot mend."""
