@@ -156,6 +156,11 @@ def test_with_another_tracking_server_no_mlflow_is_started(home: Path, monkeypat
     assert [server.name for server in configuration.servers(settings())] == ["api-server", "scheduler", "dag-processor"]
 
 
+def test_where_steps_are_pods_a_triggerer_waits_for_them(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORAFLOW_RUNNER", "kubernetes")
+    assert "triggerer" in [server.name for server in configuration.servers(settings())]
+
+
 def test_a_taken_port_is_named_with_its_variable(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))

@@ -64,8 +64,8 @@ def airflow_url(settings: Settings) -> str:
 def servers(settings: Settings) -> list[Server]:
     """What runs: Airflow's processes, and MLflow's UI unless another tracking server is named.
 
-    Not `airflow standalone`: its log servers listen on every interface, and it leaves its children when it is ended. No
-    triggerer: no operator here defers, and a waiting approval does without one since Airflow 3.3.
+    Not `airflow standalone`: its log servers listen on every interface, and it leaves its children when it is ended. A triggerer
+    only where steps are pods: nothing else here defers, and a waiting approval does without one since Airflow 3.3.
     """
     airflow = (sys.executable, "-m", "airflow")
     running = [
@@ -73,6 +73,8 @@ def servers(settings: Settings) -> list[Server]:
         Server("scheduler", (*airflow, "scheduler", "--skip-serve-logs")),
         Server("dag-processor", (*airflow, "dag-processor")),
     ]
+    if settings.runner == "kubernetes":
+        running.append(Server("triggerer", (*airflow, "triggerer", "--skip-serve-logs")))
     return [*running, mlflow_server(settings)] if settings.mlflow_uri is None else running
 
 
