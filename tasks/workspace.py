@@ -116,9 +116,49 @@ class Run:
     kept: Path
     part: str = ""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder.absolute()
+    def __init__(self, place: Path | str) -> None:
+        self.folder = Path(place).absolute()
         self._read: dict[str, str] = {}
+        self._generation: int | None = None
+
+    @property
+    def uri(self) -> str:
+        """The run's place as a command line holds it: a folder's path, or a URL."""
+        return str(self.folder)
+
+    def put(self, name: str, text: str) -> None:
+        """Write a small file beside the manifests; it is there whole or not at all."""
+        write_atomically(self.folder / name, text)
+
+    def get(self, name: str) -> str | None:
+        """Read a small file beside the manifests; None where there is none."""
+        try:
+            return (self.folder / name).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+
+    def keep(self, checkpoint: Path) -> bool:
+        """Hand a whole folder of `kept` on to later attempts, wherever they run; whether that was done."""
+        return checkpoint.is_dir()
+
+    def halvings(self, step: str, part: str = "") -> int:
+        """How often this generation of a step ran out of memory, and so how often its micro-batch is to be halved."""
+        try:
+            noted = json.loads(self.get(f"{_name(step, part or self.part)}.memory.json") or "{}")
+        except ValueError:
+            return 0
+        current = self._generation is None or noted.get("generation") == self._generation
+        return int(noted.get("halvings", 0)) if current else 0
+
+    def note_out_of_memory(self, step: str, generation: int, part: str = "") -> None:
+        """Remember that an attempt ran out of memory; a new generation begins without such notes."""
+        name = f"{_name(step, part or self.part)}.memory.json"
+        try:
+            noted = json.loads(self.get(name) or "{}")
+        except ValueError:
+            noted = {}
+        before = noted.get("halvings", 0) if noted.get("generation") == generation else 0
+        self.put(name, json.dumps({"generation": generation, "halvings": before + 1}))
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -243,7 +283,7 @@ class Run:
             return self._attempt(name, work, generation)
 
     def _attempt(self, name: str, work: Callable[["Run"], M], generation: int) -> M:
-        started, self._read = datetime.now(UTC), {}
+        started, self._read, self._generation = datetime.now(UTC), {}, generation
         (self.folder / f"{name}.json").unlink(missing_ok=True)
         home = self.folder / name
         past = [int(match[1]) for path in home.glob("g*-a*") if (match := re.fullmatch(r"g\d+-a(\d+)", path.name))]
