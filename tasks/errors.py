@@ -58,10 +58,30 @@ class SettingsError(LoraflowError):
     exit_code = 78
 
 
+class PreflightError(LoraflowError):
+    """Something that the run will need is not as it must be, and no waiting mends it."""
+
+    exit_code = 68
+
+
 class ServiceError(LoraflowError):
     """Something outside was not to be had (network, tracking server, disk, lock); a retry may find it."""
 
     exit_code = 75
+    retryable = True
+
+
+class OutOfMemoryError(LoraflowError):
+    """A batch did not fit into the GPU's memory or the machine's; the retry takes half of it."""
+
+    exit_code = 71
+    retryable = True
+
+
+class InterruptedRunError(LoraflowError):
+    """SIGTERM ended the step; a retry goes on from what is whole."""
+
+    exit_code = 143
     retryable = True
 
 
