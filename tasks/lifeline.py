@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Self
 
 GRACE_SECONDS = 3.0
@@ -39,9 +40,10 @@ class Child:
     Args:
         argv: the command, a list of arguments.
         env: the child's whole environment.
+        cwd: the folder it starts in; without one, this process's own.
     """
 
-    def __init__(self, argv: Sequence[str], env: Mapping[str, str]) -> None:
+    def __init__(self, argv: Sequence[str], env: Mapping[str, str], cwd: Path | None = None) -> None:
         self._own_parent = os.getppid()
         far_end, self._lifeline = os.pipe()
         watcher = [sys.executable, "-I", "-S", "-c", WATCHER]
@@ -52,6 +54,7 @@ class Child:
             self._process = subprocess.Popen(
                 argv,
                 env=env,
+                cwd=cwd,
                 stdin=quiet,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
