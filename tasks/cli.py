@@ -13,9 +13,10 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from tasks import interruption
 from tasks import recipe as recipes
 from tasks.contracts import STEPS, SWEEP_STEPS, Approval, Evaluation, Plan, RegisteredVersion, TrialScores
-from tasks.errors import ContractError, LoraflowError, RecipeError, Skip
+from tasks.errors import ContractError, InterruptedRunError, LoraflowError, RecipeError, Skip
 from tasks.schema import Recipe
 from tasks.settings import TELEMETRY_OFF, settings
 from tasks.workspace import Run, run_folder
@@ -48,14 +49,23 @@ def main() -> None:
     except LoraflowError as error:
         print(f"\n{type(error).__name__}\n{error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except interruption.Ended as end:
+        print(f"\n{end}", file=sys.stderr)
+        sys.exit(InterruptedRunError.exit_code)
 
 
 def _step_command(step: str) -> None:
     @app.command(step, help=f"Do the step {step} of a run.", rich_help_panel="Steps")
     def command(run: RunOption, generation: Generation = 0, part: Part = "") -> None:
-        from tasks.steps import perform
+        _perform(step, Run(run), generation, part)
 
-        perform(step, Run(run), generation, part)
+
+def _perform(step: str, run: Run, generation: int = 0, part: str = "") -> None:
+    from tasks.steps import perform
+
+    interruption.heed()  # one that came at the end of the step before
+    interruption.listen(step)
+    perform(step, run, generation, part)
 
 
 for _step in dict.fromkeys((*STEPS, *SWEEP_STEPS)):
@@ -71,12 +81,10 @@ def start(recipe: str, run_id: Annotated[str, typer.Option(help="Name of the run
 @app.command("run")
 def run_all(recipe: str, run_id: Annotated[str, typer.Option(help="Name of the run.")] = "", profile: Profile = "", set_: Set = []) -> None:  # noqa: B006
     """All steps of a recipe here, one after the other, without Airflow."""
-    from tasks.steps import perform
-
     run = _start(recipe, run_id, profile, set_)
     for step in STEPS:
         try:
-            perform(step, run)
+            _perform(step, run)
         except Skip as skip:
             print(f"skipped: {skip}", file=sys.stderr)
     print(run.folder)
@@ -85,14 +93,12 @@ def run_all(recipe: str, run_id: Annotated[str, typer.Option(help="Name of the r
 @app.command("sweep")
 def sweep(recipe: str, run_id: Annotated[str, typer.Option(help="Name of the run.")] = "", profile: Profile = "", set_: Set = []) -> None:  # noqa: B006
     """The grid of a recipe's `sweep` here, one training after the other, without Airflow."""
-    from tasks.steps import perform
-
     run = _start(recipe, run_id, profile, set_)
     for step in SWEEP_STEPS:
         parts = [trial.name for trial in run.read(Plan).trials] if step == TrialScores.step else [""]
         for part in parts:
             try:
-                perform(step, run, part=part)
+                _perform(step, run, part=part)
             except Skip as skip:
                 print(f"skipped: {skip}", file=sys.stderr)
     print(run.folder)

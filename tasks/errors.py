@@ -4,7 +4,7 @@ Every message a user meets reads `where: what was found, what was expected; what
 of a step that ended: `runners.py` retries only where `retryable` says so.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class LoraflowError(Exception):
@@ -26,6 +26,10 @@ class LoraflowError(Exception):
         text += f", {expected}" if expected else ""
         text += f"; {remedy}" if remedy else ""
         super().__init__(text)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A fault may cross from one process to another."""
+        return _again, (type(self), self.args, self.__dict__)
 
 
 class RecipeError(LoraflowError):
@@ -100,5 +104,11 @@ class RecipeErrors(RecipeError):
         self.where, self.found, self.expected, self.remedy = "recipe", str(self), "", ""
 
 
-FINAL_EXIT_CODES = frozenset(error.exit_code for error in (RecipeError, DataError, ContractError, GateError, SettingsError))
+FINAL_EXIT_CODES = frozenset(error.exit_code for error in (RecipeError, DataError, ContractError, GateError, PreflightError, SettingsError))
 """Exit codes of faults that a retry cannot mend."""
+
+
+def _again(kind: type[LoraflowError], args: tuple[Any, ...], attributes: dict[str, Any]) -> LoraflowError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(attributes)
+    return error

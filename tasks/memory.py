@@ -1,0 +1,105 @@
+"""A lack of memory, the GPU's or the machine's: told apart from other faults, given back, and noted for the retry."""
+
+import gc
+import re
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from tasks.errors import OutOfMemoryError
+from tasks.micro_batch import lack_of_memory
+from tasks.schema import Recipe
+from tasks.workspace import Run
+
+T = TypeVar("T")
+
+GPU_FAULTS = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+"""How CUDA's libraries say it, beside torch's own allocator."""
+
+CGROUP_EVENTS = Path("/sys/fs/cgroup/memory.events")
+"""Counts, of the container that this process is in, among others the processes that the kernel killed for memory (`oom_kill`)."""
+
+
+class Shortage(MemoryError):
+    """Memory ran out in another process; its text says whose."""
+
+
+def within_memory(recipe: Recipe, step: str, halvings: int, work: Callable[[], T]) -> T:
+    """What the work returns; where memory runs out in it, a fault that says what the retry takes, after what it held is given back.
+
+    Args:
+        recipe: the frozen one.
+        step: whose batches may be too large.
+        halvings: how often they have been halved.
+        work: the work.
+
+    Raises:
+        OutOfMemoryError: a retry with smaller batches may fit.
+        RecipeError: there is nothing left to halve.
+    """
+    try:
+        return work()
+    except (RuntimeError, MemoryError) as error:
+        if (found := shortage(error)) is None:
+            raise
+        traceback.clear_frames(error.__traceback__)
+    free()
+    raise lack_of_memory(recipe, step, halvings, found)  # out here, the fault keeps nothing alive that was meant to go
+
+
+def shortage(error: BaseException) -> str | None:
+    """Whose memory ran out, in words; None where the error is another."""
+    import torch
+    from accelerate.utils import should_reduce_batch_size
+
+    if isinstance(error, Shortage):
+        return str(error)
+    text = " ".join(str(error).split())
+    if isinstance(error, torch.OutOfMemoryError) or any(fault in text for fault in GPU_FAULTS):
+        return f"the GPU's memory ran out{_asked_for(text)}"
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and should_reduce_batch_size(error)):
+        return f"the machine's memory ran out{_asked_for(text)}"
+    return None
+
+
+def _asked_for(text: str) -> str:
+    if found := re.search(r"Tried to allocate ([\d.]+ \w+)", text):
+        return f" ({found[1]} more asked for)"
+    if found := re.search(r"tried to allocate (\d+) bytes", text):
+        return f" ({int(found[1]) / 2**20:,.1f} MiB more asked for)"
+    return ""
+
+
+def free() -> None:
+    """Give back what nothing refers to any more."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+@contextmanager
+def noted(run: Run, step: str) -> Iterator[None]:
+    """Let a lack of memory inside be known to the next attempt of this generation.
+
+    Raises:
+        OutOfMemoryError: as it came.
+    """
+    try:
+        yield
+    except OutOfMemoryError:
+        generation = int(run.attempt.name.partition("-")[0].removeprefix("g"))
+        run.note_out_of_memory(step, generation)
+        raise
+
+
+def kernel_kills() -> int:
+    """How many processes of this container the kernel has killed for want of memory; 0 where it does not say."""
+    try:
+        found = re.search(r"^oom_kill (\d+)$", CGROUP_EVENTS.read_text(encoding="ascii"), re.MULTILINE)
+    except OSError:
+        return 0
+    return int(found[1]) if found else 0
