@@ -21,6 +21,7 @@ from tasks.settings import TELEMETRY_OFF, quiet_environment
 from tasks.steps import perform
 from tasks.workspace import Run
 from tests import tiny
+from tests.kubernetes_api.fixture import kubernetes_api  # noqa: F401  a fixture for all
 
 os.environ.update(TELEMETRY_OFF)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

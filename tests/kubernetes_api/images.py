@@ -1,0 +1,48 @@
+"""What images hold, as far as a command sees it: which Python, and which environment."""
+
+import os
+import re
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+STEPS = "loraflow/steps:test"
+"""The image of the steps: this checkout and its environment."""
+REFERENCE = re.compile(
+    r"[a-z0-9]([a-z0-9._:-]*[a-z0-9])?(/[a-z0-9]([a-z0-9._-]*[a-z0-9])?)*(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[a-f0-9]{64})?"
+)
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image's part in a container.
+
+    Attributes:
+        python: interpreter that `python` means in it.
+        env: environment that it sets.
+        entrypoint: what runs where a container names no command.
+        folder: where commands start; without one, an empty folder.
+    """
+
+    python: str = sys.executable
+    env: dict[str, str] = field(default_factory=dict)
+    entrypoint: tuple[str, ...] = ()
+    folder: Path | None = None
+
+    def environment(self) -> dict[str, str]:
+        """Every variable that a command finds before the pod adds its own."""
+        path = os.pathsep.join((str(Path(self.python).parent), "/usr/local/bin", "/usr/bin", "/bin"))
+        return {"PATH": path, **self.env}
+
+    def command(self, argv: list[str]) -> list[str]:
+        """The command with this image's own interpreter in the place of `python`."""
+        return [self.python, *argv[1:]] if argv[0] in ("python", "python3") else argv
+
+
+def known_images() -> dict[str, Image]:
+    """The images that every fake knows; the public ones are there on a real cluster too."""
+    plain = Image(env={"PYTHONUNBUFFERED": "1"})
+    threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}  # many tiny trainings share few cores here
+    steps = Image(env={"PYTHONPATH": str(CHECKOUT), "PYTHONUNBUFFERED": "1", **threads})
+    return {STEPS: steps, "python:3.11-slim": plain, "busybox:1.36": Image(entrypoint=("sh",))}
