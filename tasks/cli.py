@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import traceback
 import warnings
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,13 +18,14 @@ from tasks import interruption
 from tasks import recipe as recipes
 from tasks.contracts import STEPS, SWEEP_STEPS, Approval, Evaluation, Plan, RegisteredVersion, TrialScores
 from tasks.errors import ContractError, InterruptedRunError, LoraflowError, RecipeError, Skip
+from tasks.redaction import without_secrets
 from tasks.schema import Recipe
 from tasks.settings import TELEMETRY_OFF, settings
 from tasks.workspace import Run, run_folder
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
-RunOption = Annotated[Path, typer.Option("--run", help="Folder of the run.")]
+RunOption = Annotated[str, typer.Option("--run", help="Folder of the run, or its URL in an object store.")]
 Generation = Annotated[int, typer.Option(help="How often the step was asked for anew; what an earlier one left does not count.")]
 Part = Annotated[str, typer.Option(help="Which part of its work a step is to do that does it in parts: of trial, the trial's name.")]
 Profile = Annotated[str, typer.Option(help="Profile of the recipe: local or full. Default: LORAFLOW_PROFILE.")]
@@ -47,11 +49,14 @@ def main() -> None:
         print(f"\nskipped: {skip}", file=sys.stderr)
         sys.exit(skip.exit_code)
     except LoraflowError as error:
-        print(f"\n{type(error).__name__}\n{error}", file=sys.stderr)
+        print(f"\n{type(error).__name__}\n{without_secrets(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except interruption.Ended as end:
         print(f"\n{end}", file=sys.stderr)
         sys.exit(InterruptedRunError.exit_code)
+    except Exception:  # a bug of ours or of a library: told whole, without what libraries put into their errors of addresses and tokens
+        print(without_secrets(traceback.format_exc()), file=sys.stderr)
+        sys.exit(1)
 
 
 def _step_command(step: str) -> None:
@@ -74,8 +79,8 @@ for _step in dict.fromkeys((*STEPS, *SWEEP_STEPS)):
 
 @app.command("start")
 def start(recipe: str, run_id: Annotated[str, typer.Option(help="Name of the run.")] = "", profile: Profile = "", set_: Set = []) -> None:  # noqa: B006
-    """Check a recipe and freeze it into a new run's folder; prints the folder."""
-    print(_start(recipe, run_id, profile, set_).folder)
+    """Check a recipe and freeze it into a new run's folder; prints the folder, or its URL."""
+    print(_start(recipe, run_id, profile, set_).uri)
 
 
 @app.command("run")
@@ -87,7 +92,7 @@ def run_all(recipe: str, run_id: Annotated[str, typer.Option(help="Name of the r
             _perform(step, run)
         except Skip as skip:
             print(f"skipped: {skip}", file=sys.stderr)
-    print(run.folder)
+    print(run.uri)
 
 
 @app.command("sweep")
@@ -101,7 +106,7 @@ def sweep(recipe: str, run_id: Annotated[str, typer.Option(help="Name of the run
                 _perform(step, run, part=part)
             except Skip as skip:
                 print(f"skipped: {skip}", file=sys.stderr)
-    print(run.folder)
+    print(run.uri)
 
 
 @app.command("approve")
@@ -138,6 +143,24 @@ def check(recipe: str) -> None:
     for profile in ("local", "full"):
         resolved = recipes.resolve(document, profile, where=path.name)
         print(f"{path.name}: good in profile {profile}, recipe hash {resolved.sha256()[:12]}")
+
+
+@app.command("doctor")
+def doctor(
+    recipe: Annotated[str, typer.Argument(help="A recipe, whose needs are looked at too: base model, data, where it is published.")] = "",
+    profile: Profile = "",
+    set_: Set = [],  # noqa: B006
+) -> None:
+    """Look whether all is there that a run needs: services, rights, access, room; every finding with its remedy."""
+    from tasks.doctor.checks import checks
+    from tasks.doctor.findings import examine, stop_at_faults, table
+    from tasks.doctor.needs import Needs
+
+    ours = settings()
+    needs = Needs(ours, _resolve(recipe, profile, set_) if recipe else None, str(ours.runs_folder))
+    findings = examine(checks(needs, steps_run_here=needs.here()))
+    Console().print(table(findings))
+    stop_at_faults("doctor", findings)
 
 
 @app.command("prefetch")
@@ -188,7 +211,6 @@ def _resolve(name: str, profile: str, assignments: list[str]) -> Recipe:
 def _start(name: str, run_id: str, profile: str, assignments: list[str]) -> Run:
     recipe = _resolve(name, profile, assignments)
     run = Run(run_folder(settings().runs_folder, recipe.name, run_id or datetime.now(UTC).strftime("%Y%m%dT%H%M%S")))
-    run.folder.mkdir(parents=True, exist_ok=True)
     run.freeze(recipe)
     return run
 

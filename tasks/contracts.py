@@ -10,6 +10,27 @@ SCHEMA = 1
 
 
 @dataclass(frozen=True)
+class Finding:
+    """What was found of one thing that a run will need."""
+
+    what: str
+    level: Literal["ok", "warning", "fault"]
+    """With a fault the run would fail; with a warning it may, or something is odd."""
+    found: str
+    remedy: str = ""
+    passing: bool = False
+    """Of a fault: whether it may pass by itself, as where a service does not answer."""
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """From `preflight`: what was found of all that the run will need; no faults, or the run would have stopped there."""
+
+    step: ClassVar[str] = "preflight"
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True)
 class BaseModelFiles:
     """A base model on disk."""
 
@@ -166,6 +187,8 @@ class Adapter:
     """None for a training that was not metered."""
     left_out_rows: int = 0
     """Rows not trained on, since their answer leaves their text too little room in max_tokens."""
+    halvings: int = 0
+    """How often the batch of a forward pass was halved for want of memory; the rows of a step are the recipe's."""
 
 
 @dataclass(frozen=True)
@@ -343,7 +366,8 @@ class Comparison:
 
 
 Manifest = (
-    Download
+    Preflight
+    | Download
     | ValidRows
     | DatasetParts
     | DatasetVersion
@@ -360,8 +384,8 @@ Manifest = (
 )
 
 STEPS = (
-    Download.step, ValidRows.step, DatasetParts.step, DatasetVersion.step, Adapter.step, MergedModel.step, Evaluation.step,
-    RegisteredVersion.step, Promotion.step, Publication.step,
+    Preflight.step, Download.step, ValidRows.step, DatasetParts.step, DatasetVersion.step, Adapter.step, MergedModel.step,
+    Evaluation.step, RegisteredVersion.step, Promotion.step, Publication.step,
 )  # fmt: skip
 """The steps of a retraining, in the order of the arrows."""
 
@@ -371,8 +395,8 @@ SWEEP_STEPS = (*STEPS[: STEPS.index(DatasetVersion.step) + 1], Plan.step, TrialS
 CONTRACTS: dict[str, type[Manifest]] = {
     contract.step: contract
     for contract in (
-        Download, ValidRows, DatasetParts, DatasetVersion, Adapter, MergedModel, Evaluation, RegisteredVersion, Promotion, Publication,
-        Plan, TrialScores, Comparison,
+        Preflight, Download, ValidRows, DatasetParts, DatasetVersion, Adapter, MergedModel, Evaluation, RegisteredVersion, Promotion,
+        Publication, Plan, TrialScores, Comparison,
     )
 }  # fmt: skip
 """Step to contract."""

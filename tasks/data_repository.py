@@ -7,7 +7,9 @@ git and DVC run as commands, whose behaviour is documented, and not as libraries
 
 import configparser
 import json
+import os
 import re
+import secrets
 import shutil
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from filelock import FileLock
 
 from tasks.errors import ContractError, LoraflowError, ServiceError
 from tasks.pin import folder_hash
+from tasks.redaction import without_credentials, without_secrets
 from tasks.settings import quiet_environment, settings
 
 IDENTITY = {
@@ -45,11 +48,6 @@ NO_RIGHTS = re.compile(
 LOST_RACE = re.compile(r"cannot lock ref|failed to update ref|incorrect old value|\.lock'", re.IGNORECASE)
 
 
-def without_credentials(text: str) -> str:
-    """A text without the passwords and tokens of the URLs in it."""
-    return re.sub(r"(https?://)[^/\s]+@|(://[^/:@\s]+):[^/\s]+@", lambda found: found[1] or f"{found[2]}@", text)
-
-
 def tag_of(recipe: str, number: int) -> str:
     """Git tag of a version."""
     return f"data/{recipe}/v{number}"
@@ -73,6 +71,7 @@ class Clone:
 
     Attributes:
         address: URL of the repository, without credentials.
+        remote_url: URL or folder of DVC's remote.
     """
 
     def __init__(self, url: str, folder: Path) -> None:
@@ -82,7 +81,7 @@ class Clone:
         self._git("clone", "--quiet", *config, "--", url, str(folder), within=folder.parent)
         self._branch = self._git("symbolic-ref", "--short", "HEAD")
         self._base = self._git("for-each-ref", "--format=%(objectname)", f"refs/remotes/origin/{self._branch}")
-        self._remote_name, self._remote_url = self._remote()
+        self._remote_name, self.remote_url = self._remote()
         if (folder / ".dvc").is_dir():
             self._use_remote()
 
@@ -112,7 +111,7 @@ class Clone:
             self._dvc("init")
             self._use_remote()
         core = {"remote": self._remote_name, "autostage": "true", "analytics": "false"}
-        _configure(self._folder / ".dvc" / "config", core, self._remote_name, {"url": self._remote_url})
+        _configure(self._folder / ".dvc" / "config", core, self._remote_name, {"url": self.remote_url})
         # Copied, not linked: DVC makes what it takes into its cache read-only.
         shutil.copytree(data, self._folder / "data" / recipe)
         # Within a tracked data/ DVC adds this folder alone, and needs of the others no more than their listing.
@@ -140,6 +139,28 @@ class Clone:
                 return False
             raise
         return True
+
+    def rehearse_push(self) -> None:
+        """Do all of a push but the writing: the server looks at the right to write, and nothing is left behind.
+
+        Raises:
+            ServiceError: the repository cannot be reached.
+            ContractError: it may not be written to.
+        """
+        self._git("commit", "--quiet", "--allow-empty", "--message", "preflight")  # an empty repository has nothing to push
+        self._git("push", "--quiet", "--dry-run", "origin", f"HEAD:refs/heads/loraflow-preflight-{secrets.token_hex(4)}")
+        # No server looks at the right to write where git writes by itself.
+        local = Path(self.address)
+        if local.exists() and not os.access(local, os.W_OK):
+            raise ContractError(
+                self.address, "read-only", "the right to write expected", "give it to this user, or change LORAFLOW_DATA_REPO"
+            )
+
+    def with_remote(self) -> Path:
+        """The clone's folder, with DVC's configuration in it also where nobody has initialised DVC yet."""
+        (self._folder / ".dvc").mkdir(exist_ok=True)
+        self._use_remote()
+        return self._folder
 
     def fetch(self, recipe: str, tag: str, target: Path) -> None:
         """Fetch the files of a version into a new folder."""
@@ -170,13 +191,13 @@ class Clone:
     def _use_remote(self) -> None:
         """Settings that are not committed, so that every version is read and written through the same remote and cache."""
         core = {"remote": self._remote_name, "check_update": "false"}
-        _configure(self._folder / ".dvc" / "config.local", core, self._remote_name, {"url": self._remote_url}, cache={"dir": "cache"})
+        _configure(self._folder / ".dvc" / "config.local", core, self._remote_name, {"url": self.remote_url}, cache={"dir": "cache"})
 
     def _git(self, *arguments: str, within: Path | None = None) -> str:
         return _call(["git", *arguments], within or self._folder, self.address, "LORAFLOW_DATA_REPO")
 
     def _dvc(self, *arguments: str) -> str:
-        return _call([sys.executable, "-m", "dvc", *arguments], self._folder, self._remote_url, "LORAFLOW_DVC_REMOTE")
+        return _call([sys.executable, "-m", "dvc", *arguments], self._folder, self.remote_url, "LORAFLOW_DVC_REMOTE")
 
 
 def _repository_url() -> str:
@@ -196,12 +217,12 @@ def _repository_url() -> str:
 def _call(command: list[str], folder: Path, where: str, setting: str) -> str:
     """What git or DVC prints; `where` is the place at fault when it fails, `setting` the variable that names it."""
     done = subprocess.run(
-        command, cwd=folder, env=_environment(folder), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        command, cwd=folder, env=environment_of(folder), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
     if done.returncode == 0:
         return done.stdout.strip()
     errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")]  # of DVC, beside its advice
-    said = without_credentials(" ".join(" ".join(errors or [done.stderr or done.stdout]).split()))
+    said = without_secrets(" ".join(" ".join(errors or [done.stderr or done.stdout]).split()))
     program, verb = ("git", command[1]) if command[0] == "git" else ("dvc", command[3])
     found = f"{program} {verb} failed ({said})"
     if NO_RIGHTS.search(said):
@@ -209,7 +230,7 @@ def _call(command: list[str], folder: Path, where: str, setting: str) -> str:
     raise ServiceError(where, found, "a reachable place expected", f"check {setting} and the network")
 
 
-def _environment(folder: Path) -> dict[str, str]:
+def environment_of(folder: Path) -> dict[str, str]:
     """The environment of git and DVC: an identity of our own, no questions, and nothing of a repository that we may be called in."""
     outer = {key: value for key, value in quiet_environment().items() if key not in OUTER_REPOSITORY}
     quiet = {"GIT_TERMINAL_PROMPT": "0", "DVC_SITE_CACHE_DIR": str(folder / ".dvc" / "tmp" / "site"), "LC_ALL": "C.UTF-8"}

@@ -4,10 +4,13 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tasks.allowed_hosts import check_host
 from tasks.errors import LoraflowError, RecipeError, ServiceError
+from tasks.settings import settings
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,19 @@ def fetch_file(kind: Kind, name: str, commit: str, file: str, folder: Path, reac
         return Path(hf_hub_download(name, file, repo_type=kind.repo_type, revision=commit, local_dir=folder, token=token(), tqdm_class=Bar))
 
 
+def look(kind: Kind, name: str, revision: str, file: str) -> None:
+    """Ask for the head of a file: what a licence that was not accepted, or a token without the right, keep from us.
+
+    Raises:
+        RecipeError: no such repository, revision or file, or no access to it.
+        ServiceError: the Hub was not to be had.
+    """
+    with faults(kind, name, revision):
+        from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+        get_hf_file_metadata(hf_hub_url(name, file, repo_type=kind.repo_type, revision=revision), token=token())
+
+
 @contextmanager
 def faults(kind: Kind, name: str, revision: str | None) -> Iterator[None]:
     """The client's errors as ours. Their texts hold addresses and advice of many lines: ours say it in one."""
@@ -82,10 +98,15 @@ def faults(kind: Kind, name: str, revision: str | None) -> Iterator[None]:
     from huggingface_hub import errors
 
     where = f"{name} on the Hub"
+    _guard()
     try:
         yield
     except errors.GatedRepoError:
-        raise RecipeError(where, "gated", "access expected", f"ask for it on the {kind.noun}'s page and set HF_TOKEN") from None
+        page = f"{os.environ.get('HF_ENDPOINT', 'https://huggingface.co').rstrip('/')}/{'datasets/' * (kind is DATASET)}{name}"
+        remedy = f"ask for it on the {kind.noun}'s page and set HF_TOKEN: accept the terms at {page}"
+        if token():
+            remedy += " with the account of the token, which must have the right to read gated repositories"
+        raise RecipeError(where, "gated", "access expected", remedy) from None
     except errors.RevisionNotFoundError:
         raise RecipeError(where, f"no revision {revision}", "a commit, branch or tag expected", f"correct {kind.revision_key}") from None
     except (errors.RepositoryNotFoundError, errors.HFValidationError):
@@ -105,6 +126,25 @@ def faults(kind: Kind, name: str, revision: str | None) -> Iterator[None]:
         HTTPError,
     ) as error:
         raise _unreached(kind, where, error) from None
+
+
+@cache
+def _guard() -> None:
+    """Let the client ask no host that the settings do not allow, nor follow a redirect there."""
+    from huggingface_hub import constants, set_client_factory
+    from huggingface_hub.utils._http import default_client_factory
+
+    def look_at(request: Any) -> None:
+        check_host("Hugging Face Hub", str(request.url))
+
+    def client() -> Any:
+        made = default_client_factory()
+        made.event_hooks = {**made.event_hooks, "request": [*made.event_hooks["request"], look_at]}
+        return made
+
+    set_client_factory(client)
+    if settings().allowed_hosts:
+        constants.HF_HUB_DISABLE_XET = True  # its transfers go by a client of their own, to hosts that only the server names
 
 
 def _unreached(kind: Kind, where: str, error: Exception) -> LoraflowError:

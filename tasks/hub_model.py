@@ -1,5 +1,6 @@
 """A base model from the Hugging Face Hub, by its own client: small files first, weights once those are found good."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -35,6 +36,8 @@ def listing(name: str, revision: str | None) -> Listing:
         from huggingface_hub import HfApi
 
         info = HfApi(token=token()).model_info(name, revision=revision, files_metadata=True)
+    if not re.fullmatch(r"[0-9a-f]{40}", str(info.sha)):  # it becomes part of a folder's name
+        raise ServiceError(f"{name} on the Hub", f"names {str(info.sha)!r:.60} as its commit", "a hash expected", "look at HF_ENDPOINT")
     files = info.siblings or []
     large = {file.rfilename: file.lfs.sha256 for file in files if file.lfs}
     return Listing(str(info.sha), {file.rfilename: file.size or 0 for file in files}, large)

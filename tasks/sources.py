@@ -49,25 +49,25 @@ def fetch_source(source: Source, folder: Path, progress: ShowProgress) -> Fetche
         ServiceError: the network, the server or the disk failed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    local = _local(source)
-    if local is None:
+    found = local(source)
+    if found is None:
         origin, cached = _cached(source, progress)
         path = folder / _name(source)
         link_or_copy(cached, path)
         fetched = Fetched(path, origin, cached.name, path.stat().st_size)
     else:
-        fetched = _copy(*local, folder, source.sha256)
+        fetched = _copy(*found, folder, source.sha256)
     say(f"data from {fetched.origin}: {fetched.bytes:,} bytes, sha256 {fetched.sha256}")
     return fetched
 
 
 def prefetch_source(source: Source, progress: ShowProgress) -> str:
     """Bring a data file into the cache where it comes over a network; returns its origin. Raises as `fetch_source` does."""
-    local = _local(source)
-    return local[0] if local else _cached(source, progress)[0]
+    found = local(source)
+    return found[0] if found else _cached(source, progress)[0]
 
 
-def _local(source: Source) -> tuple[str, Path] | None:
+def local(source: Source) -> tuple[str, Path] | None:
     """Origin and path of the file where it lies on this machine."""
     mirror = settings().mirror
     if mirror and source.mirror:
@@ -105,7 +105,7 @@ def _copy(origin: str, original: Path, folder: Path, sha256: str | None) -> Fetc
 def _cached(source: Source, progress: ShowProgress) -> tuple[str, Path]:
     """Origin and path of a file that comes over a network, from the cache or fetched into it."""
     assert source.sha256 is not None, "the recipe's schema asks for it"
-    origin = _origin(source)
+    origin = origin_of(source)
     cache = settings().home / "sources"
     path, partial = cache / source.sha256, cache / f"{source.sha256}.partial"
     with alone_with(path):
@@ -130,7 +130,7 @@ def _cached(source: Source, progress: ShowProgress) -> tuple[str, Path]:
     return origin, path
 
 
-def _origin(source: Source) -> str:
+def origin_of(source: Source) -> str:
     """Where a file that comes over a network comes from, without secrets."""
     if source.pypi:
         return f"pypi: {source.pypi}, {source.member}"

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from tasks.contracts import Scores, TrackedRun
 from tasks.errors import ServiceError
+from tasks.redaction import without_secrets
 from tasks.settings import settings
-from tasks.workspace import Run, write_atomically
+from tasks.workspace import Run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -40,6 +41,7 @@ def client() -> "MlflowClient":
     """
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # it prints the server's address with the password in it
     import mlflow
     from mlflow.exceptions import MlflowException
 
@@ -52,9 +54,9 @@ def client() -> "MlflowClient":
     try:
         found.search_experiments(max_results=1)
     except MlflowException as error:
-        detail = _without_password(" ".join(str(error).split()))[:200]
+        detail = without_secrets(" ".join(str(error).split()))[:200]
         raise ServiceError(
-            f"MLflow at {_without_password(uri)}",
+            f"MLflow at {without_secrets(uri)}",
             f"no answer ({detail})",
             "a tracking server expected",
             "start it, or mend LORAFLOW_MLFLOW_URI",
@@ -74,11 +76,11 @@ def answering(what: str) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        detail = " ".join(str(error).split())[:300]
-        where = f"{what}: MLflow at {_without_password(settings().mlflow_tracking_uri)}"
+        detail = without_secrets(" ".join(str(error).split()))[:300]
+        where = f"{what}: MLflow at {without_secrets(settings().mlflow_tracking_uri)}"
         raise ServiceError(
             where, f"refused or did not answer ({detail})", "an answer expected", "look at its log, then try again"
-        ) from error
+        ) from None  # its own text would repeat the address, password and all
 
 
 @contextmanager
@@ -112,10 +114,10 @@ def _tracked_run(tracker: "MlflowClient", run: Run, below: Sequence[str] = ()) -
         tags = {RUN_TAG: identity, "loraflow.recipe": run.recipe.name}
         if below:
             tags[PARENT_TAG] = _tracked_run(tracker, run, below[:-1]).run_id
-        run_id = tracker.create_run(experiment_id, run_name=below[-1] if below else run.folder.name, tags=tags).info.run_id
+        run_id = tracker.create_run(experiment_id, run_name=below[-1] if below else run.id.rpartition("/")[2], tags=tags).info.run_id
     tracked = TrackedRun(run_id, experiment_id, run_url(experiment_id, run_id))
     if not below:
-        write_atomically(run.folder / URL_FILE, tracked.url)
+        run.put(URL_FILE, tracked.url)
     return tracked
 
 
@@ -186,7 +188,3 @@ def _experiment(tracker: "MlflowClient", name: str) -> str:
         if (found := tracker.get_experiment_by_name(name)) is None:  # no other run created it at the same moment
             raise
         return str(found.experiment_id)
-
-
-def _without_password(text: str) -> str:
-    return re.sub(r"//[^/@\s]+@", "//…@", text)

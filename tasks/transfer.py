@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import certifi
 import httpx
 
+from tasks.allowed_hosts import check_host
 from tasks.cache import hash_into, say
 from tasks.errors import DataError, RecipeError, ServiceError
 from tasks.wheels import ShowProgress
@@ -58,16 +59,32 @@ def fetch_url(url: str, sha256: str, partial: Path, progress: ShowProgress) -> s
         RecipeError: the address is no https address.
         ServiceError: network or server failed in every try.
     """
-    with httpx.Client(
-        follow_redirects=True, timeout=TIMEOUT, verify=_certificates(), headers={"Accept-Encoding": "identity"},
-        event_hooks={"request": [_refuse_plain]},
-    ) as client:  # fmt: skip
+    with _client() as client:
         digest, pieced = _persist(client, url, sha256, partial, progress)
         if pieced and digest != sha256:
             say("the resumed transfer does not fit together; starting from the beginning")
             partial.unlink()
             digest, _ = _persist(client, url, sha256, partial, progress)
     return digest
+
+
+def look(url: str) -> None:
+    """Ask for the first byte of a file, once.
+
+    Raises as `fetch_url` does.
+    """
+    with _client() as client:
+        try:
+            with client.stream("GET", url, headers={"Range": "bytes=0-0"}) as response:
+                code = response.status_code
+        except httpx.InvalidURL as error:
+            raise _no_address(url, error) from None
+        except httpx.RequestError as error:
+            raise _unreached(url, str(error) or type(error).__name__) from None
+    if code in TRANSIENT:
+        raise _unreached(url, f"HTTP {code} {response.reason_phrase}")
+    if code >= 400 and code != 416:  # an empty file has no first byte
+        raise _refused(url, response)
 
 
 def _persist(client: httpx.Client, url: str, sha256: str, partial: Path, progress: ShowProgress) -> tuple[str, bool]:
@@ -77,17 +94,34 @@ def _persist(client: httpx.Client, url: str, sha256: str, partial: Path, progres
         try:
             return _transfer(client, url, sha256, partial, progress)
         except httpx.InvalidURL as error:
-            raise RecipeError("data.source.url", f"{shown(url)!r} ({error})", "an https address expected", "correct it") from None
+            raise _no_address(url, error) from None
         except (httpx.RequestError, TransientError) as error:
             fault = str(error) or type(error).__name__
             asked = min(getattr(error, "pause", 0.0), LONGEST_PAUSE)
         if pause is not None:
             say(f"{shown(url)}: {fault}; trying again in {max(pause, asked):.0f} s")
             time.sleep(max(pause, asked))
-    raise ServiceError(
-        shown(url), f"{fault} in {len(PAUSES) + 1} tries", "the file expected",
-        "check the network, its proxy and certificates (SSL_CERT_FILE), or give a copy in LORAFLOW_MIRROR",
+    raise _unreached(url, f"{fault} in {len(PAUSES) + 1} tries")
+
+
+def _client() -> httpx.Client:
+    return httpx.Client(
+        follow_redirects=True, timeout=TIMEOUT, verify=_certificates(), headers={"Accept-Encoding": "identity"},
+        event_hooks={"request": [_refuse_plain, _refuse_stranger]},
     )  # fmt: skip
+
+
+def _no_address(url: str, error: Exception) -> RecipeError:
+    return RecipeError("data.source.url", f"{shown(url)!r} ({error})", "an https address expected", "correct it")
+
+
+def _unreached(url: str, fault: str) -> ServiceError:
+    remedy = "check the network, its proxy and certificates (SSL_CERT_FILE), or give a copy in LORAFLOW_MIRROR"
+    return ServiceError(shown(url), fault, "the file expected", remedy)
+
+
+def _refused(url: str, response: httpx.Response) -> DataError:
+    return DataError(shown(url), f"HTTP {response.status_code} {response.reason_phrase}", "the file expected", "correct data.source.url")
 
 
 def _transfer(client: httpx.Client, url: str, sha256: str, partial: Path, progress: ShowProgress) -> tuple[str, bool]:
@@ -126,7 +160,7 @@ def _accept(response: httpx.Response, url: str, partial: Path) -> None:
         asked = response.headers.get("retry-after", "")
         raise TransientError(f"HTTP {code} {response.reason_phrase}", float(asked) if asked.isdigit() else 0.0)
     if code >= 400:
-        raise DataError(shown(url), f"HTTP {code} {response.reason_phrase}", "the file expected", "correct data.source.url")
+        raise _refused(url, response)
 
 
 def _refuse_plain(request: httpx.Request) -> None:
@@ -138,6 +172,11 @@ def _refuse_plain(request: httpx.Request) -> None:
         here = False
     if request.url.scheme != "https" and not here:
         raise RecipeError("data.source.url", f"leads to {shown(str(request.url))}", "https expected", "correct the address")
+
+
+def _refuse_stranger(request: httpx.Request) -> None:
+    """Also where a redirect leads: only to hosts that the setting allows."""
+    check_host("data.source.url", str(request.url))
 
 
 def _certificates() -> ssl.SSLContext:

@@ -3,6 +3,7 @@
 pip runs as a child process, so that the user's index, mirrors, proxies and certificates count.
 """
 
+import os
 import re
 import subprocess
 import sys
@@ -10,13 +11,19 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
+from tasks.allowed_hosts import check_host
 from tasks.cache import say
 from tasks.errors import RecipeError, ServiceError
+from tasks.pip_guarded import REFUSED
 from tasks.progress import Progress
-from tasks.settings import quiet_environment
+from tasks.redaction import without_secrets
+from tasks.settings import CHECKOUT, quiet_environment, settings
 
 ShowProgress = Callable[[str, int, str], Progress]
 """Makes the progress of (what, total, unit)."""
+
+LOOK_SECONDS = 45.0
+"""How long an index may take to name a package's versions."""
 
 
 def fetch_wheels(requirement: str, folder: Path, progress: ShowProgress, *, dependencies: bool = False) -> list[Path]:
@@ -32,20 +39,52 @@ def fetch_wheels(requirement: str, folder: Path, progress: ShowProgress, *, depe
         RecipeError: there is no such package or version.
         ServiceError: pip could not get it.
     """
-    command = [sys.executable, "-m", "pip", "download", "-vv", "--dest", str(folder)]  # -vv tells an index that failed from an empty one
+    command = [*_pip(), "download", "-vv", "--dest", str(folder)]  # -vv tells an index that failed from an empty one
     # Only wheels: the metadata of a source package is had by running its code.
     command += ["--only-binary=:all:", "--no-input", "--disable-pip-version-check", "--progress-bar=raw"]
     command += [*([] if dependencies else ["--no-deps"]), "--", requirement]
     folder.mkdir(parents=True, exist_ok=True)
     # With its reader's death pip's next line of progress fails and ends it: no orphan downloads on.
     with subprocess.Popen(
-        command, env=quiet_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, env=_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as pip:
         assert pip.stdout is not None
         lines = _follow(pip.stdout, requirement, progress)
     if pip.returncode:
         raise _fault(requirement, lines)
     return sorted(folder.glob("*.whl"))
+
+
+def look(requirement: str) -> None:
+    """Ask the index for the versions of a package, without fetching one. Raises as `fetch_wheels` does."""
+    name, _, version = requirement.partition("==")
+    command = [*_pip(), "index", "versions", "--only-binary=:all:", "--pre", "--no-input", "--disable-pip-version-check", "--", name]
+    try:
+        done = subprocess.run(
+            command, env=_environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=LOOK_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        raise ServiceError(
+            f"pip: {requirement}", f"no answer in {LOOK_SECONDS:.0f} s", "an index expected", "check pip's configuration (pip config list)"
+        ) from None
+    lines = [line.strip() for line in f"{done.stdout}\n{done.stderr}".splitlines()]
+    if done.returncode:
+        raise _fault(requirement, [line for line in lines if line])
+    versions = next((line.partition(": ")[2] for line in lines if line.startswith("Available versions: ")), "")
+    if version not in versions.split(", "):
+        raise RecipeError(
+            f"pip: {requirement}", "no such version", f"one of the index's versions expected: {versions}", "correct the recipe"
+        )
+
+
+def _pip() -> list[str]:
+    """The command pip, guarded where the settings name hosts."""
+    return [sys.executable, "-m", "tasks.pip_guarded" if settings().allowed_hosts else "pip"]
+
+
+def _environment() -> dict[str, str]:
+    path = os.pathsep.join(filter(None, (str(CHECKOUT), os.environ.get("PYTHONPATH"))))
+    return quiet_environment() | {"PYTHONPATH": path}
 
 
 def _follow(output: Iterable[str], requirement: str, progress: ShowProgress) -> list[str]:
@@ -61,16 +100,19 @@ def _follow(output: Iterable[str], requirement: str, progress: ShowProgress) -> 
             elif match := re.match(r"Downloading (?:\S*/)?(\S+)", line):
                 stack.close()
                 name, bar = match[1], None
-            elif line.startswith(("ERROR:", "WARNING: Retrying", "Could not fetch URL")):
+            elif line.startswith(("ERROR:", "WARNING: Retrying", "Could not fetch URL", REFUSED)):
                 lines.append(line)
                 if line.startswith("WARNING:"):
-                    say(f"pip: {line.removeprefix('WARNING: ')}")
+                    say(f"pip: {without_secrets(line.removeprefix('WARNING: '))}")
     return lines
 
 
 def _fault(requirement: str, lines: list[str]) -> RecipeError | ServiceError:
-    errors = [line for line in lines if line.startswith("ERROR:")]
-    last = (errors or lines or ["pip said nothing"])[-1].removeprefix("ERROR: ")
+    for line in lines:
+        if line.startswith(REFUSED):
+            check_host(f"pip: {requirement}", line.removeprefix(REFUSED))
+    errors = [without_secrets(line) for line in lines if line.startswith("ERROR:")]
+    last = (errors or [without_secrets(line) for line in lines] or ["pip said nothing"])[-1].removeprefix("ERROR: ")
     unreached = any("connection broken" in line or ("Could not fetch URL" in line and ": 404 " not in line) for line in lines)
     if unreached or not re.match(r"No matching distribution|Invalid requirement", last):
         return ServiceError(f"pip: {requirement}", last, "a wheel expected", "check the network and pip's configuration (pip config list)")

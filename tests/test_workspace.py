@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks import workspace
+from tasks import place
 from tasks.contracts import CONTRACTS, STEPS, SWEEP_STEPS, BaseModelFiles, Download, MergedModel, Part, Promotion, SourceFile
 from tasks.errors import ContractError, RecipeError, ServiceError
 from tasks.workspace import Run, link_or_copy, run_folder, write_atomically
@@ -44,8 +44,8 @@ def test_any_manifest_round_trips(
 
 
 def test_every_step_has_a_contract_named_after_it() -> None:
-    assert STEPS == ("download", "validate", "split", "version", "train", "merge", "evaluate", "register", "promote", "push")
-    assert SWEEP_STEPS == ("download", "validate", "split", "version", "plan", "trial", "compare")
+    assert STEPS == ("preflight", "download", "validate", "split", "version", "train", "merge", "evaluate", "register", "promote", "push")
+    assert SWEEP_STEPS == ("preflight", "download", "validate", "split", "version", "plan", "trial", "compare")
     assert set(CONTRACTS) == {*STEPS, *SWEEP_STEPS}
     assert all(contract.step == step for step, contract in CONTRACTS.items())
     assert Part("p", 1, {}) == Part("p", 1, {})
@@ -122,7 +122,7 @@ def test_one_process_a_step_and_a_dead_one_frees_it(tmp_path: Path, monkeypatch:
     holder = context.Process(target=_hold, args=(str(tmp_path), ready))
     holder.start()
     assert ready.wait(60)
-    monkeypatch.setattr(workspace, "LOCK_SECONDS", 0.3)
+    monkeypatch.setattr(place, "LOCK_SECONDS", 0.3)
     with pytest.raises(ServiceError, match=r"merge: another process works on it, none after 0 s expected|another process works on it"):
         Run(tmp_path).perform("merge", lambda _: MergedModel("", "", 0), contract=MergedModel)
     os.kill(holder.pid or 0, signal.SIGKILL)

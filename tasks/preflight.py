@@ -1,0 +1,28 @@
+"""Look whether all is there that the run will need, before anything is fetched and long before a GPU is asked for.
+
+Reads   nothing
+Uses    base_model.*, data.source, data.test.source, train.fp16, run.*, pods.*   of the recipe; the settings
+Writes  Preflight   runs/<recipe>/<run>/preflight.json
+
+All findings at once, each with its remedy. What is written to try whether writing is possible is removed again. The same by hand:
+`loraflow doctor RECIPE`.
+"""
+
+import sys
+
+from tasks.contracts import Preflight
+from tasks.doctor.checks import checks
+from tasks.doctor.findings import examine, lines, stop_at_faults
+from tasks.doctor.needs import Needs
+from tasks.settings import settings
+from tasks.workspace import Run
+
+
+def preflight(run: Run) -> Preflight:
+    """Look whether all is there that the run will need: services, rights, access, room; all findings at once."""
+    needs = Needs(settings(), run.recipe, run.uri)
+    findings = examine(checks(needs, steps_run_here=True))
+    for line in lines(findings):
+        print(f"preflight: {line}", file=sys.stderr, flush=True)
+    stop_at_faults(f"{run.id}: preflight", findings)
+    return Preflight(findings)
