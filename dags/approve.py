@@ -89,7 +89,7 @@ def question(evaluation: Evaluation, version: RegisteredVersion, run: Run, until
             f"{parity.largest_difference:.2g}.",
             f"The gate would say **{'yes' if evaluation.verdict.passed else 'no'}**:",
             "\n".join(f"- {reason}" for reason in evaluation.verdict.reasons),
-            f"[The version in MLflow]({version.url}) · the report: `{run.path(evaluation.report)}`",
+            f"[The version in MLflow]({version.url}) · the report: `{run.address(evaluation.report)}`",
             f"No answer until {until:%Y-%m-%d %H:%M %Z} means no.",
         )
     )

@@ -5,9 +5,12 @@ from typing import Any
 from airflow.sdk import BaseOperatorLink
 
 from dags.start import run_of
-from tasks.contracts import RegisteredVersion
-from tasks.errors import ContractError
+from tasks.contracts import STEPS, RegisteredVersion
+from tasks.errors import ContractError, ServiceError, SettingsError
 from tasks.tracking import URL_FILE
+
+WITHOUT_TRAINING = STEPS[: STEPS.index("train")]
+"""The steps before MLflow has anything of the run."""
 
 
 class MlflowLink(BaseOperatorLink):
@@ -21,6 +24,11 @@ class MlflowLink(BaseOperatorLink):
         try:
             if run.has(RegisteredVersion):
                 return run.read(RegisteredVersion).url
-            return (run.folder / URL_FILE).read_text(encoding="utf-8")
-        except (ContractError, FileNotFoundError):
+            return run.get(URL_FILE) or ""
+        except (ContractError, ServiceError, SettingsError):
             return ""
+
+
+def links_of(step: str) -> tuple[MlflowLink, ...]:
+    """The buttons of a step's task."""
+    return () if step in WITHOUT_TRAINING else (MlflowLink(),)

@@ -6,12 +6,15 @@ from airflow.sdk import BaseOperator
 
 from dags import faults
 from dags.form import Form
+from tasks.errors import SettingsError
+from tasks.pod_settings import missing_for_pods
+from tasks.schema import Recipe
 from tasks.settings import settings
-from tasks.workspace import Run, run_folder
+from tasks.workspace import RECIPE, Run, run_folder
 
 
 def run_of(recipe: str, run_id: str) -> Run:
-    """The run's folder for an Airflow run of a recipe."""
+    """The run of a recipe that an Airflow run is."""
     return Run(run_folder(settings().runs_folder, recipe, run_id))
 
 
@@ -31,7 +34,16 @@ class Start(BaseOperator):
         with faults.readable(self.log):
             form = Form.read(settings().recipes / f"{self.recipe}.yaml", self.fields)
             recipe = form.resolve({**context["params"], **(context["dag_run"].conf or {})})
+            self._check_settings(recipe)
             self.log.info("profile %s of recipe %s", recipe.profile, recipe.name)
             run = run_of(self.recipe, context["run_id"])
             run.freeze(recipe)
-            self.log.info("frozen in %s\n%s", run.folder / "recipe.yaml", recipe.dump())
+            self.log.info("frozen in %s\n%s", run.address(RECIPE), recipe.dump())
+
+    def _check_settings(self, recipe: Recipe) -> None:
+        """Pods need more to be set than processes beside Airflow do: all that is missing at once, before anything is fetched."""
+        where = settings()
+        if where.runner == "kubernetes":
+            steps = [task for task in self.dag.task_ids if recipe.pods.take(task)]
+            if missing := missing_for_pods(where, steps):
+                faults.end(self.log, SettingsError.exit_code, "\n".join(("SettingsErrors", *map(str, missing))))

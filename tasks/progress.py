@@ -5,24 +5,25 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from tasks.workspace import Run, write_atomically
+from tasks.errors import ServiceError
+from tasks.workspace import Run
 
 T = TypeVar("T")
 
 LOG_SECONDS = 10.0
 FILE_SECONDS = 1.0
+FILE = "progress.json"
 
 
 @dataclass(frozen=True)
 class Position:
-    """Where a step stands; `progress.json` in the run's folder."""
+    """Where a step stands; `progress.json` beside the run's manifests."""
 
     step: str
     what: str
@@ -52,7 +53,7 @@ class Progress:
     """
 
     def __init__(self, run: Run | None, step: str, what: str, total: int, unit: str) -> None:
-        self._file = run and run.folder / "progress.json"
+        self._run = run
         self._step, self._what, self._total, self._unit = step, what, total, unit
         self._done, self._note = 0, ""
         self._began = time.monotonic()
@@ -105,9 +106,9 @@ class Progress:
 
     def _show(self) -> None:
         now, position = time.monotonic(), self.position()
-        if self._file and now - self._filed >= FILE_SECONDS:
+        if self._run and now - self._filed >= FILE_SECONDS:
             self._filed = now
-            write_atomically(self._file, json.dumps(asdict(position)))
+            self._run.note(FILE, json.dumps(asdict(position)))
         if self._bar:
             self._bar.update(self._task, completed=self._done, note=self._note)
         elif now - self._logged >= LOG_SECONDS:
@@ -123,11 +124,11 @@ def track(run: Run, step: str, what: str, things: Iterable[T], total: int, unit:
             progress.advance()
 
 
-def read_position(run_folder: Path) -> Position | None:
+def read_position(run: Run) -> Position | None:
     """The last position that a step of this run wrote."""
     try:
-        return Position(**json.loads((run_folder / "progress.json").read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError, TypeError):
+        return Position(**json.loads(run.get(FILE) or ""))
+    except (ServiceError, ValueError, TypeError):
         return None
 
 

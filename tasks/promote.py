@@ -50,7 +50,7 @@ def promote(run: Run) -> Promotion:
 
 def _approval(run: Run) -> Approval:
     """The reviewer's answer to this very evaluation."""
-    where, remedy = f"{run.id}: approve.json", f"answer with loraflow approve --run {run.folder} --by NAME --reason TEXT (or --decline)"
+    where, remedy = f"{run.id}: approve.json", f"answer with loraflow approve --run {run.uri} --by NAME --reason TEXT (or --decline)"
     if not run.has(Approval):
         raise ContractError(where, "not there", "a reviewer's answer expected, since run.promotion is manual", remedy)
     if run.generation("approve") is None:

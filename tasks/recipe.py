@@ -102,9 +102,14 @@ def resolve(
 
 
 def read(path: Path) -> Recipe:
-    """A resolved recipe that `dump` wrote."""
-    document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return resolve(document, document.get("profile", "full"), where=path.name)
+    """A resolved recipe that `dump` wrote, from its file."""
+    return parse(path.read_text(encoding="utf-8"), path.name)
+
+
+def parse(text: str, where: str) -> Recipe:
+    """A resolved recipe that `dump` wrote; `where` names it in messages."""
+    document = yaml.safe_load(text)
+    return resolve(document, document.get("profile", "full"), where=where)
 
 
 def lookup(recipe: Recipe, key: str) -> Any:

@@ -26,7 +26,7 @@ from tasks.kinds import kind_of
 from tasks.progress import Progress
 from tasks.schema import Recipe
 from tasks.settings import settings
-from tasks.workspace import Run, link_or_copy
+from tasks.workspace import RECIPE, Run, link_or_copy
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -114,7 +114,7 @@ def _save(run: Run, logged: "LoggedModel", tags: dict[str, str]) -> Path:
             folder,
             python_model=package / "serving.py",
             code_paths=[str(package)],
-            artifacts={"model": str(light), "recipe": str(run.folder / "recipe.yaml")},
+            artifacts={"model": str(light), "recipe": str(run.path(RECIPE))},
             signature=_signature(run.recipe),
             pip_requirements=_requirements(),
             mlflow_model=model,

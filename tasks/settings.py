@@ -27,7 +27,7 @@ TELEMETRY_OFF = {
 """Environment under which no library reports its use to anybody."""
 
 PATHS = ("home", "recipes", "mirror", "runs", "scratch")
-"""Settings that are folders on this machine."""
+"""Settings that are folders on this machine, but for a URL."""
 
 Names = Annotated[
     tuple[str, ...],
@@ -35,6 +35,10 @@ Names = Annotated[
     BeforeValidator(lambda given: [name.strip() for name in given.split(",") if name.strip()] if isinstance(given, str) else given),
 ]
 """Several names in one variable, with commas between them."""
+
+
+Place = Annotated[Path | str | None, BeforeValidator(lambda given: given if "://" in str(given) or given is None else Path(given))]
+"""A folder, or the URL of a place in an object store."""
 
 
 class Settings(BaseSettings):
@@ -50,7 +54,11 @@ class Settings(BaseSettings):
         Path(__file__).parent / "recipes", description="Folder with the recipe files; each becomes a DAG. Default: those of this project."
     )
     mirror: Path | None = Field(None, description="Folder with copies of the recipes' source files; looked into before any download.")
-    runs: Path | None = Field(None, description="Workspace: one folder a run. Default: `runs` in the home folder.")
+    runs: Place = Field(
+        None,
+        description="Workspace: one folder a run. A folder, or a URL of an object store such as `s3://bucket/prefix`. "
+        "Default: `runs` in the home folder.",
+    )
     scratch: Path | None = Field(
         None, description="Folder that steps work in where the workspace is an object store. Default: `scratch` in the home folder."
     )
@@ -96,9 +104,14 @@ class Settings(BaseSettings):
     )
 
     @cached_property
-    def runs_folder(self) -> Path:
-        """Folder that holds one folder for each run."""
+    def runs_folder(self) -> Path | str:
+        """Folder or URL that holds one folder for each run."""
         return self.runs or self.home / "runs"
+
+    @cached_property
+    def scratch_folder(self) -> Path:
+        """Folder that steps work in where the runs are in an object store."""
+        return self.scratch or self.home / "scratch"
 
     @cached_property
     def model_cache(self) -> Path:
@@ -134,7 +147,7 @@ class Settings(BaseSettings):
 def settings() -> Settings:
     """The settings of this process, read from its environment now; paths absolute."""
     found = Settings()
-    absolute = {name: value.expanduser().absolute() for name in PATHS if (value := getattr(found, name)) is not None}
+    absolute = {name: value.expanduser().absolute() for name in PATHS if isinstance(value := getattr(found, name), Path)}
     return found.model_copy(update=absolute)
 
 

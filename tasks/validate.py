@@ -46,7 +46,8 @@ def validate(run: Run) -> contracts.ValidRows:
         rejected=dict(Counter(reject.reason for file in checked for reject in file.rejects).most_common()),
         test_rows=written[1] if len(written) > 1 else None,
     )
-    fault = next((fault for file in checked if (fault := _fault(file, recipe.validate_.max_reject_share, rejects, len(checked)))), None)
+    judged = (_fault(run, file, recipe.validate_.max_reject_share, rejects, len(checked)) for file in checked)
+    fault = next(filter(None, judged), None)
     validation_report.write(run, manifest, checked, fault)
     if fault:
         raise fault
@@ -81,12 +82,14 @@ def _write(run: Run, file: CheckedFile, name: str) -> str:
     return run.relative(path)
 
 
-def _fault(file: CheckedFile, allowed: float, rejects: Path, files: int) -> DataError | None:
+def _fault(run: Run, file: CheckedFile, allowed: float, rejects: Path, files: int) -> DataError | None:
     """What stops the run, the gravest first."""
     rejected, of_file = len(file.rejects), f" of {file.name}" if files > 1 else ""
     most = f"{Counter(reject.reason for reject in file.rejects).most_common(1)[0][0]}, for most" if rejected else ""
     if not file.valid:
-        return DataError("validate", f"none of the {file.read} rows of {file.name} is usable ({most})", "rows expected", f"see {rejects}")
+        return DataError(
+            "validate", f"none of the {file.read} rows of {file.name} is usable ({most})", "rows expected", f"see {run.address(rejects)}"
+        )
     for outcome in file.outcomes:
         expectation = outcome.rule.expectation
         if outcome.kept or (outcome.rule.of_rows and expectation.severity == "reject"):
@@ -98,11 +101,11 @@ def _fault(file: CheckedFile, allowed: float, rejects: Path, files: int) -> Data
             "validate",
             f"{expectation.reason} ({expectation.expect}: {found}{of_file})",
             "a run stops on it",
-            f"see {rejects.parent.parent / 'report.html'}",
+            f"see {run.address(rejects.parent.parent / 'report.html')}",
         )
     if rejected > allowed * file.read:
         return DataError(
             "validate", f"{rejected} of {file.read} rows{of_file} rejected ({100 * rejected / file.read:.1f} %)",
-            f"at most {100 * allowed:g} % allowed", f"see {rejects} ({most})",
+            f"at most {100 * allowed:g} % allowed", f"see {run.address(rejects)} ({most})",
         )  # fmt: skip
     return None

@@ -85,7 +85,7 @@ def test_the_tuned_model_is_measured_beside_base_and_majority(trained: Run) -> N
         assert [trained.recipe.labels.names[i] for i in given.argmax(axis=1)] == rows[f"{model}.label"]
         assert accuracy_score(rows["truth.label"], rows[f"{model}.label"]) == pytest.approx(scores["accuracy"].value)
         assert f1_score(rows["truth.label"], rows[f"{model}.label"], average="macro") == pytest.approx(scores["macro_f1"].value)
-    position = read_position(trained.folder)
+    position = read_position(trained)
     assert position and (position.step, position.done, position.total, position.unit) == ("evaluate", 60, 60, "rows")
 
 
@@ -255,7 +255,7 @@ def test_without_mlflow_no_row_is_scored(trained: Run, monkeypatch: pytest.Monke
     (trained.folder / "progress.json").unlink(missing_ok=True)
     with pytest.raises(ServiceError, match="no answer .*, a tracking server expected"):
         do(trained)
-    assert read_position(trained.folder) is None
+    assert read_position(trained) is None
 
 
 def test_the_verdict_survives_the_manifest(trained: Run) -> None:

@@ -52,14 +52,14 @@ def retrain(recipe: str, values: Mapping[str, Any]) -> bool:
         console.print(_addresses(state), highlight=False, soft_wrap=True)
         follower = Follower(Airflow(state.airflow), recipe, console)
         follower.trigger(values, state.started)
-        folder = run_folder(settings().runs_folder, recipe, follower.run_id)
+        run = Run(run_folder(settings().runs_folder, recipe, follower.run_id))
         try:
-            good = follower.follow(folder)
+            good = follower.follow(run)
         except BaseException:
             with suppress(LoraflowError):  # the servers may be gone, and the run with them
                 follower.stop()
             raise
-    console.print(summary(Run(folder)))
+    console.print(summary(run))
     console.print(f"To look at it in the UIs: make up, then\n{_addresses(state)}", highlight=False, soft_wrap=True)
     return good
 

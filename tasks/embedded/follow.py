@@ -3,7 +3,6 @@
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group
@@ -14,6 +13,7 @@ from rich.text import Text
 from tasks.embedded.api import Airflow, Task
 from tasks.errors import RecipeError
 from tasks.progress import LOG_SECONDS, Position, clock, read_position
+from tasks.workspace import Run
 
 LOOK_SECONDS = 1.0
 DAG_SECONDS = 90.0
@@ -74,26 +74,26 @@ class Follower:
                 time.sleep(LOOK_SECONDS)
         self._airflow.trigger(self.dag_id, self.run_id, values)
 
-    def follow(self, folder: Path) -> bool:
+    def follow(self, run: Run) -> bool:
         """Show the run until it ends; whether it ended well.
 
         Args:
-            folder: the run's folder, where its steps write how far they are.
+            run: the run, whose steps write how far they are.
         """
         self._console.print(f"Run {self.run_id} of {self.dag_id}, to be seen in Airflow: {self._page()}", highlight=False, soft_wrap=True)
         if not self._console.is_terminal:
-            return self._until_the_end(folder, self._log)
+            return self._until_the_end(run, self._log)
         with Live(console=self._console, refresh_per_second=4) as live:
-            return self._until_the_end(folder, lambda tasks, position: live.update(self._table(tasks, position)))
+            return self._until_the_end(run, lambda tasks, position: live.update(self._table(tasks, position)))
 
-    def _until_the_end(self, folder: Path, show: Any) -> bool:
+    def _until_the_end(self, run: Run, show: Any) -> bool:
         while True:
             state = self._airflow.run_state(self.dag_id, self.run_id)
             tasks = self._airflow.tasks(self.dag_id, self.run_id)
             for task in tasks:
                 if task.state == "running":
                     self._began.setdefault(f"{task.name} {task.tries}", time.monotonic())
-            show(tasks, _position(folder, tasks))
+            show(tasks, _position(run, tasks))
             if state in ENDED:
                 self._explain(tasks)
                 return state == "success"
@@ -152,8 +152,8 @@ class Follower:
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _position(folder: Path, tasks: list[Task]) -> Position | None:
+def _position(run: Run, tasks: list[Task]) -> Position | None:
     """Where the running step stands, if it has said so."""
-    position = read_position(folder)
+    position = read_position(run)
     running = {task.name for task in tasks if task.state == "running"}
     return position if position and position.step in running else None

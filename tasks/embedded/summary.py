@@ -1,6 +1,5 @@
 """What a run came to, in a table for the terminal, read from its manifests: of a refused or failed run, as far as it came."""
 
-import json
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import TypeVar
@@ -115,23 +114,21 @@ def _model(run: Run) -> Iterator[Row]:
 
 def _places(run: Run) -> Iterator[Row]:
     if valid := _read(run, ValidRows):
-        yield "Data report", str(run.path(valid.report))
+        yield "Data report", run.address(valid.report)
     if evaluation := _read(run, Evaluation):
-        yield "Model report", str(run.path(evaluation.report))
+        yield "Model report", run.address(evaluation.report)
     if publication := _read(run, Publication):
         yield "Model card", publication.model_card
         yield "Pushed", f"{publication.model}\n{publication.adapter}"
-    yield "Run", str(run.folder)
+    yield "Run", run.uri
 
 
 def _times(run: Run) -> Iterator[Row]:
     """Wall time of each finished step; of steps that took a second, only that they are done."""
     spent: dict[str, float] = {}
     for step in STEPS:
-        path = run.folder / f"{step}.json"
-        if path.exists() and run.generation(step) is not None:
-            envelope = json.loads(path.read_text(encoding="utf-8"))
-            started, finished = (datetime.fromisoformat(envelope[key]) for key in ("started", "finished"))
+        if envelope := run.envelope(step):
+            started, finished = (datetime.fromisoformat(moment) for moment in (envelope.started, envelope.finished))
             spent[step] = (finished - started).total_seconds()
     if spent:
         yield "Time", ", ".join(f"{step} {clock(seconds)}" for step, seconds in spent.items())

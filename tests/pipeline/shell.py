@@ -18,6 +18,7 @@ from tasks.embedded import keeper
 from tasks.embedded.configuration import MARK, Places
 from tasks.progress import read_position
 from tasks.settings import CHECKOUT
+from tasks.workspace import Run
 from tests import tiny
 
 WAIT_SECONDS = 1200
@@ -73,7 +74,7 @@ class Shell:
     def trains(self) -> Path | None:
         """Folder of the run that is in the middle of its training; runs from before the last `retrain` do not count."""
         for folder in set(self._runs()) - self._earlier:
-            position = read_position(folder)
+            position = read_position(Run(folder))
             if position and position.step == "train" and 0 < position.done < position.total and time.time() - position.at < 5:
                 return folder
         return None

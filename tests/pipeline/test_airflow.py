@@ -214,7 +214,7 @@ def process_in_the_middle(run: AirflowRun) -> psutil.Process:
     began = process.create_time()
 
     def in_the_middle() -> bool:
-        position = read_position(run.run.folder)
+        position = read_position(run.run)
         working = position is not None and position.step == "train" and position.at > began and position.done < position.total
         return working and newest_whole(run.run.folder / "train" / "g0-kept") is not None
 

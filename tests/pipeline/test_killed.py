@@ -32,7 +32,7 @@ def start(run: Run, step: str) -> subprocess.Popen[bytes]:
 
 def works(run: Run, step: str) -> bool:
     """Whether the step's attempt has begun, and its work where it shows any."""
-    position = read_position(run.folder)
+    position = read_position(run)
     return any((run.folder / step).glob("g0-a*")) and (step == "promote" or (position is not None and position.step == step))
 
 
