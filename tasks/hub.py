@@ -4,12 +4,14 @@
 """
 
 import os
+import re
 import shutil
 from pathlib import Path
 
 from filelock import FileLock
 
 from tasks.errors import ContractError, LoraflowError, ServiceError
+from tasks.redaction import without_secrets
 from tasks.workspace import link_or_copy
 
 FOLDER_NAMESPACE = "loraflow"
@@ -25,7 +27,7 @@ def namespace(hub: str) -> str:
         ContractError: it is neither.
     """
     kind, _, rest = hub.partition(":")
-    if kind not in ("hub", "folder") or not rest:
+    if kind not in ("hub", "folder") or not rest or (kind == "hub" and not re.fullmatch(r"[A-Za-z0-9_]+([.-][A-Za-z0-9_]+)*", rest)):
         raise ContractError("LORAFLOW_HUB", f"is {hub!r}", "folder:PATH or hub:NAMESPACE expected", "set it so")
     return rest if kind == "hub" else FOLDER_NAMESPACE
 
@@ -87,15 +89,15 @@ def _to_hub(folder: Path, repository: str, message: str) -> str:
         api.create_repo(repository, private=True, exist_ok=True)
         commit = api.upload_folder(repo_id=repository, folder_path=folder, commit_message=message, delete_patterns="*")
     except Exception as error:  # the client raises its own, httpx's and built-in errors; all of them end here
-        raise _fault(repository, error, token) from None
+        raise _fault(repository, error) from None
     return f"{api.endpoint}/{repository}/tree/{commit.oid}"
 
 
-def _fault(repository: str, error: Exception, token: str) -> LoraflowError:
+def _fault(repository: str, error: Exception) -> LoraflowError:
     """The client's error as ours, without the token."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    detail = " ".join(str(error).replace(token, "…").split())[:300]
+    detail = without_secrets(" ".join(str(error).split()))[:300]
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
     where = f"Hub repository {repository}"
     if isinstance(error, ValueError) or (status is not None and 400 <= status < 500 and status not in (408, 429)):

@@ -62,9 +62,15 @@ class Pods(Section):
         return self
 
     def _faults(self) -> Iterator[str]:
+        if "preflight" in self.gpu_steps:
+            yield "gpu_steps holds preflight, which looks whether a GPU is worth asking for; remove it"
         for key, value in self.node_selector.items():
             if not LABEL.fullmatch(value) or not LABEL.fullmatch(key.rpartition("/")[2]) or not key:
                 yield f"node_selector holds {key}: {value!r:.80}, a label of Kubernetes expected; correct it"
+
+    def take(self, step: str) -> bool:
+        """Whether a step runs as a pod, where the runner has pods."""
+        return self.steps == "all" or step in self.steps
 
     def resources_of(self, step: str) -> Resources:
         """What the pod of a step asks for."""

