@@ -9,6 +9,9 @@ if TYPE_CHECKING:
 IGNORED = -100
 """Label of a token that carries no loss, as torch's cross-entropy has it."""
 
+SILENT = "silent"
+"""Key of a row none of whose tokens carries loss."""
+
 
 def pad_left(sequences: Sequence[Sequence[int]], pad_id: int) -> "tuple[torch.Tensor, torch.Tensor]":
     """Sequences of token ids as one batch.
@@ -57,7 +60,8 @@ def collate(
     kept = max(map(len, learned))
     labels = torch.full((len(examples), kept), IGNORED)
     for row, ids in enumerate(learned):
-        labels[row, kept - len(ids) :] = torch.tensor(ids)
+        if SILENT not in features[row]:
+            labels[row, kept - len(ids) :] = torch.tensor(ids)
     if silent_id is not None:
         labels[labels == silent_id] = IGNORED
     return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels, "logits_to_keep": kept + 1}
@@ -77,4 +81,5 @@ def collate_classes(features: Sequence[dict[str, Any]], *, pad_id: int) -> "dict
 
     examples = [feature["example"] for feature in features]
     input_ids, attention_mask = pad_left([example.prompt for example in examples], pad_id)
-    return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": torch.tensor([example.answer for example in examples])}
+    labels = torch.tensor([[IGNORED] if SILENT in feature else feature["example"].answer for feature in features])
+    return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}

@@ -91,9 +91,11 @@ def load_model(
 
 def _packed(quantization: Quantization) -> dict[str, Any]:
     """Arguments of `from_pretrained` that pack a model while it is loaded, on its device."""
+    import torch
     from transformers import BitsAndBytesConfig
 
-    return {"quantization_config": BitsAndBytesConfig(**quantization.model_dump()), "device_map": {"": device()}}
+    place = torch.cuda.current_device() if device() == "cuda" else "cpu"  # of several GPUs the one of this process
+    return {"quantization_config": BitsAndBytesConfig(**quantization.model_dump()), "device_map": {"": place}}
 
 
 def _has_head(folder: Path) -> bool:

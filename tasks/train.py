@@ -6,27 +6,40 @@ Writes  Adapter                      runs/<id>/train.json
 """
 
 import time
+from dataclasses import replace
 
-from tasks import tracking
+from tasks import memory, tracking
 from tasks.contracts import Adapter
 from tasks.models import save
+from tasks.ranks import in_ranks
 from tasks.trainer import fit
+from tasks.training_job import Job, job_of
 from tasks.workspace import Run
 
 
 def train(run: Run) -> Adapter:
     """Train the LoRA adapter; the loss runs in MLflow, checkpoints let a killed training go on."""
     began = time.monotonic()
-    with tracking.tracked(run) as tracked:
-        fitted = fit(run, run.recipe, tracked, step="train")
-    folder = run.attempt / "adapter"
+    with tracking.tracked(run) as tracked, memory.noted(run, "train"):
+        job = job_of(run, run.recipe, tracked, "train")
+        adapter = memory.within_memory(run.recipe, "train", job.halvings, lambda: in_ranks(run.recipe.train.gpus, adapter_of, job, "train"))
+    assert adapter
+    return replace(adapter, seconds=time.monotonic() - began)
+
+
+def adapter_of(job: Job) -> Adapter | None:
+    """Train and save the adapter, in each of the processes that train; the first one has it."""
+    fitted = fit(job)
+    if fitted is None:
+        return None
+    folder = job.run.attempt / "adapter"
     save(fitted.model, folder)
-    if run.recipe.prompt.new_tokens:
+    if job.recipe.prompt.new_tokens:
         fitted.tokens.save(folder)
     trainable, everything = fitted.model.get_nb_trainable_parameters()
     return Adapter(
-        path=run.relative(folder),
-        tracked=tracked,
+        path=job.run.relative(folder),
+        tracked=job.tracked,
         rows=fitted.rows,
         steps=fitted.steps,
         epochs=fitted.epochs,
@@ -35,7 +48,8 @@ def train(run: Run) -> Adapter:
         all_parameters=everything,
         cut_rows=fitted.cut_rows,
         left_out_rows=fitted.left_out_rows,
-        seconds=time.monotonic() - began,
+        seconds=0.0,  # the step's whole time is known to the process that started this one
         resumed_from_step=fitted.resumed_from_step,
         emissions=fitted.emissions,
+        halvings=job.halvings,
     )

@@ -1,27 +1,30 @@
 """A recipe's training: its rows as tokens, its adapter on the base model, transformers' Trainer over both, resumed where it was killed."""
 
 import math
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import single_label, tracking
+from tasks import interruption, single_label, tracking
 from tasks.batches import collate, collate_classes
-from tasks.checkpoints import newest_whole, whole_marker
-from tasks.contracts import DatasetVersion, Download, Emissions, TrackedRun
-from tasks.emissions import meter_reader, metered
-from tasks.errors import DataError, RecipeError
-from tasks.kinds import Example, classes_of, examples_of, kind_of
+from tasks.checkpoints import last_checkpoint, step_of, whole_marker
+from tasks.contracts import Emissions
+from tasks.emissions import Meter, meter_reader, metered
+from tasks.errors import RecipeError
+from tasks.kinds import Example, classes_of, kind_of
+from tasks.micro_batch import halved
 from tasks.models import device, dtype_of, load_model, own_head
 from tasks.new_tokens import NewRows, freeze_rows, keep_bias, kept_rows, new_rows
 from tasks.progress import Progress
+from tasks.ranks import WAIT, rank
 from tasks.schema import Recipe
 from tasks.tokens import Tokens
+from tasks.training_job import Job
 from tasks.training_report import training_report
-from tasks.workspace import Run
+from tasks.training_rows import dataset, held_out, training_examples, with_class_weights
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -47,139 +50,81 @@ class Fitted:
     emissions: Emissions
 
 
-def fit(
-    run: Run, recipe: Recipe, tracked: TrackedRun, *, step: str, watched_by: "Callable[[Tokens], TrainerCallback] | None" = None
-) -> Fitted:
-    """Train a recipe's adapter on the run's training part; checkpoints in `run.kept` let a killed training go on.
+def fit(job: Job, watched_by: "Callable[[Tokens], TrainerCallback] | None" = None) -> Fitted | None:
+    """Train a recipe's adapter; in every process that trains, but only the first one tells of it, saves, and returns what came out.
 
     Args:
-        run: whose base model and data set version are trained on.
-        recipe: the run's own, or one that differs in `train`.
-        tracked: the MLflow run that shows the training.
-        step: name of the step that trains, for progress.
-        watched_by: of the base model's tokenizer, a further callback of the trainer.
+        job: the training.
+        watched_by: of the base model's tokenizer, a further callback of the first process's trainer.
+
+    Raises:
+        InterruptedRunError: SIGTERM came; a last checkpoint is saved.
     """
     from transformers import set_seed
 
-    _check_device(recipe)
-    base, version = run.read(Download).base_model, run.read(DatasetVersion)
-    tokens, rows = Tokens(run.path(base.path), recipe.prompt.new_tokens), new_rows(recipe, run.path(base.path))
-    examples, left_out = _examples(recipe, tokens, run.path(version.parts["train"].path))
-    held_out = _held_out(recipe, tokens, run, version)
-    total_steps, resumed = total_steps_of(recipe, len(examples)), newest_whole(run.kept)
+    recipe, step_of_checkpoint = halved(job.recipe, job.halvings), step_of(job.resume_from)
+    tokens, rows = Tokens(job.base, recipe.prompt.new_tokens), new_rows(recipe, job.base)
+    examples, left_out = training_examples(recipe, tokens, job.train_part)
+    scored = held_out(recipe, tokens, job.validation_part)
     set_seed(recipe.train.seed)  # the adapter's start is drawn with it
-    loaded = load_model(run.path(base.path), recipe.base_model.dtype, classes_of(recipe), recipe.base_model.quantization, rows)
+    loaded = load_model(job.base, recipe.base_model.dtype, classes_of(recipe), recipe.base_model.quantization, rows)
     model = with_adapter(recipe, loaded, rows)
-    with Progress(run, step, "training", total_steps, "steps") as progress, metered(run.kept, run.attempt.name) as meter:
-        report = training_report(recipe, tracked, progress, version.tag)
-        trainer = _trainer(recipe, run.kept, model, tokens, examples, held_out, report)
-        trainer.add_callback(meter_reader(meter))
-        if watched_by is not None:
-            trainer.add_callback(watched_by(tokens))
-        result = trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+    if rank():
+        _train(job, recipe, model, tokens, examples, scored, [])
+        return None
+    with _shown(job, total_steps_of(recipe, len(examples))) as (meter, callbacks):
+        callbacks += [watched_by(tokens)] if watched_by else []
+        tracking.metrics(job.tracked, _batches(recipe, job.halvings), step=step_of_checkpoint)
+        state = _train(job, recipe, model, tokens, examples, scored, callbacks)
         emissions = meter.emissions()
     spent = {"train.energy_kwh": emissions.energy_kwh, "train.co2eq_kg": emissions.co2eq_kg}
-    tracking.metrics(tracked, spent | {"train.left_out_rows": float(left_out)})
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    tracking.metrics(job.tracked, spent | {"train.left_out_rows": float(left_out)})
+    losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
     return Fitted(
         model=model,
         tokens=tokens,
         rows=len(examples),
         cut_rows=sum(example.cut for example in examples),
         left_out_rows=left_out,
-        steps=int(result.global_step),
-        epochs=float(trainer.state.epoch or 0),
+        steps=int(state.global_step),
+        epochs=float(state.epoch or 0),
         final_loss=sum(losses[-5:]) / max(len(losses[-5:]), 1),
-        resumed_from_step=int(resumed.name.rpartition("-")[2]) if resumed else 0,
+        resumed_from_step=step_of_checkpoint,
         emissions=emissions,
     )
 
 
-def _check_device(recipe: Recipe) -> None:
-    if recipe.train.fp16 and device() == "cpu":
-        raise RecipeError(f"{recipe.name}.yaml: train.fp16", "is true on a processor", "a GPU expected", "set it to false for this machine")
+@contextmanager
+def _shown(job: Job, total_steps: int) -> "Iterator[tuple[Meter, list[TrainerCallback]]]":
+    """The meter, and the callbacks that show a training while it runs."""
+    with Progress(job.run, job.step, "training", total_steps, "steps") as progress, metered(job.run.kept, job.run.attempt.name) as meter:
+        yield meter, [meter_reader(meter), training_report(job.recipe, job.tracked, progress, job.data_tag)]
 
 
-def _examples(recipe: Recipe, tokens: Tokens, part: Path) -> tuple[list[Example], int]:
-    """The training part as tokens: `train.rows` of it, drawn with the seed, each class by its share; and how many do not fit."""
-    import pyarrow.parquet as pq
-
-    rows = pq.read_table(part).to_pylist()
-    chosen = draw_rows([row.get("label", "") for row in rows], recipe.train.rows, recipe.train.seed)
-    if not chosen:
-        raise DataError(str(part), "no rows", "at least one training row expected", "look at split's report")
-    examples = [example for example in examples_of(recipe, tokens, [rows[index] for index in chosen]) if example is not None]
-    if not examples:
-        found = f"none of {len(chosen)} rows fits into {recipe.prompt.max_tokens} tokens"
-        raise DataError(str(part), found, "room for answer and text expected", "raise prompt.max_tokens")
-    return examples, len(chosen) - len(examples)
+def _batches(recipe: Recipe, halvings: int) -> dict[str, float]:
+    train = recipe.train
+    return {
+        "train.micro_batch": float(train.per_device_train_batch_size),
+        "train.accumulation": float(train.gradient_accumulation_steps),
+        "train.processes": float(train.gpus),
+        "train.halvings": float(halvings),
+    }
 
 
-def _held_out(recipe: Recipe, tokens: Tokens, run: Run, version: DatasetVersion) -> list[Example]:
-    """The validation part as tokens, where the training is to be scored on it."""
-    import pyarrow.parquet as pq
+def _train(
+    job: Job, recipe: Recipe, model: Any, tokens: Tokens, examples: list[Example], scored: list[Example], callbacks: "list[TrainerCallback]"
+) -> Any:
+    """Train this process's share to the end; returns the trainer's state."""
 
-    if recipe.train.eval_strategy == "no":
-        return []
-    part = version.parts.get("validation")
-    if part is None:
-        raise DataError(version.tag, "no validation part", "one expected with train.eval_strategy", "set it to no, or split anew")
-    rows = pq.read_table(run.path(part.path)).to_pylist()
-    return [example for example in examples_of(recipe, tokens, rows) if example is not None]
+    def noticed() -> None:
+        if not rank():
+            interruption.say(f"{job.step}: SIGTERM: this step is brought to its end and saved\n")
 
-
-def _dataset(examples: Sequence[Example]) -> list[dict[str, Any]]:
-    """Examples as transformers' Trainer takes them; it groups by the lengths of `input_ids`."""
-    return [{"input_ids": example.prompt + example.answer, "example": example} for example in examples]
-
-
-def _with_class_weights(recipe: Recipe, examples: Sequence[Example]) -> Recipe:
-    """The recipe with weights in place of `auto`: inverse frequency of each class in the training rows, their mean 1."""
-    if recipe.train.class_weights != "auto":
-        return recipe
-    counts = Counter(example.answer[0] for example in examples)
-    inverse = [1 / counts[place] for place in range(len(recipe.labels.names))]
-    weights = tuple(value * len(inverse) / sum(inverse) for value in inverse)
-    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"class_weights": weights})})
-
-
-def _class_metrics(recipe: Recipe, prediction: Any) -> dict[str, float]:
-    """The kind's metrics over the validation part, from logits (n_rows, n_labels) and class numbers (n_rows, 1)."""
-    import numpy as np
-    import torch
-
-    rows = [{"label": recipe.labels.names[place]} for place in prediction.label_ids[:, 0]]
-    scores = torch.from_numpy(prediction.predictions).double().softmax(dim=-1).numpy()
-    columns = single_label.columns_of(recipe, scores)
-    return kind_of(recipe).metrics(recipe, rows, columns)(np.arange(len(rows)))
-
-
-def draw_rows(labels: Sequence[str], count: int | None, seed: int) -> list[int]:
-    """Indexes of `count` rows in shuffled order, every class by its share; all of them where count is None.
-
-    Args:
-        labels: (n_rows,) class of each row.
-        count: how many rows to draw.
-        seed: the same seed draws the same rows on any machine.
-
-    Raises:
-        DataError: there are fewer rows than asked for.
-    """
-    import random
-
-    draw = random.Random(seed)  # noqa: S311 — a sample, not a secret
-    if count is None:
-        return draw.sample(range(len(labels)), len(labels))
-    if count > len(labels):
-        raise DataError("train.rows", f"{count:,} rows asked for", f"at most the {len(labels):,} of the training part", "ask for fewer")
-    classes = {label: [row for row, found in enumerate(labels) if found == label] for label in sorted(set(labels))}
-    exact = {label: count * len(rows) / len(labels) for label, rows in classes.items()}
-    share = {label: math.floor(value) for label, value in exact.items()}
-    by_remainder = sorted(classes, key=lambda label: (share[label] - exact[label], label))
-    for label in by_remainder[: count - sum(share.values())]:
-        share[label] += 1
-    rows = [row for label, own in classes.items() for row in draw.sample(own, share[label])]
-    return draw.sample(rows, len(rows))
+    with interruption.answered(noticed) as asked:
+        final = last_checkpoint(asked, job.step)
+        trainer = _trainer(recipe, job.run.kept, model, tokens, examples, scored, [*callbacks, whole_marker(job.run.keep), final])
+        trainer.train(resume_from_checkpoint=str(job.resume_from) if job.resume_from else None)
+    return trainer.state
 
 
 def with_adapter(recipe: Recipe, model: Any, rows: NewRows | None = None) -> Any:
@@ -213,8 +158,8 @@ def total_steps_of(recipe: Recipe, rows: int) -> int:
     """Optimiser steps of the whole training, as transformers' Trainer counts them."""
     if recipe.train.max_steps:
         return recipe.train.max_steps
-    batches = math.ceil(rows / recipe.train.per_device_train_batch_size)
-    return math.ceil(recipe.train.num_train_epochs * math.ceil(batches / recipe.train.gradient_accumulation_steps))
+    rows_a_step = recipe.train.per_device_train_batch_size * recipe.train.gradient_accumulation_steps * recipe.train.gpus
+    return math.ceil(recipe.train.num_train_epochs * math.ceil(rows / rows_a_step))
 
 
 def training_arguments(recipe: Recipe, folder: Path) -> Any:
@@ -226,7 +171,8 @@ def training_arguments(recipe: Recipe, folder: Path) -> Any:
     classes, best = classes_of(recipe), recipe.train.metric_for_best_model is not None
     if best and recipe.train.eval_steps:
         keys["save_steps"] = recipe.train.eval_steps
-    return TrainingArguments(
+    keys["seed"] += rank()  # each process drops out on its own; the rows' order has a seed apart
+    arguments = TrainingArguments(
         output_dir=str(folder),
         **keys,
         max_steps=recipe.train.max_steps or -1,
@@ -247,28 +193,46 @@ def training_arguments(recipe: Recipe, folder: Path) -> Any:
         include_num_input_tokens_seen="non_padding",
         report_to=[],
         disable_tqdm=True,
+        ddp_find_unused_parameters=False,  # every weight of an adapter has a part in every forward pass
+        ddp_broadcast_buffers=False,
+        ddp_timeout=int(WAIT.total_seconds()),
     )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are several processes: no threads of torch's DataParallel
+    return arguments
 
 
 def _trainer(
-    recipe: Recipe, folder: Path, model: Any, tokens: Tokens, examples: list[Example], held_out: list[Example], report: Any
+    recipe: Recipe, folder: Path, model: Any, tokens: Tokens, examples: list[Example], scored: list[Example], callbacks: list[Any]
 ) -> Any:
-    from transformers import PrinterCallback, Trainer
+    from transformers import PrinterCallback
+
+    from tasks.training_loop import TrainingLoop
 
     classes = classes_of(recipe)
-    trainer = Trainer(
+    trainer = TrainingLoop(
         model=model,
         args=training_arguments(recipe, folder),
-        train_dataset=_dataset(examples),
-        eval_dataset=_dataset(held_out) if held_out else None,
+        train_dataset=dataset(examples),
+        eval_dataset=dataset(scored) if scored else None,
         data_collator=partial(collate_classes, pad_id=tokens.pad_id)
         if classes
         else partial(
             collate, pad_id=tokens.pad_id, loss_on=recipe.train.loss_on, silent_id=None if recipe.train.loss_on_end else tokens.eos_id
         ),
-        compute_loss_func=kind_of(recipe).loss(_with_class_weights(recipe, examples), tokens),
+        compute_loss_func=kind_of(recipe).loss(with_class_weights(recipe, examples), tokens),
         compute_metrics=partial(_class_metrics, recipe) if classes else None,
-        callbacks=[whole_marker(), report],
+        callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)  # the report prints for it
     return trainer
+
+
+def _class_metrics(recipe: Recipe, prediction: Any) -> dict[str, float]:
+    """The kind's metrics over the validation part, from logits (n_rows, n_labels) and class numbers (n_rows, 1)."""
+    import numpy as np
+    import torch
+
+    rows = [{"label": recipe.labels.names[place]} for place in prediction.label_ids[:, 0]]
+    scores = torch.from_numpy(prediction.predictions).double().softmax(dim=-1).numpy()
+    columns = single_label.columns_of(recipe, scores)
+    return kind_of(recipe).metrics(recipe, rows, columns)(np.arange(len(rows)))

@@ -7,19 +7,23 @@ Writes  TrialScores                                    runs/<id>/trial.<trial>.j
 
 import sys
 import time
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
-from tasks import scoring, tracking
-from tasks.contracts import DatasetVersion, Download, Plan, Point, Scores, TrackedRun, Trial, TrialScores
+from tasks import memory, scoring, tracking
+from tasks.contracts import DatasetVersion, Download, Emissions, Plan, Point, Scores, Trial, TrialScores
 from tasks.errors import ContractError
 from tasks.grid import grid_of, recipe_of
+from tasks.micro_batch import halved
+from tasks.ranks import in_ranks
 from tasks.scoring import Rows
 from tasks.tokens import Tokens
 from tasks.trainer import fit
+from tasks.training_job import Job, job_of
 from tasks.workspace import Run, write_atomically
 
 if TYPE_CHECKING:
@@ -36,11 +40,32 @@ def trial(run: Run) -> TrialScores:
     tokens = Tokens(run.path(run.read(Download).base_model.path), recipe.prompt.new_tokens)
     part = scoring.read_rows(recipe, run.path(run.read(DatasetVersion).parts["test"].path))
     rows, _, _ = scoring.fitting(recipe, tokens, part)
-    with tracking.tracked(run, one.name) as tracked:
-        fitted = fit(run, recipe, tracked, step="trial", watched_by=partial(_scorer, run, one, rows, kept, tracked))
+    with tracking.tracked(run, one.name) as tracked, memory.noted(run, "trial"):
+        taken = Taken(job_of(run, recipe, tracked, "trial"), one, rows, kept)
+        work = partial(in_ranks, recipe.train.gpus, trained_and_scored, taken, "trial")
+        found = memory.within_memory(recipe, "trial", taken.job.halvings, work)
+        assert found
+        steps, emissions = found
         scores = _read(kept)
         points = tuple(_point(run, one, number, scores[number]) for number in one.epochs)
-    return TrialScores(one, tracked, points, len(rows), fitted.steps, time.monotonic() - began, fitted.emissions)
+    return TrialScores(one, tracked, points, len(rows), steps, time.monotonic() - began, emissions)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A trial as each of the processes that train is given it."""
+
+    job: Job
+    one: Trial
+    rows: Rows
+    kept: Path
+    """File of the scores."""
+
+
+def trained_and_scored(taken: Taken) -> tuple[int, Emissions] | None:
+    """Train, and score on the way, in each of the processes that train; the first one has the steps and what they spent."""
+    fitted = fit(taken.job, partial(_scorer, taken))
+    return (fitted.steps, fitted.emissions) if fitted else None
 
 
 def _trial(run: Run) -> Trial:
@@ -51,27 +76,28 @@ def _trial(run: Run) -> Trial:
     return planned[run.part]
 
 
-def _scorer(run: Run, one: Trial, rows: Rows, kept: Path, tracked: TrackedRun, tokens: Tokens) -> "TrainerCallback":
+def _scorer(taken: Taken, tokens: Tokens) -> "TrainerCallback":
     """A trainer callback that scores the model after each of the trial's numbers of epochs.
 
     It scores at the end of the step, before a checkpoint of it is saved: a training that goes on from there has the scores already.
     """
     from transformers import TrainerCallback
 
-    recipe, shown = recipe_of(run.recipe, one), grid_of(run.recipe).metrics
+    one, kept, job = taken.one, taken.kept, taken.job
+    recipe, shown = halved(job.recipe, job.halvings), grid_of(job.run.recipe).metrics
 
     class Scorer(TrainerCallback):  # type: ignore[misc, unused-ignore]
         def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
             number, rest = divmod(state.global_step * one.epochs[-1], state.max_steps)
             if rest or number not in one.epochs:
                 return
-            columns = scoring.said_of(recipe, model, tokens, rows, f"trial {one.name}, epoch {number}")
-            columns |= scoring.written_by(recipe, model, tokens, rows)
-            found = scoring.measure(recipe, rows, columns)
+            columns = scoring.said_of(recipe, model, tokens, taken.rows, f"trial {one.name}, epoch {number}")
+            columns |= scoring.written_by(recipe, model, tokens, taken.rows)
+            found = scoring.measure(recipe, taken.rows, columns)
             write_atomically(kept, KEPT_SCORES.dump_json(_read(kept) | {number: found}, indent=2).decode())
             figures = ", ".join(f"{name} {found[name].value:.3f}" for name in shown)
             print(f"trial: {one.name}, epoch {number}: {figures}", file=sys.stderr, flush=True)
-            tracking.metrics(tracked, tracking.figures_of("tuned", found), step=state.global_step)
+            tracking.metrics(job.tracked, tracking.figures_of("tuned", found), step=state.global_step)
 
     return Scorer()
 

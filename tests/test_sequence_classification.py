@@ -17,7 +17,7 @@ from tasks.models import HEAD_WEIGHT, load_adapter, load_model
 from tasks.schema import METRICS, Recipe
 from tasks.steps import perform
 from tasks.tokens import Tokens
-from tasks.trainer import _with_class_weights
+from tasks.training_rows import with_class_weights
 from tasks.workspace import Run
 from tests import evaluated, tiny
 
@@ -138,7 +138,7 @@ def test_class_weights_are_inverse_frequencies_and_weigh_the_loss(recipe: Recipe
     import torch
 
     examples = [Example([2], [place], False) for place in (0, 0, 0, 0, 1, 1, 2)]
-    weighted = _with_class_weights(recipe, examples)
+    weighted = with_class_weights(recipe, examples)
     assert weighted.train.class_weights == pytest.approx([3 / 7, 6 / 7, 12 / 7])
     outputs = SimpleNamespace(logits=torch.tensor([[2.0, 0.0, 0.0], [0.0, 0.0, 1.0]]))
     each = -outputs.logits.log_softmax(dim=-1)

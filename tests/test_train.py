@@ -25,7 +25,8 @@ from tasks.models import dtype_of, load_model
 from tasks.schema import Recipe
 from tasks.steps import perform
 from tasks.tokens import Tokens
-from tasks.trainer import draw_rows, with_adapter
+from tasks.trainer import with_adapter
+from tasks.training_rows import draw_rows
 from tasks.workspace import Run
 from tests import tiny
 
