@@ -1,6 +1,6 @@
 """One Airflow DAG for each recipe file: `retrain_tweets`, `retrain_ethos`, …; a new YAML file is a new DAG.
 
-    start ─ download ─ validate ─ split ─ version ─ train ─ merge ─ evaluate ─ register ─ approve ─ promote ─ push
+    start ─ preflight ─ download ─ validate ─ split ─ version ─ train ─ merge ─ evaluate ─ register ─ approve ─ promote ─ push
 
 `start` freezes the recipe with the trigger form's values into the run's folder; every step reads it there. A recipe that is
 faulty has no DAG here; `broken_recipes.py` says why.
@@ -29,9 +29,10 @@ def retrain(form: Form) -> DAG:
         catchup=False,
         max_active_runs=1,  # a second run of the recipe queues; other recipes run beside it
     ) as dag:
-        step = partial(runners.step, recipe=form.name)
+        step = partial(runners.step, recipe=form.recipe)
         (
             Start(form=form)
+            >> step("preflight")
             >> step("download")
             >> step("validate")
             >> step("split")

@@ -1,6 +1,6 @@
 """One Airflow DAG for each recipe with a grid: `sweep_ethos`, …: training sizes by epochs, compared in a table and pictures.
 
-    start ─ download ─ validate ─ split ─ version ─ plan ─ trial [one for each size and seed] ─ compare
+    start ─ preflight ─ download ─ validate ─ split ─ version ─ plan ─ trial [one for each size and seed] ─ compare
 
 The data are prepared once. A trial is trained like a retraining, scored on the test part, and not kept.
 """
@@ -36,10 +36,11 @@ def sweep(form: Form) -> DAG:
         catchup=False,
         max_active_runs=1,
     ) as dag:
-        step = partial(runners.step, recipe=form.name)
-        planned, trials = runners.trials(form.name)
+        step = partial(runners.step, recipe=form.recipe)
+        planned, trials = runners.trials(form.recipe)
         (
             Start(form=form)
+            >> step("preflight")
             >> step("download")
             >> step("validate")
             >> step("split")

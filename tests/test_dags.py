@@ -52,6 +52,13 @@ def parse(airflow_home: Path, **environment: str) -> dict[str, Any]:
     return json.loads(answer[0][1:])
 
 
+def test_only_dags_are_parsed_as_dags() -> None:
+    """What is parsed as one is imported in every parse, wanted or not."""
+    ignored = (CHECKOUT / "dags" / ".airflowignore").read_text(encoding="utf-8").splitlines()[1:]
+    parsed = {path.name for path in (CHECKOUT / "dags").glob("*.py") if not any(path.match(form) for form in ignored)}
+    assert parsed == {"broken_recipes.py", "retrain.py", "sweep.py"}
+
+
 def write_recipe(folder: Path, name: str, **changes: Any) -> dict[str, Any]:
     document = tiny.recipe_document(Path("/base"), Path("/rows.csv"), name) | changes
     folder.mkdir(exist_ok=True)

@@ -13,10 +13,11 @@ from typing import Any
 import psutil
 import pytest
 
+from tasks import recipe as recipes
 from tasks.contracts import STEPS, Download, RegisteredVersion
 from tasks.errors import FINAL_EXIT_CODES
 from tasks.workspace import Run
-from tests import evaluated
+from tests import evaluated, tiny
 
 MakeRun = Callable[..., Run]
 
@@ -26,6 +27,8 @@ def log(airflow_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """What operators log: records with `event` and `log_level`."""
     from structlog.testing import capture_logs
 
+    import dags.runners  # noqa: F401  Airflow sets its logging up as it is imported
+
     monkeypatch.delenv("PYTHONPATH", raising=False)  # the step finds its own code
     with capture_logs() as records:
         yield records
@@ -34,7 +37,8 @@ def log(airflow_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 def operator(step: str) -> Any:
     from dags import faults, runners
 
-    return runners.step(step, recipe="tiny", **faults.RETRIES)
+    recipe = recipes.resolve(tiny.recipe_document(Path("/base"), Path("/rows.csv")), "full")
+    return runners.step(step, recipe, **faults.RETRIES)
 
 
 def execute(task: Any, run: Run, max_tries: int = 2) -> None:
@@ -155,21 +159,6 @@ def test_on_kill_ends_the_step(make_run: MakeRun, tiny_document: Any, log: Any) 
     assert not psutil.pid_exists(pids[0]) and not run.has(Download)
     assert messages(log)[-2] == f"download: ending process {pids[0]}"
     assert messages(log)[-1].startswith("download: ended, because somebody marked or cleared this task")
-
-
-def test_a_block_that_is_not_the_last_is_logged_with_the_rest(log: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dags import runners
-
-    now = [0.0]
-    monkeypatch.setattr(runners.time, "monotonic", lambda: now[0])
-
-    def lines() -> Any:
-        yield from ("a", "", "Traceback (most recent call last):", "  caught", "ValueError: x")
-        now[0] = 60.0
-        yield from ("b", "DataError", "rows: none")
-
-    assert runners.log_lines(operator("train").log, lines()) == "DataError\nrows: none"
-    assert messages(log) == ["a", "Traceback (most recent call last):\n  caught\nValueError: x", "b"]
 
 
 def test_every_step_has_an_operator_named_after_it(airflow_home: Path) -> None:
