@@ -16,6 +16,9 @@ from tasks.redaction import without_secrets
 LIBRARIES = frozenset({"adlfs", "aiobotocore", "aiohttp", "azure", "botocore", "fsspec", "gcsfs", "google", "s3fs"})
 """Whose errors are the store's, whatever their type."""
 
+READ_SECONDS = 60.0
+"""How long S3 may be silent within an answer before it is asked again."""
+
 
 def file_system(scheme: str) -> Any:
     """The fsspec file system of a scheme; another process, or other variables of the store, get their own.
@@ -44,7 +47,7 @@ def _file_system(scheme: str, process: int, environment: tuple[tuple[str, str], 
         raise SettingsError(what, "no such scheme", "s3://, gs:// or another of fsspec's expected", "correct LORAFLOW_RUNS") from None
     options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
     if scheme in ("s3", "s3a"):
-        options["config_kwargs"] = {"read_timeout": 60, "retries": _retries()}
+        options["config_kwargs"] = {"read_timeout": READ_SECONDS, "retries": _retries()}
     return kind(**options)
 
 
@@ -76,11 +79,16 @@ def faults_told(where: str, *, writing: bool = False) -> Iterator[None]:
             raise
         raise SettingsError(where, "no such bucket", "one that is there expected", "create it, or correct LORAFLOW_RUNS") from error
     except Exception as error:
-        if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in LIBRARIES:
+        if not isinstance(error, OSError) and not _of_a_library(error):
             raise
-        words = without_secrets(" ".join(str(error).split()))[:300] or type(error).__name__
-        if isinstance(error, PermissionError) or "credentials" in words.lower():
+        told = error.__cause__ if error.__cause__ and _of_a_library(error.__cause__) else error  # s3fs puts less into its own
+        words = without_secrets(" ".join(str(told).split()))[:300] or type(told).__name__
+        if isinstance(error, PermissionError) or "Credential" in type(told).__name__:
             remedy = "give this process the store's credentials (AWS_…, or the pod's own role) and the right to read and write there"
             raise ServiceError(where, f"not allowed ({words})", "access expected", remedy) from None
         remedy = "look at the store and its address (AWS_ENDPOINT_URL); a retry goes on from what is whole"
         raise ServiceError(where, f"the store does not answer as it should ({words})", "an answer expected", remedy) from None
+
+
+def _of_a_library(error: BaseException) -> bool:
+    return type(error).__module__.partition(".")[0] in LIBRARIES

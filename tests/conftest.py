@@ -22,6 +22,7 @@ from tasks.steps import perform
 from tasks.workspace import Run
 from tests import tiny
 from tests.kubernetes_api.fixture import kubernetes_api  # noqa: F401  a fixture for all
+from tests.s3_server import s3, s3_endpoint  # noqa: F401
 
 os.environ.update(TELEMETRY_OFF)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
