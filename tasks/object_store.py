@@ -29,7 +29,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from tasks.checkpoints import best_of, move_in
-from tasks.errors import ContractError, LoraflowError, ServiceError
+from tasks.errors import ContractError, LoraflowError, ServiceError, SettingsError
 from tasks.files import remove_folder
 from tasks.objects import LISTING, Objects, inside
 from tasks.place import held_here
@@ -52,8 +52,11 @@ class ObjectStore:
     def __init__(self, uri: str) -> None:
         self._objects = Objects(uri)
         self.uri = self._objects.url
-        self.id = "/".join(self.uri.rsplit("/", 2)[-2:])
-        recipe, run = self.id.split("/")
+        _, *below = self.uri.partition("://")[2].split("/")
+        if len(below) < 2:
+            raise SettingsError("run", f"{self.uri} is no place of a run", "…/<recipe>/<run> expected", "name the run with --run")
+        recipe, run = below[-2:]
+        self.id = f"{recipe}/{run}"
         self._scratch = settings().scratch_folder / recipe / f"{run}-{sha256(self.uri.encode()).hexdigest()[:8]}"
         self.folder = self._scratch / "reading"
         self._step = self._name = ""

@@ -228,10 +228,14 @@ class Run:
             done = self.generation(step, part)
             if done is not None and done >= generation:
                 return self.read(contract, part)
-            return self._attempt(_name(step, part), work, generation)
+            self._generation = generation
+            try:
+                return self._attempt(_name(step, part), work, generation)
+            finally:
+                self._generation = None
 
     def _attempt(self, name: str, work: Callable[["Run"], M], generation: int) -> M:
-        started, self._read, self._generation = datetime.now(UTC), {}, generation
+        started, self._read = datetime.now(UTC), {}
         self.place.begin(name, generation)
         self.attempt, self.kept = self.place.attempt, self.place.kept
         try:
