@@ -56,10 +56,13 @@ def over(core: Core, name: str) -> Any:
 
 def started(core: Core, name: str, code: str = PATIENT, **spec: Any) -> Any:
     core.create_namespaced_pod(NAMESPACE, pod(name, code, LABELS, **spec))
-    seen = until(core, name, lambda pod: pod.status.phase == "Running")
-    while code == PATIENT and b"ready" not in core.read_namespaced_pod_log(name, NAMESPACE, _preload_content=False).data:
-        time.sleep(0.05)  # before it has a handler, process 1 does not heed SIGTERM
-    return seen
+    return until(core, name, lambda pod: pod.status.phase == "Running")
+
+
+def ready(core: Core, name: str) -> None:
+    """Start a pod and wait for its handler: without one, process 1 does not heed SIGTERM."""
+    started(core, name)
+    until(core, name, lambda _: b"ready" in core.read_namespaced_pod_log(name, NAMESPACE, _preload_content=False).data)
 
 
 def condition(pod: Any, kind: str) -> tuple[str, str]:
@@ -92,7 +95,7 @@ def test_a_kubelet_ends_a_pod_and_its_status_says_why(api: KubernetesApi, core: 
 
 @pytest.mark.parametrize(("fault", "reason"), [(faults.preempt, "PreemptionByScheduler"), (faults.drain, "EvictionByEvictionAPI")])
 def test_a_pod_is_deleted_to_make_room(api: KubernetesApi, core: Core, fault: Any, reason: str) -> None:
-    started(core, "one")
+    ready(core, "one")
     api.strike(fault, "one")
     gone(core, "one")
     seen = api.pod("one")
@@ -102,14 +105,14 @@ def test_a_pod_is_deleted_to_make_room(api: KubernetesApi, core: Core, fault: An
 
 
 def test_eviction_by_the_public_api(api: KubernetesApi, core: Core) -> None:
-    started(core, "one")
+    ready(core, "one")
     core.create_namespaced_pod_eviction("one", NAMESPACE, {"metadata": {"name": "one"}})
     gone(core, "one")
     assert api.log("one").endswith("saved\n")
 
 
 def test_out_of_memory(api: KubernetesApi, core: Core) -> None:
-    started(core, "one")
+    ready(core, "one")
     api.strike(faults.out_of_memory(), "one")
     seen = over(core, "one")
     assert (seen.status.phase, seen.status.reason, ended(seen)) == ("Failed", None, ("OOMKilled", 137))
@@ -159,7 +162,7 @@ def test_a_pod_that_vanishes(api: KubernetesApi, core: Core, at: str) -> None:
 
 
 def test_a_lost_node(api: KubernetesApi, core: Core) -> None:
-    started(core, "one")
+    ready(core, "one")
     api.strike(faults.lose_node(gone_after=2), "one")
     seen = core.read_namespaced_pod("one", NAMESPACE)
     assert (seen.status.phase, seen.status.reason, condition(seen, "Ready")) == ("Running", "NodeLost", ("False", "NodeNotReady"))

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from tests.kubernetes_api import admission
-from tests.kubernetes_api.answers import Object, Refusal
+from tests.kubernetes_api.answers import Object, Refusal, bad_request
 from tests.kubernetes_api.defaults import complete
 from tests.kubernetes_api.faults import Faults
 from tests.kubernetes_api.images import Image, known_images
@@ -95,7 +95,7 @@ class Cluster:
     def delete_pod(self, namespace: str, name: str, grace: float | None = None, condition: Object | None = None) -> Object:
         """Take a pod away: at once where nothing of it runs, else when it has ended."""
         pod = self.store.get("pods", namespace, name)
-        life = self.lives[pod["metadata"]["uid"]]
+        life = self.life_of(pod)
         grace = pod["spec"]["terminationGracePeriodSeconds"] if grace is None else grace
         if not pod["spec"].get("nodeName") or pod["status"]["phase"] in ("Succeeded", "Failed"):
             grace = 0
@@ -111,7 +111,8 @@ class Cluster:
             if not life.cut_off:
                 life.end(Ending(grace, condition=condition, remove=True))
             return pod
-        life.end(Ending(FORCED_GRACE if life.node else 0, condition=condition, remove=True))
+        if not life.cut_off:
+            life.end(Ending(FORCED_GRACE if life.node else 0, condition=condition, remove=True))
         self.drop(life)
         return pod
 
@@ -122,15 +123,21 @@ class Cluster:
             if not pod["metadata"].get("finalizers"):
                 self.store.remove("pods", life.namespace, life.pod_name, life.uid)
 
-    def log_of(self, pod: Object, container: str) -> Log:
+    def life_of(self, pod: Object) -> PodLife:
+        """The life of a pod."""
+        return self.lives[pod["metadata"]["uid"]]
+
+    def log_of(self, pod: Object, container: str, previous: bool = False) -> Log:
         """What a container has printed."""
-        life = self.lives[pod["metadata"]["uid"]]
+        life = self.life_of(pod)
         if life.cut_off:
             address = f"https://{pod['status']['hostIP']}:10250/containerLogs/{life.namespace}/{life.pod_name}/{container}"
             raise Refusal(500, "InternalError", f'Get "{address}": dial tcp {pod["status"]["hostIP"]}:10250: i/o timeout')
         found = life.container(container)
         assert found
-        return found.log
+        if previous and not found.restarts:
+            raise bad_request(f'previous terminated container "{container}" in pod "{life.pod_name}" not found')
+        return found.last_log if previous else found.log
 
     # What lives tell
 

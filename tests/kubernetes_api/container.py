@@ -45,10 +45,12 @@ class Container:
         self, spec: Object, told: Callable[[str], None], changed: Callable[[], None], ending: Callable[[], None], first: bool = True
     ) -> None:
         self.spec, self.name = spec, str(spec["name"])
-        self.log = Log(told)
+        self.log, self.last_log = Log(told), Log(told)
+        self.last_state: Object = {}
+        self.restarts = 0
         self.state: Object = {"waiting": {"reason": "ContainerCreating"}}
         self.out_of_memory = False
-        self._changed, self._ending, self._first = changed, ending, first
+        self._told, self._changed, self._ending, self._first = told, changed, ending, first
         self._child: Child | None = None
         self._guard = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -71,6 +73,13 @@ class Container:
     def wait_for(self, reason: str, message: str = "") -> None:
         """Say why it does not run yet."""
         self.state = {"waiting": {"reason": reason} | ({"message": message} if message else {})}
+
+    def back_off(self) -> None:
+        """Wait for its next run."""
+        self.last_log, self.log = self.log, Log(self._told)
+        self.last_state, self.out_of_memory = self.state, False
+        self.restarts += 1
+        self.wait_for("CrashLoopBackOff", f"back-off restarting failed container={self.name}")
 
     def start(self, plan: Plan) -> None:
         """Start the process; this returns when it runs, or could not be started."""
@@ -144,7 +153,13 @@ class Container:
 
     def status(self) -> Object:
         """Its part of the pod's status."""
-        told: Object = {"name": self.name, "image": self.spec["image"], "imageID": "", "restartCount": 0, "lastState": {}}
+        told: Object = {
+            "name": self.name,
+            "image": self.spec["image"],
+            "imageID": "",
+            "restartCount": self.restarts,
+            "lastState": self.last_state,
+        }
         told |= {"ready": self.running, "started": self.running, "state": self.state}
         if not self.state.get("waiting"):
             told |= {"containerID": self.id, "imageID": f"{self.spec['image'].partition('@')[0]}@sha256:{zlib.crc32(b'image'):064x}"}

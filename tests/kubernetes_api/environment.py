@@ -20,8 +20,9 @@ def plan(container: Object, image: Image, pod: Object, volumes: Volumes, look: L
         NotReadyError: a secret or config map, or a key of it, is missing; or the image has no command.
     """
     security = pod["spec"]["securityContext"] | (container.get("securityContext") or {})
-    if security.get("runAsNonRoot") and security.get("runAsUser") == 0:
-        raise NotReadyError("container's runAsUser breaks non-root policy")
+    if security.get("runAsNonRoot") and security.get("runAsUser", image.user) == 0:
+        breaks = "container's runAsUser breaks non-root policy"
+        raise NotReadyError(breaks if "runAsUser" in security else "container has runAsNonRoot and image will run as root")
     given = _environment(container, pod, look)
     rewrite = volumes.rewriter(container)
     argv = [*(container.get("command") or image.entrypoint), *(container.get("args") or ())]

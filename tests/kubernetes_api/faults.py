@@ -112,11 +112,12 @@ def lose(cluster: "Cluster", life: PodLife) -> None:
     life.end(Ending(0))
 
 
-def lose_node(gone_after: float | None = None) -> Fault:
+def lose_node(gone_after: float | None = None, runs_on: bool = False) -> Fault:
     """The pod's machine dies: its last status stays, it is told to be deleted, and nobody there confirms it.
 
     Args:
         gone_after: seconds until garbage collection removes the object; without it, it stays until a forced deletion.
+        runs_on: whether only the network to it is gone, so that its process goes on unseen.
     """
 
     def strike(cluster: "Cluster", life: PodLife) -> None:
@@ -127,7 +128,8 @@ def lose_node(gone_after: float | None = None) -> Fault:
         life.publish(reason="NodeLost", message=told)
         life.cut_off = True
         cluster.event(life.pod, "Warning", "NodeNotReady", "Node is not ready", source="node-controller")
-        life.end(Ending(0))
+        if not runs_on:
+            life.end(Ending(0))
         with contextlib.suppress(Refusal):
             cluster.delete_pod(life.namespace, life.pod_name)
         if gone_after is not None:

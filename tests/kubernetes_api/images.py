@@ -23,12 +23,14 @@ class Image:
         env: environment that it sets.
         entrypoint: what runs where a container names no command.
         folder: where commands start; without one, an empty folder.
+        user: the user that it runs as, unless the pod says another.
     """
 
     python: str = sys.executable
     env: dict[str, str] = field(default_factory=dict)
     entrypoint: tuple[str, ...] = ()
     folder: Path | None = None
+    user: int = 0
 
     def environment(self) -> dict[str, str]:
         """Every variable that a command finds before the pod adds its own."""
@@ -44,5 +46,5 @@ def known_images() -> dict[str, Image]:
     """The images that every fake knows; the public ones are there on a real cluster too."""
     plain = Image(env={"PYTHONUNBUFFERED": "1"})
     threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}  # many tiny trainings share few cores here
-    steps = Image(env={"PYTHONPATH": str(CHECKOUT), "PYTHONUNBUFFERED": "1", **threads})
+    steps = Image(env={"PYTHONPATH": str(CHECKOUT), "PYTHONUNBUFFERED": "1", **threads}, user=1000)
     return {STEPS: steps, "python:3.11-slim": plain, "busybox:1.36": Image(entrypoint=("sh",))}

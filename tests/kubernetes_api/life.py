@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from tests.kubernetes_api import environment, scheduler
 from tests.kubernetes_api.answers import Object, Refusal
 from tests.kubernetes_api.container import Container
-from tests.kubernetes_api.images import REFERENCE, Image
 from tests.kubernetes_api.pod_status import Conditions, pod_status
+from tests.kubernetes_api.pulling import pull
 from tests.kubernetes_api.store import now
 from tests.kubernetes_api.volumes import NotReadyError, Volumes
 
@@ -72,6 +72,7 @@ class PodLife:
         self.cut_off = False
         """Whether its node has been lost: nothing that happens to it is seen any more."""
         self._ending: Ending | None = None
+        self._over = False
         self._started = 0.0
         self._turn = threading.Condition()
         self._thread = threading.Thread(target=self._live, name=f"pod {self.pod_name}", daemon=True)
@@ -91,7 +92,7 @@ class PodLife:
             self._prepare()
             for container in self.init:
                 self._run([container])
-                if container.exit_code and self.pod["spec"]["restartPolicy"] == "Never":
+                if container.exit_code:
                     break
             else:
                 self._run(self.containers)
@@ -105,6 +106,8 @@ class PodLife:
     def end(self, ending: Ending) -> None:
         """Bring it to its end; a second word can only hurry it, or have the object removed too."""
         with self._turn:
+            if self._over and ending.remove:
+                return self.cluster.drop(self)  # it ended of itself just before
             if self._ending is None:
                 self._ending = ending
             else:
@@ -132,12 +135,12 @@ class PodLife:
     # Its steps
 
     def _find_node(self) -> None:
-        self._pause(self.cluster.pace.scheduling)
+        self.pause(self.cluster.pace.scheduling)
         told = ""
         while not (self.node and not self.unschedulable):
             pod = self.look("pods", self.pod_name) if self.cluster.store.has("pods", self.namespace, self.pod_name) else self.pod
             if pod["spec"].get("schedulingGates"):
-                self._pause(RETRY_SECONDS)
+                self.pause(RETRY_SECONDS)
                 continue
             self.node, why = ("", self.unschedulable) if self.unschedulable else scheduler.place(self.cluster, pod)
             if self.node:
@@ -147,7 +150,7 @@ class PodLife:
                 self.publish()
                 self.event("Warning", "FailedScheduling", why, source="default-scheduler")
                 told = why
-            self._pause(RETRY_SECONDS)
+            self.pause(RETRY_SECONDS)
         self.conditions.set("PodScheduled", "True")
         self.publish(spec={"nodeName": self.node})
         name = f"{self.namespace}/{self.pod_name}"
@@ -165,59 +168,48 @@ class PodLife:
         self.publish(startTime=now(), hostIP=f"10.0.0.{1 + sum(self.node.encode()) % 250}")
         self._until(self.volumes.make, lambda error: self.event("Warning", "FailedMount", str(error)))
 
-    def _image(self, container: Container) -> Image:
-        """The container's image, once it has been pulled."""
-        name = container.spec["image"]
-        self.event("Normal", "Pulling", f'Pulling image "{name}"', container)
-        self._pause(self.cluster.pace.pulling)
-        tries = 0
-        while True:
-            image = self.cluster.image(name)
-            if image and not self.pull_error:
-                self.event("Normal", "Pulled", f'Successfully pulled image "{name}" in {self.cluster.pace.pulling}s', container)
-                return image
-            why = self.pull_error or f'failed to pull and unpack image "{name}": failed to resolve reference "{name}": {name}: not found'
-            self._no_image(container, name, why, tries)
-            tries += 1
-            self._pause(self.cluster.pace.backoff)
-
-    def _no_image(self, container: Container, name: str, why: str, tries: int) -> None:
-        if not REFERENCE.fullmatch(name):
-            container.wait_for("InvalidImageName", f'Failed to apply default image tag "{name}": couldn\'t parse image name')
-        elif container.spec["imagePullPolicy"] == "Never":
-            container.wait_for("ErrImageNeverPull", f'Container image "{name}" is not present with pull policy of Never')
-        elif tries % 2 == 0:
-            container.wait_for("ErrImagePull", why)
-            self.event("Warning", "Failed", f'Failed to pull image "{name}": {why}', container)
-        else:
-            container.wait_for("ImagePullBackOff", f'Back-off pulling image "{name}": ErrImagePull: {why}')
-            self.event("Normal", "BackOff", f'Back-off pulling image "{name}"', container)
-        self.publish()
-
     def _run(self, containers: list[Container]) -> None:
-        """Start containers, and wait until all of them are done."""
+        """Start containers, and wait until all of them are done for good."""
         for container in containers:
-            image = self._image(container)
-
-            def start(container: Container = container, image: Image = image) -> None:
-                plan = environment.plan(container.spec, image, self.pod, self.volumes, self.look)
-                self.event("Normal", "Created", f"Created container: {container.name}", container)
-                container.start(plan)
-
-            def told(error: NotReadyError, container: Container = container) -> None:
-                container.wait_for("CreateContainerConfigError", str(error))
-                self.event("Warning", "Failed", f"Error: {error}", container)
-
-            self._until(start, told)
-            if container.running:
-                self.event("Normal", "Started", f"Started container {container.name}", container)
+            self._start(container)
         self.conditions.set("PodReadyToStartContainers", "True")
         if containers is self.containers:
             for kind in ("Initialized", "Ready", "ContainersReady"):
                 self.conditions.set(kind, "True")
         self.publish(podIP=f"10.244.0.{1 + int(self.uid[:4], 16) % 250}")
         self.cluster.reached(self, "running")
-        self._wait(lambda: all(container.done for container in containers))
+        while True:
+            self._wait(lambda: any(map(self._again, containers)) or all(one.done for one in containers))
+            if not any(map(self._again, containers)):
+                return
+            for container in filter(self._again, containers):
+                container.back_off()
+                self.publish()
+                self.pause(self.cluster.pace.backoff)
+                self._start(container)
+            self.publish()
+
+    def _again(self, container: Container) -> bool:
+        """Whether the restart policy wants a container that is done to run once more."""
+        if not container.done or self.pod["spec"]["restartPolicy"] == "Never":
+            return False
+        return bool(container.exit_code) or (self.pod["spec"]["restartPolicy"] == "Always" and container in self.containers)
+
+    def _start(self, container: Container) -> None:
+        image = pull(self, container)
+
+        def start() -> None:
+            plan = environment.plan(container.spec, image, self.pod, self.volumes, self.look)
+            self.event("Normal", "Created", f"Created container: {container.name}", container)
+            container.start(plan)
+
+        def told(error: NotReadyError) -> None:
+            container.wait_for("CreateContainerConfigError", str(error))
+            self.event("Warning", "Failed", f"Error: {error}", container)
+
+        self._until(start, told)
+        if container.running:
+            self.event("Normal", "Started", f"Started container {container.name}", container)
 
     def _end_containers(self) -> None:
         ending = self._ending
@@ -242,13 +234,15 @@ class PodLife:
         for container in [*self.init, *self.containers]:
             container.log.close()
         self.volumes.remove()
-        ending = self._ending
         if not self.cut_off:
             self.cluster.reached(self, "exit")
-            self._publish_end(ending)
+            self._publish_end(self._ending)
             self.cluster.reached(self, "finished")
-            if ending and ending.remove:
-                self.cluster.drop(self)
+        with self._turn:
+            self._over = True
+            gone = self._ending is not None and self._ending.remove and not self.cut_off
+        if gone:
+            self.cluster.drop(self)
 
     def _publish_end(self, ending: Ending | None) -> None:
         failed = (ending and ending.status) or any(one.done and one.exit_code for one in [*self.init, *self.containers])
@@ -302,9 +296,10 @@ class PodLife:
                     told(error)
                     self.publish()
                     said = str(error)
-            self._pause(RETRY_SECONDS)
+            self.pause(RETRY_SECONDS)
 
-    def _pause(self, seconds: float) -> None:
+    def pause(self, seconds: float) -> None:
+        """Let a time pass, unless the pod is told to end."""
         until = time.monotonic() + seconds
         self._wait(lambda: time.monotonic() >= until, seconds)
 

@@ -6,9 +6,11 @@ from datetime import datetime
 
 from tests.kubernetes_api.answers import Object, bad_request
 from tests.kubernetes_api.cluster import Cluster
+from tests.kubernetes_api.life import PodLife
 from tests.kubernetes_api.log import Line, Log
 
 Query = dict[str, str]
+YES = ("true", "1", "True")
 
 
 def log_stream(cluster: Cluster, pod: Object, query: Query) -> Iterator[bytes]:
@@ -18,13 +20,23 @@ def log_stream(cluster: Cluster, pod: Object, query: Query) -> Iterator[bytes]:
         Refusal: no such container, or it has not started.
     """
     name = _container(pod, query.get("container", ""))
-    log = cluster.log_of(pod, name) if pod["spec"].get("nodeName") else None
+    previous = query.get("previous") in YES
+    log = cluster.log_of(pod, name, previous) if pod["spec"].get("nodeName") else None
     if log is None:
         return iter(())
     waiting = next((one["state"].get("waiting") for one in _statuses(pod) if one["name"] == name), {"reason": "ContainerCreating"})
-    if waiting and not log.lines:
+    if waiting and not log.lines and not previous:
         raise bad_request(f'container "{name}" in pod "{pod["metadata"]["name"]}" is waiting to start: {waiting["reason"]}')
-    return _limited(_lines(log, query), query)
+    return _while_reachable(cluster.life_of(pod), _limited(_lines(log, query), query))
+
+
+def _while_reachable(life: PodLife, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    for piece in pieces:
+        if life.cut_off:
+            break
+        yield piece
+    if life.cut_off:
+        raise ConnectionResetError("the pod's node is lost")
 
 
 def _statuses(pod: Object) -> list[Object]:
@@ -50,11 +62,11 @@ def _lines(log: Log, query: Query) -> Iterator[Line | None]:
     start = next((number for number, line in enumerate(kept) if line.time_ns >= since), len(kept))
     if "tailLines" in query:
         start = max(start, len(kept) - int(query["tailLines"]))
-    return log.follow(start) if query.get("follow") in ("true", "1", "True") else iter(kept[start:])
+    return log.follow(start) if query.get("follow") in YES else iter(kept[start:])
 
 
 def _limited(lines: Iterator[Line | None], query: Query) -> Iterator[bytes]:
-    timestamps = query.get("timestamps") in ("true", "1", "True")
+    timestamps = query.get("timestamps") in YES
     left = int(query["limitBytes"]) if "limitBytes" in query else None
     for line in lines:
         shown = line.shown(timestamps) if line else b""

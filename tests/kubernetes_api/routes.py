@@ -13,7 +13,7 @@ from tests.kubernetes_api.answers import Object, Refusal, bad_request, conflict,
 from tests.kubernetes_api.call_faults import Asked, CallFaults
 from tests.kubernetes_api.checks import VERSION
 from tests.kubernetes_api.cluster import Cluster
-from tests.kubernetes_api.log_streams import log_stream
+from tests.kubernetes_api.log_streams import YES, log_stream
 from tests.kubernetes_api.patches import patched
 from tests.kubernetes_api.resources import BY_PATH, GROUPS, RESOURCES, Resource
 from tests.kubernetes_api.selectors import by_fields, by_labels
@@ -22,7 +22,6 @@ from tests.kubernetes_api.watching import LONGEST, Fits, Watched, watch
 PATH = re.compile(
     r"/(?:api|apis/(?P<group>[a-z0-9.]+))/v1(?:/namespaces/(?P<namespace>[^/]+)(?=/))?/(?P<plural>[a-z]+)(?:/(?P<name>[^/]+)(?:/(?P<part>[a-z]+))?)?"
 )
-YES = ("true", "1", "True")
 REVIEWS = ("selfsubjectaccessreviews", "selfsubjectreviews")
 
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 import select
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -71,7 +72,9 @@ class Server(ThreadingHTTPServer):
         return self._streams.get(kind, 0)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that has gone away is no error of ours."""
+        """A client that has gone away is no error of ours; anything else is."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
 
 class Handler(BaseHTTPRequestHandler):
