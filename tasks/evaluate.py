@@ -5,18 +5,18 @@ Uses    prompt.*, labels.*, evaluate.*, gate.*             of the recipe
 Writes  Evaluation                                         runs/<id>/evaluate.json
 """
 
-import gc
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import evaluation_report, gate, parity, plots, scoring, tracking
+from tasks import evaluation_report, gate, memory, parity, plots, scoring, tracking
 from tasks.champion import champion_version, version_model, version_recipe
 from tasks.contracts import Adapter, DatasetVersion, Download, Evaluation, MergedModel, Parity, Part, Scores, TrackedRun
 from tasks.errors import ContractError, RecipeError
 from tasks.kinds import AnswerTooLong, Columns, classes_of, kind_of, place_of, words
+from tasks.micro_batch import halved
 from tasks.models import load_adapter, load_model
 from tasks.new_tokens import new_rows
 from tasks.progress import Progress
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 def evaluate(run: Run) -> Evaluation:
     """Score the merged model as a user loads it, compare it with base model, majority class and champion, and ask the gate."""
-    with tracking.tracked(run) as tracked:
-        return _evaluate(run, tracked)
+    with tracking.tracked(run) as tracked, memory.noted(run, "evaluate"):
+        return memory.within_memory(run.recipe, "evaluate", run.halvings("evaluate"), partial(_evaluate, run, tracked))
 
 
 def _evaluate(run: Run, tracked: TrackedRun) -> Evaluation:
@@ -106,6 +106,7 @@ def _assess(run: Run, what: str, recipe: Recipe, load: Callable[[], Any], tokeni
     Raises:
         ContractError: the model does not load, or what it says is not finite.
     """
+    recipe = halved(recipe, run.halvings("evaluate"))
     tokens, model = _tokens(tokenizer, recipe.prompt.new_tokens), load()
     with Progress(run, "evaluate", f"scoring the {what}", len(rows), "rows") as progress:
         columns = scoring.said_of(recipe, model, tokens, rows, f"evaluate: {what}", progress.advance)
@@ -113,7 +114,7 @@ def _assess(run: Run, what: str, recipe: Recipe, load: Callable[[], Any], tokeni
         with Progress(run, "evaluate", f"answers of the {what}", count, "rows") as progress:
             columns |= scoring.written_by(recipe, model, tokens, rows, progress.advance)
     del model
-    _free_memory()
+    memory.free()
     return columns
 
 
@@ -181,14 +182,6 @@ def _tokens(folder: Path, new_tokens: Sequence[str] = ()) -> Tokens:
     return tokens
 
 
-def _free_memory() -> None:
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
 def _write_predictions(run: Run, rows: Rows, columns: Mapping[str, Columns]) -> Path:
     """Parquet: `row`, of two files `file`, `truth.label` if there is one, of each model what it said as `<model>.<name>`; no text."""
     import pyarrow as pa
@@ -215,6 +208,7 @@ def _replies(rows: Rows, columns: Mapping[str, Columns]) -> dict[str, dict[str, 
 def _log(client: "MlflowClient", tracked: TrackedRun, run: Run, evaluation: Evaluation, measured: Mapping[str, Scores]) -> None:
     """Metrics, and the files under `evaluation/`, in the MLflow run."""
     values = {
+        "evaluate.batch_size": float(halved(run.recipe, run.halvings("evaluate")).evaluate.batch_size),
         "test.left_out_rows": float(evaluation.left_out_rows),
         "parity.same_labels": float(evaluation.parity.same_labels),
         "parity.largest_difference": evaluation.parity.largest_difference,

@@ -6,12 +6,14 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from tasks.errors import OutOfMemoryError
+from tasks.errors import OutOfMemoryError, RecipeError
 from tasks.micro_batch import lack_of_memory
 from tasks.schema import Recipe
-from tasks.workspace import Run
+
+if TYPE_CHECKING:
+    from tasks.workspace import Run
 
 T = TypeVar("T")
 
@@ -72,6 +74,22 @@ def _asked_for(text: str) -> str:
     return ""
 
 
+@contextmanager
+def room_for(model: Path) -> Iterator[None]:
+    """While a model is loaded: a lack of memory is no batch's fault.
+
+    Raises:
+        RecipeError: it does not fit.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if (found := shortage(error)) is None:
+            raise
+        remedy = "raise the memory (pods.resources.memory, or a larger GPU), or pack it by base_model.quantization"
+        raise RecipeError(str(model), f"{found} while it was loaded", "room for the whole model expected", remedy) from None
+
+
 def free() -> None:
     """Give back what nothing refers to any more."""
     import torch
@@ -82,7 +100,7 @@ def free() -> None:
 
 
 @contextmanager
-def noted(run: Run, step: str) -> Iterator[None]:
+def noted(run: "Run", step: str) -> Iterator[None]:
     """Let a lack of memory inside be known to the next attempt of this generation.
 
     Raises:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import ContractError
+from tasks.memory import room_for
 from tasks.new_tokens import NewRows, draw_rows, keep_bias
 from tasks.schema import Quantization
 
@@ -53,6 +54,7 @@ def load_model(
 
     Raises:
         ContractError: the folder holds no model that loads whole.
+        RecipeError: it does not fit into memory.
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
@@ -65,9 +67,10 @@ def load_model(
         auto = AutoModelForSequenceClassification
         options |= {"id2label": names, "label2id": {name: place for place, name in names.items()}}
     try:
-        model, report = auto.from_pretrained(
-            folder, dtype=dtype_of(dtype), trust_remote_code=False, use_safetensors=True, output_loading_info=True, **options
-        )
+        with room_for(folder):
+            model, report = auto.from_pretrained(
+                folder, dtype=dtype_of(dtype), trust_remote_code=False, use_safetensors=True, output_loading_info=True, **options
+            )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         detail = " ".join(str(error).split())[:300]
         raise ContractError(
@@ -83,7 +86,8 @@ def load_model(
 
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # the trainer sees to checkpointing
     else:
-        model = model.to(device())
+        with room_for(folder):
+            model = model.to(device())
     if rows:
         draw_rows(model, rows)
     return model

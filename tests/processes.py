@@ -1,0 +1,84 @@
+"""Steps as real processes that a test signals, watches and outlives."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import psutil
+
+from tasks import tracking
+from tasks.contracts import Adapter
+from tasks.workspace import Run
+
+if TYPE_CHECKING:
+    import torch
+
+
+@contextmanager
+def step(name: str, run: Run, *options: str, code: str = "") -> Iterator["subprocess.Popen[str]"]:
+    """A step in a process (and a group) of its own; whatever is left of it afterwards is killed.
+
+    Args:
+        name: the step.
+        run: its run.
+        options: further ones of the command.
+        code: Python that the process runs before its command.
+    """
+    module = ["-m", "tasks"] if not code else ["-c", f"{code}\nfrom tasks.cli import main\nmain()"]
+    argv = [sys.executable, *module, name, "--run", run.uri, *options]
+    with subprocess.Popen(argv, start_new_session=True, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def ended(process: "subprocess.Popen[str]", seconds: float = 120) -> tuple[int, str]:
+    """Exit code of a process that ends by itself, and what it printed."""
+    _, printed = process.communicate(timeout=seconds)
+    return process.returncode, printed
+
+
+def until(found: Callable[[], object], process: "subprocess.Popen[str]", seconds: float = 120) -> None:
+    """Wait for something that a running process brings about."""
+    deadline = time.monotonic() + seconds
+    while not found():
+        assert process.poll() is None, f"it ended first: {ended(process)}"
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.02)
+
+
+def children(process: "subprocess.Popen[str]") -> list[psutil.Process]:
+    """Processes below a process."""
+    return list(psutil.Process(process.pid).children(recursive=True))
+
+
+def gone(processes: list[psutil.Process], seconds: float = 10) -> bool:
+    """Whether all of them end by themselves in time."""
+    _, alive = psutil.wait_procs(processes, timeout=seconds)
+    return not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+
+
+def weights(run: Run) -> "dict[str, torch.Tensor]":
+    """The adapter that a run trained."""
+    from safetensors.torch import load_file
+
+    return dict(load_file(run.path(run.read(Adapter).path) / "adapter_model.safetensors"))
+
+
+def apart(one: Run, other: Run) -> float:
+    """The largest difference between the weights of two adapters."""
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    return max(float((first[name] - second[name]).abs().max()) for name in first)
+
+
+def losses(run: Run) -> dict[int, float]:
+    """The training's loss by step, as MLflow has it."""
+    return tracking.history(run.read(Adapter).tracked, "train.loss")
