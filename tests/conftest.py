@@ -21,7 +21,7 @@ from tasks.settings import TELEMETRY_OFF, quiet_environment
 from tasks.steps import perform
 from tasks.workspace import Run
 from tests import tiny
-from tests.kubernetes_api.fixture import kubernetes_api  # noqa: F401  a fixture for all
+from tests.kubernetes_api.fixture import any_cluster, kubernetes_api  # noqa: F401  fixtures for all
 from tests.s3_server import s3, s3_endpoint  # noqa: F401
 
 os.environ.update(TELEMETRY_OFF)
@@ -151,7 +151,8 @@ def mlflow_server(tmp_path: Path) -> Iterator[str]:
     command += ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", str(tmp_path / "served")]
     log = tmp_path / "server.log"
     with log.open("w") as stream:
-        server = subprocess.Popen(command, cwd=tmp_path, env=quiet_environment(), stdout=stream, stderr=stream, start_new_session=True)
+        environment = {**quiet_environment(), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        server = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=stream, stderr=stream, start_new_session=True)
         try:
             _wait_for_port(port, server, log)
             yield f"http://127.0.0.1:{port}"

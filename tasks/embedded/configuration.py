@@ -93,7 +93,7 @@ def environment(settings: Settings, mark: str) -> dict[str, str]:
     proxies_off = ",".join(filter(None, [os.environ.get("NO_PROXY", os.environ.get("no_proxy", "")), HOST, "localhost"]))
     return {
         **kept,
-        **_environment_file(CHECKOUT / "mlflow" / "server.env"),
+        **environment_file(CHECKOUT / "mlflow" / "server.env"),
         MARK: mark,
         "AIRFLOW_HOME": str(Places(settings.home).airflow),
         "LORAFLOW_HOME": str(settings.home),
@@ -107,7 +107,8 @@ def environment(settings: Settings, mark: str) -> dict[str, str]:
     }
 
 
-def _environment_file(path: Path) -> dict[str, str]:
+def environment_file(path: Path) -> dict[str, str]:
+    """Variables of a file with a `NAME=value` a line."""
     lines = path.read_text(encoding="utf-8").splitlines()
     return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 
