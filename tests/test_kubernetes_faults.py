@@ -129,6 +129,15 @@ def test_unschedulable_for_a_time(api: KubernetesApi, core: Core) -> None:
     assert over(core, "one").status.phase == over(core, "other").status.phase == "Succeeded"
 
 
+def test_a_queue_holds_a_pod_by_a_gate(api: KubernetesApi, core: Core) -> None:
+    api.arm(faults.queue(), step="train")
+    core.create_namespaced_pod(NAMESPACE, pod("one", labels=LABELS))
+    seen = until(core, "one", lambda pod: pod.status.conditions)
+    assert condition(seen, "PodScheduled") == ("False", "SchedulingGated") and seen.spec.scheduling_gates[0].name == faults.GATE
+    api.release("one")
+    assert over(core, "one").status.phase == "Succeeded"
+
+
 def test_an_image_that_cannot_be_pulled(api: KubernetesApi, core: Core) -> None:
     core.create_namespaced_pod(NAMESPACE, pod("one", container={"image": "registry.example/unknown:1"}))
     api.arm(faults.pull_error("toomanyrequests: rate limit"), step="train")

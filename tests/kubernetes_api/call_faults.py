@@ -5,7 +5,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 
-from tests.kubernetes_api.answers import Refusal, forbidden, unauthorized
+from tests.kubernetes_api.answers import Object, Refusal, forbidden, unauthorized
 
 REASONS = {429: "TooManyRequests", 500: "InternalError", 502: "BadGateway", 503: "ServiceUnavailable", 504: "Timeout"}
 
@@ -29,6 +29,13 @@ class Asked:
     resource: str
     namespace: str = ""
     name: str = ""
+    group: str = ""
+
+    def granted_by(self, rule: Object) -> bool:
+        """Whether a rule of a Role covers it."""
+        parts = ((self.verb, "verbs"), (self.resource, "resources"), (self.group, "apiGroups"))
+        covered = all({value, "*"} & set(rule.get(key, ())) for value, key in parts)
+        return covered and self.name in rule.get("resourceNames", [self.name])
 
 
 @dataclass
@@ -39,6 +46,8 @@ class CallFaults:
     """Seconds that each answer takes longer."""
     refused: list[tuple[str, str]] = field(default_factory=list)
     """(verb, resource) that the client has no right to; `*` stands for any."""
+    rules: list[Object] | None = None
+    """Of a Role: the client has these rights and no others; without them it has every right."""
     expired: int = 0
     """So many requests more find their token expired."""
     failing: list[Failing] = field(default_factory=list)
@@ -70,6 +79,8 @@ class CallFaults:
 
     def allows(self, asked: Asked) -> bool:
         """Whether the client has the right."""
+        if self.rules is not None and not any(asked.granted_by(rule) for rule in self.rules):
+            return False
         return not any(fnmatch.fnmatch(asked.verb, verb) and fnmatch.fnmatch(asked.resource, resource) for verb, resource in self.refused)
 
     def authorize(self, asked: Asked) -> None:

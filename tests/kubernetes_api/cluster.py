@@ -10,9 +10,10 @@ from pathlib import Path
 from tests.kubernetes_api import admission
 from tests.kubernetes_api.answers import Object, Refusal, bad_request
 from tests.kubernetes_api.defaults import complete
+from tests.kubernetes_api.ending import Ending
 from tests.kubernetes_api.faults import Faults
 from tests.kubernetes_api.images import Image, known_images
-from tests.kubernetes_api.life import Ending, PodLife
+from tests.kubernetes_api.life import PodLife
 from tests.kubernetes_api.log import Log
 from tests.kubernetes_api.store import Store, now
 

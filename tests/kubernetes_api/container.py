@@ -100,7 +100,8 @@ class Container:
                     self.log.add(line)
                 code = child.wait()
         except (FileNotFoundError, PermissionError) as error:
-            self._end(128, "StartError", f'unable to start container process: exec: "{plan.argv[0]}": {error.strerror}: unknown', begun)
+            why = "executable file not found in $PATH" if isinstance(error, FileNotFoundError) else "permission denied"
+            self._end(128, "StartError", f'unable to start container process: exec: "{plan.argv[0]}": {why}: unknown', begun)
         except ParentGoneError:
             self._end(137, "Error", "", begun)
         else:

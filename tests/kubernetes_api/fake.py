@@ -125,7 +125,7 @@ class KubernetesApi:
         return self.cluster.faults.arm(Armed(fault, wanted, log, after, point, times))
 
     def release(self, name: str) -> None:
-        """Let a pod start that `unschedulable` or `pull_error` kept from it."""
+        """Let a pod start that `unschedulable`, `pull_error` or `queue` kept from it."""
         self.strike(faults.release, name)
 
     # Faults of requests
@@ -158,6 +158,10 @@ class KubernetesApi:
         """Take a right from the client: 403, and no in an access review. `*` stands for any."""
         self._server.faults.refused.append((verb, resource))
 
+    def grant(self, rules: list[Object]) -> None:
+        """Let the client have the rights that a Role's rules give, and no others."""
+        self._server.faults.rules = rules
+
     def drop_watches(self) -> None:
         """Cut every watch that is open."""
         self._server.cut("watch")
@@ -177,6 +181,7 @@ class KubernetesApi:
         calls.delay, calls.expired, calls.cuts = 0.0, 0, 0
         calls.failing.clear()
         calls.refused.clear()
+        calls.rules = None
 
     def _life(self, name: str) -> PodLife:
         found = [life for life in list(self.cluster.lives.values()) if life.pod_name == name]

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tests.kubernetes_api.answers import Object, Refusal
-from tests.kubernetes_api.life import Ending, PodLife
+from tests.kubernetes_api.ending import Ending
+from tests.kubernetes_api.life import PodLife
 from tests.kubernetes_api.selectors import by_labels
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ Fault = Callable[["Cluster", PodLife], None]
 NO_GPU = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu. preemption: 0/3 nodes are available: 3 No preemption victims."
 LOW = "The node was low on resource: {resource}. Threshold quantity: 100Mi, available: 52Mi. "
 LOW += "Container {container} was using 3Gi, request is 0, has larger consumption of {resource}. "
+GATE = "kueue.x-k8s.io/admission"
 NO_MANIFEST = "rpc error: code = NotFound desc = failed to pull and unpack image: failed to resolve reference: not found"
 
 
@@ -99,9 +101,24 @@ def pull_error(message: str = NO_MANIFEST, seconds: float | None = None) -> Faul
     return strike
 
 
+def queue(seconds: float | None = None) -> Fault:
+    """Kueue holds the pod in its queue, by a scheduling gate (for a time, until its quota admits it)."""
+
+    def strike(cluster: "Cluster", life: PodLife) -> None:
+        blocked = {"reason": "SchedulingGated", "message": "Scheduling is blocked due to non-empty scheduling gates"}
+        life.conditions.set("PodScheduled", "False", **blocked)
+        life.publish(spec={"schedulingGates": [{"name": GATE}]})
+        if seconds is not None:
+            cluster.faults.later(seconds, lambda: release(cluster, life))
+
+    return strike
+
+
 def release(cluster: "Cluster", life: PodLife) -> None:
     """What kept the pod from starting is over."""
     life.unschedulable = life.pull_error = ""
+    if life.pod["spec"].get("schedulingGates"):
+        life.publish(spec={"schedulingGates": []})
     life.nudge()
 
 

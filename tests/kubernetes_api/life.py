@@ -4,12 +4,12 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tests.kubernetes_api import environment, scheduler
 from tests.kubernetes_api.answers import Object, Refusal
 from tests.kubernetes_api.container import Container
+from tests.kubernetes_api.ending import Ending
 from tests.kubernetes_api.pod_status import Conditions, pod_status
 from tests.kubernetes_api.pulling import pull
 from tests.kubernetes_api.store import now
@@ -21,29 +21,6 @@ if TYPE_CHECKING:
 RETRY_SECONDS = 0.5
 """Between two looks at something that a pod waits for."""
 LATE = "Pod was active on the node longer than the specified deadline"
-
-
-@dataclass
-class Ending:
-    """How a pod is brought to its end.
-
-    Attributes:
-        grace: seconds between SIGTERM and SIGKILL.
-        status: what the pod's status says in the end: reason, message.
-        condition: a condition that the pod gets at once, DisruptionTarget for example.
-        remove: whether the object goes when all has ended.
-    """
-
-    grace: float
-    status: Object = field(default_factory=dict)
-    condition: Object | None = None
-    remove: bool = False
-    begun: float = field(default_factory=time.monotonic)
-
-    @property
-    def left(self) -> float:
-        """Seconds until SIGKILL."""
-        return self.begun + self.grace - time.monotonic()
 
 
 class _Ended(Exception):

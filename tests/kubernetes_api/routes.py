@@ -79,7 +79,7 @@ class Routes:
 
     def _on(self, resource: Resource, namespace: str, name: str, part: str, request: Request) -> Answer:
         verb = _verb(request, name)
-        self.faults.authorize(Asked(verb, f"{resource.plural}/{part}".rstrip("/"), namespace, name))
+        self.faults.authorize(Asked(verb, f"{resource.plural}/{part}".rstrip("/"), namespace, name, resource.group))
         if part:
             return self._part(resource, namespace, name, part, request)
         match verb:
@@ -228,7 +228,8 @@ class Routes:
             return Answer(head | {"status": {"userInfo": {"username": "tester", "groups": ["system:authenticated"]}}}, 201)
         wanted = body.get("spec", {}).get("resourceAttributes") or {}
         resource = "/".join(filter(None, (wanted.get("resource"), wanted.get("subresource"))))
-        allowed = self.faults.allows(Asked(wanted.get("verb", "*"), resource, wanted.get("namespace", "")))
+        parts = (wanted.get(key, "") for key in ("namespace", "name", "group"))
+        allowed = self.faults.allows(Asked(wanted.get("verb", "*"), resource, *parts))
         return Answer(head | {"spec": body.get("spec", {}), "status": {"allowed": allowed}}, 201)
 
 
