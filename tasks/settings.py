@@ -9,8 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from tasks.errors import SettingsError
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -146,9 +148,17 @@ class Settings(BaseSettings):
 
 def settings() -> Settings:
     """The settings of this process, read from its environment now; paths absolute."""
-    found = Settings()
+    try:
+        found = Settings()
+    except ValidationError as error:
+        faults = [f"{_variable(fault['loc'])} is {fault['input']!r:.80} ({fault['msg']})" for fault in error.errors()]
+        raise SettingsError("settings", "; ".join(faults), remedy="see docs/settings.md") from None
     absolute = {name: value.expanduser().absolute() for name in PATHS if isinstance(value := getattr(found, name), Path)}
     return found.model_copy(update=absolute)
+
+
+def _variable(place: tuple[int | str, ...]) -> str:
+    return f"LORAFLOW_{str(place[0]).removeprefix('LORAFLOW_').upper()}"
 
 
 def quiet_environment() -> dict[str, str]:

@@ -30,7 +30,7 @@ def workspace(needs: Needs) -> Iterator[Finding]:
     import fsspec
 
     try:
-        store, folder = fsspec.core.url_to_fs(needs.place)
+        store, folder = fsspec.core.url_to_fs(needs.place, skip_instance_cache=True)
         probe.probe(store, folder)
     except Exception as error:  # each store's client has errors of its own
         said = f"{needs.place}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"

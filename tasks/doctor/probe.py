@@ -45,8 +45,9 @@ def probe(store: Any, folder: str) -> None:
 
 def passing(error: Exception) -> bool:
     """Whether a store's error may pass by itself: it did not answer, or not well, and does not refuse."""
-    lasting = (PermissionError, FileNotFoundError, NotImplementedError, ImportError, ValueError, TypeError, OtherBytesError)
-    return not isinstance(error, lasting) and not LASTING.search(f"{type(error).__name__} {error}")
+    lasting = (PermissionError, FileNotFoundError, NotImplementedError, ImportError, LookupError, ValueError, TypeError, OtherBytesError)
+    said = re.sub(r"\w+://\S+", "", f"{type(error).__name__} {error}")  # an address may hold any word
+    return not isinstance(error, lasting) and not LASTING.search(said)
 
 
 def main(url: str = "") -> int:
@@ -55,8 +56,8 @@ def main(url: str = "") -> int:
     from dvc.fs import get_cloud_fs
 
     try:
-        given = {"url": url} if url else {"name": Config()["core"]["remote"]}
-        kind, options, path = get_cloud_fs(None if url else Config(), **given)
+        config = None if url else Config.from_cwd()
+        kind, options, path = get_cloud_fs(config, **({"name": config["core"]["remote"]} if config else {"url": url}))
         store = kind(**options)
         if kind.protocol in ("ssh", "hdfs", "webdav", "webdavs"):  # folders are made there before there are files in them
             store.makedirs(path, exist_ok=True)
