@@ -92,7 +92,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(404, b"", {})
         if file.statuses:
             return self.answer(file.statuses.pop(0), b"", file.headers)
-        begin = int(asked.removeprefix("bytes=").rstrip("-")) if asked and file.ranges else 0
+        begin = int(asked.removeprefix("bytes=").partition("-")[0]) if asked and file.ranges else 0
         if begin and begin >= len(file.body):
             return self.answer(416, b"", {})
         told = 0 if file.wrong_range else begin

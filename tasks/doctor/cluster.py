@@ -1,6 +1,7 @@
 """The cluster that steps run in as pods, looked at from Airflow's side: its API, our rights in it, and what the settings name there."""
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -86,7 +87,7 @@ def _client(connection: str | None) -> Any:
             config.load_incluster_config(client_configuration=inside)
             return ApiClient(inside)
         except config.ConfigException:
-            return config.new_client_from_config(context=context)
+            return config.new_client_from_config(os.environ.get("KUBECONFIG"), context=context)
     except (config.ConfigException, OSError, ValueError) as error:
         remedy = "set LORAFLOW_KUBERNETES_CONN to an Airflow connection that leads there, or KUBECONFIG"
         raise SettingsError(WHAT, f"no way to it ({error})", "a cluster expected", remedy) from None

@@ -1,0 +1,137 @@
+"""The cluster, looked at from Airflow's side: the real client against the API on loopback."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tasks.contracts import Finding
+from tasks.doctor import cluster, configuration
+from tasks.doctor.checks import checks
+from tasks.doctor.findings import Check, examine
+from tasks.doctor.needs import Needs
+from tasks.pod_schema import Pods
+from tasks.settings import settings
+from tests.kubernetes_api.fake import NAMESPACE, KubernetesApi
+
+
+@pytest.fixture(autouse=True)
+def at(kubernetes_api: KubernetesApi, home: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(kubernetes_api.kubeconfig))
+    monkeypatch.setenv("LORAFLOW_RUNNER", "kubernetes")
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+
+
+def looked(look: Any = cluster.cluster, recipe: Any = None) -> dict[str, Finding]:
+    needs = Needs(settings(), recipe, str(settings().runs_folder))
+    return {f"{finding.what}: {finding.found}": finding for finding in examine([Check("cluster", lambda: look(needs))])}
+
+
+def levels(recipe: Any = None) -> dict[str, str]:
+    return {finding.what: finding.level for finding in looked(recipe=recipe).values()}
+
+
+def gpus(number: int, **selector: str) -> Any:
+    pods = Pods(gpu_steps=("train",), node_selector=selector)
+    return SimpleNamespace(pods=pods, train=SimpleNamespace(gpus=number))
+
+
+def test_a_good_cluster(kubernetes_api: KubernetesApi) -> None:
+    found = looked(recipe=gpus(8))
+    assert {finding.level for finding in found.values()} == {"ok"}, found
+    assert [finding.what for finding in found.values()] == ["cluster", "cluster rights", "service account", "GPUs"]
+    assert kubernetes_api.token not in str(found)
+    asked = [seen for seen in kubernetes_api.requests if "selfsubjectaccessreviews" in seen.path]
+    assert len(asked) == sum(len(verbs) for _, _, verbs in cluster.RIGHTS)
+
+
+def test_a_right_that_is_missing_is_named(kubernetes_api: KubernetesApi) -> None:
+    kubernetes_api.forbid("delete", "pods")
+    kubernetes_api.forbid("get", "pods/log")
+    (found,) = [each for each in looked().values() if each.what == "cluster rights"]
+    assert (found.level, found.remedy) == ("fault", "apply docker/kubernetes/rights.yaml")
+    assert found.found == f"in namespace {NAMESPACE} we may not delete pods, get pods/log"
+
+
+def test_what_the_settings_name_has_to_be_there(kubernetes_api: KubernetesApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORAFLOW_POD_SECRETS", "tokens")
+    monkeypatch.setenv("LORAFLOW_POD_CONFIG_MAPS", "places")
+    monkeypatch.setenv("LORAFLOW_VOLUME_CLAIM", "runs")
+    monkeypatch.setenv("LORAFLOW_KUEUE_QUEUE", "gpus")
+    monkeypatch.setenv("LORAFLOW_SERVICE_ACCOUNT", "nobody")
+    wanted = {"secret", "config map", "volume claim", "queue", "service account"}
+    found = levels()
+    assert {what for what, level in found.items() if level == "fault"} == wanted
+
+    def make(plural: str, kind: str, name: str, **more: Any) -> None:
+        head = {"apiVersion": "v1", "kind": kind, "metadata": {"name": name, "namespace": NAMESPACE}}
+        kubernetes_api.cluster.store.create(plural, head | more)
+
+    make("secrets", "Secret", "tokens", data={"HF_TOKEN": "cGxhbnRlZA=="})
+    make("configmaps", "ConfigMap", "places")
+    make("serviceaccounts", "ServiceAccount", "nobody")
+    make("persistentvolumeclaims", "PersistentVolumeClaim", "runs", status={"phase": "Bound"})
+    found = levels()
+    assert {what for what, level in found.items() if level != "ok"} == {"queue"}
+    assert "planted" not in str(looked()) and "cGxhbnRlZA" not in str(looked())
+
+
+def test_secrets_that_we_may_not_read_are_no_fault(kubernetes_api: KubernetesApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORAFLOW_POD_SECRETS", "tokens")
+    kubernetes_api.forbid("get", "secrets")
+    (found,) = [each for each in looked().values() if each.what == "secret"]
+    assert (found.level, found.found) == ("ok", "tokens: not looked for, we may not read it")
+
+
+def test_too_few_gpus_are_a_warning_since_nodes_may_be_made_on_demand() -> None:
+    assert levels(gpus(16))["GPUs"] == "warning"
+    assert levels(gpus(1, pool="nowhere"))["GPUs"] == "warning"
+    (found,) = [each for each in looked(recipe=gpus(1, pool="nowhere")).values() if each.what == "GPUs"]
+    assert found.found == "no node with pool=nowhere has 1, the most is 0"
+
+
+def test_an_api_that_does_not_answer_may_be_asked_again(kubernetes_api: KubernetesApi) -> None:
+    kubernetes_api.close()
+    (found,) = looked().values()
+    assert (found.what, found.level, found.passing) == ("cluster", "fault", True)
+
+
+def test_no_way_to_a_cluster_and_no_such_connection(monkeypatch: pytest.MonkeyPatch, airflow_home: Any) -> None:
+    monkeypatch.setenv("KUBECONFIG", "/nowhere")
+    (found,) = looked().values()
+    assert (found.level, found.passing) == ("fault", False) and "no way to it" in found.found
+
+
+def test_the_connection_is_asked_of_airflow(kubernetes_api: KubernetesApi, monkeypatch: pytest.MonkeyPatch, airflow_home: Any) -> None:
+    import json
+
+    monkeypatch.setenv("KUBECONFIG", "/nowhere")
+    monkeypatch.setenv("LORAFLOW_KUBERNETES_CONN", "cluster")
+    monkeypatch.setenv("PATH", f"{__import__('sys').prefix}/bin:{__import__('os').environ['PATH']}")
+    extra = {"kube_config": json.loads(kubernetes_api.kubeconfig.read_text())}
+    monkeypatch.setenv("AIRFLOW_CONN_CLUSTER", json.dumps({"conn_type": "kubernetes", "extra": extra}))
+    assert levels()["cluster"] == "ok"
+
+
+def test_settings_that_no_pod_could_run_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [each.found for each in looked(configuration.configuration).values() if each.level == "fault"]
+    assert found[0].startswith("LORAFLOW_IMAGE is not set")
+    assert "which no pod sees" in found[1] and found[2].startswith("LORAFLOW_DATA_REPO is not set, which no pod reaches")
+    assert len(found) == 5
+    for name, value in {
+        "IMAGE": "loraflow-steps:1",
+        "RUNS": "s3://bucket/runs",
+        "DATA_REPO": "https://bot:planted-password@git.example.org/data.git",
+        "MLFLOW_URI": "http://mlflow:5000",
+        "DVC_REMOTE": "s3://bucket/dvc",
+    }.items():
+        monkeypatch.setenv(f"LORAFLOW_{name}", value)
+    (only,) = looked(configuration.configuration).values()
+    assert only.level == "fault" and only.found.startswith("LORAFLOW_DATA_REPO holds a password, which would stand in every pod's")
+
+
+def test_airflows_side_needs_the_cluster_and_not_what_steps_need() -> None:
+    needs = Needs(settings(), None, "/runs")
+    assert not needs.here() and [check.what for check in checks(needs, steps_run_here=False)] == ["settings", "workspace", "cluster"]
+    mixed = Needs(settings(), SimpleNamespace(pods=Pods(steps=("train",))), "/runs")  # type: ignore[arg-type]
+    assert mixed.here() and not mixed.here("train") and mixed.here("version")
