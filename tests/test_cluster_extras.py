@@ -1,7 +1,9 @@
 """The values for Airflow's chart and Kueue's queues: each key reviewed, each part of one mind with settings, pods and manifests."""
 
+import json
 import re
 from typing import Any
+from urllib.parse import urlsplit
 
 import kubernetes_validate
 import pytest
@@ -14,6 +16,7 @@ from tasks.settings import CHECKOUT, settings
 from tests import manifests
 from tests.manifests import Object, documents, environment, of_kind, one
 from tests.reviewed_keys import AIRFLOW_CHART, KUEUE, unknown
+from tests.s3_server import S3
 
 VALUES = ("airflow.values.yaml", "airflow-volume.values.yaml")
 COMPONENTS = ("scheduler", "triggerer", "dagProcessor", "apiServer", "migrateDatabaseJob")
@@ -67,6 +70,20 @@ def test_kueue_admits_the_pod(pod: Object) -> None:
     hard = one("ResourceQuota", "loraflow", "loraflow")["spec"]["hard"]
     for name in group["coveredResources"]:  # Kueue's quota bites first, as quota.yaml says
         assert sum(quota[name] for quota in quotas) <= quantity(hard[f"requests.{name}"]), name
+
+
+# The bucket
+
+
+def test_what_expires_in_the_bucket_is_what_may(s3: S3) -> None:
+    rules = json.loads(manifests.text("lifecycle.json"))
+    s3.client.put_bucket_lifecycle_configuration(Bucket=s3.bucket, LifecycleConfiguration=rules)
+    assert len(s3.client.get_bucket_lifecycle_configuration(Bucket=s3.bucket)["Rules"]) == len(rules["Rules"])
+    given, logs = environment("settings.env"), manifests.values()["config"]["logging"]["remote_base_log_folder"]
+    passing = [f"{urlsplit(place).path[1:]}/" for place in (given["LORAFLOW_RUNS"], logs)]
+    assert [rule["Filter"]["Prefix"] for rule in rules["Rules"] if "Expiration" in rule] == passing
+    kept = (given["LORAFLOW_DVC_REMOTE"], environment("mlflow.env")["MLFLOW_ARTIFACTS_DESTINATION"])
+    assert not [place for place in kept if f"{urlsplit(place).path[1:]}/".startswith(tuple(passing))]
 
 
 # Kueue
