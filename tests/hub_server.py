@@ -1,6 +1,6 @@
 """A small Hub on loopback: as much of its HTTP interface as the real client needs to create a repository and commit to it.
 
-Spoken as huggingface_hub 1.x speaks: validate-yaml, repos/create, preupload, LFS batch with one PUT an object, tree, commit.
+Spoken as huggingface_hub 1.x speaks: whoami, validate-yaml, repos/create, preupload, LFS batch with one PUT an object, tree, commit.
 """
 
 import base64
@@ -16,6 +16,8 @@ from typing import Any
 import yaml
 
 TOKEN = "hf_loopbackSecret"
+WHO = {"type": "user", "name": "maintainer", "orgs": [{"name": "team", "roleInOrg": "write"}], "auth": {"accessToken": {"role": "write"}}}
+"""Whose the token is, and what it may do."""
 REGULAR_BYTES = 200_000
 """Larger files go through LFS."""
 
@@ -65,6 +67,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if not self._admitted(b""):
             return
+        if self.path == "/api/whoami-v2":
+            return self._answer(WHO)
         owner, name, what = [*self.path.removeprefix("/api/models/").split("/"), "revision"][:3]
         repository = self.state.repositories.get(f"{owner}/{name}")
         if repository is None:

@@ -1,4 +1,4 @@
-"""A real Airflow for tests: API server, scheduler and DAG processor on loopback, impatient where a user would be kept waiting."""
+"""A real Airflow for tests, its servers on loopback, impatient where a user would be kept waiting."""
 
 import json
 import os
@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -40,10 +40,10 @@ SERVERS_LOG = "servers.log"
 
 
 class Airflow:
-    """Its REST API, and the folders its runs lie in."""
+    """Its REST API, its servers by name, and the place its runs lie in."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, servers: dict[str, subprocess.Popen[bytes]], start: Callable[[str], None]) -> None:
+        self.settings, self.servers, self._start = settings, servers, start
         self._http = httpx.Client(base_url=configuration.airflow_url(settings), timeout=120, trust_env=False)
 
     def ask(self, method: str, path: str, **options: Any) -> Any:
@@ -67,6 +67,15 @@ class Airflow:
         """The DAG of a recipe; None where Airflow does not know it."""
         answer = self.try_to("GET", f"/dags/retrain_{recipe}")
         return answer.json() if answer.is_success else None
+
+    def kill(self, name: str) -> None:
+        """Let a server and all that it has started die at once, as with its machine, and another one take its place."""
+        found = psutil.Process(self.servers[name].pid)
+        for process in (found, *found.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.servers[name].wait()
+        self._start(name)
 
     def until(self, what: Callable[[], Any], expected: str) -> Any:
         """Wait for something to come to pass."""
@@ -182,36 +191,47 @@ def gone(process: psutil.Process) -> bool:
 
 
 @contextmanager
-def running(home: Path, recipes: Path) -> Iterator[Airflow]:
-    """Airflow on a home of its own, with the recipes of a folder; all its processes are ended at the end."""
+def running(home: Path, recipes: Path, extra: Mapping[str, str] | None = None) -> Iterator[Airflow]:
+    """Airflow on a home of its own, with the recipes of a folder; all its processes are ended at the end.
+
+    Args:
+        home: for everything that it keeps.
+        recipes: folder of the recipes that it has DAGs for.
+        extra: further environment of its servers, settings of loraflow and of Airflow among it.
+    """
     with socket.socket() as probe:
         probe.bind((configuration.HOST, 0))
         port = probe.getsockname()[1]
-    settings = Settings(home=home, recipes=recipes, airflow_port=port)
+    extra = {"LORAFLOW_RECIPES": str(recipes), **(extra or {})}
+    ours = {name.removeprefix("LORAFLOW_").lower(): value for name, value in extra.items() if name.startswith("LORAFLOW_")}
+    settings = Settings(home=home, airflow_port=port, **ours)  # type: ignore[arg-type]
     configuration.write_airflow_configuration(settings)
-    mark = f"tests-{os.getpid()}"
+    mark = f"tests-{os.getpid()}-{home.parent.name}"
     env = configuration.environment(settings, mark) | {f"AIRFLOW__{name}": value for name, value in IMPATIENT.items()}
     env = {name: value for name, value in env.items() if not name.startswith("LORAFLOW_") or name in (configuration.MARK, "LORAFLOW_HOME")}
-    env |= {"LORAFLOW_RECIPES": str(recipes), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    log = home / SERVERS_LOG
-    processes: list[subprocess.Popen[bytes]] = []
-    try:
-        with log.open("wb") as stream:
-            options: dict[str, Any] = {"env": env, "cwd": home, "stdout": stream, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
-            subprocess.run([*configuration.servers(settings)[0].command[:-1], "db", "migrate"], check=True, **options)
-            # No triggerer: in Airflow 3.3 a waiting approval does without.
-            wanted = [server for server in configuration.servers(settings) if server.name in ("api-server", "scheduler", "dag-processor")]
-            processes += [subprocess.Popen(server.command, **options) for server in wanted]
-        airflow = Airflow(settings)
-        names = [path.stem for path in recipes.glob("*.yaml")]
-        airflow.until(lambda: _answers(settings), "an answer of the API server")
-        airflow.until(lambda: all(airflow.dag(name) for name in names), f"DAGs of {', '.join(names)}")
-        yield airflow
-    finally:
-        for process in processes:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-        keeper.sweep(mark)
+    env |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **extra}
+    servers: dict[str, subprocess.Popen[bytes]] = {}
+    commands = {server.name: server.command for server in configuration.servers(settings) if server.name != "mlflow"}
+    with (home / SERVERS_LOG).open("ab") as stream:
+        options: dict[str, Any] = {"env": env, "cwd": home, "stdout": stream, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
+
+        def start(name: str) -> None:
+            servers[name] = subprocess.Popen(commands[name], **options)
+
+        try:
+            subprocess.run([*commands["api-server"][:-1], "db", "migrate"], check=True, **options)
+            for name in commands:
+                start(name)
+            airflow = Airflow(settings, servers, start)
+            names = [path.stem for path in recipes.glob("*.yaml")]
+            airflow.until(lambda: _answers(settings), "an answer of the API server")
+            airflow.until(lambda: all(airflow.dag(name) for name in names), f"DAGs of {', '.join(names)}")
+            yield airflow
+        finally:
+            for process in servers.values():
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+            keeper.sweep(mark)
 
 
 def _answers(settings: Settings) -> bool:

@@ -1,0 +1,228 @@
+"""A production set on loopback: Airflow and MLflow on Postgres, a bucket, a git server, a Hub, and a cluster for the steps.
+
+With `LORAFLOW_TEST_KUBECONFIG` the cluster is a real one, and everything else is what the environment's own settings say: `LORAFLOW_RUNS`,
+`LORAFLOW_MLFLOW_URI` and so on, as docs/kubernetes.md has them. Airflow runs on loopback either way.
+"""
+
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from base64 import b64encode
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+import httpx
+import pytest
+from kubernetes import client, config
+
+from dags.pods import label_value
+from tasks.embedded import configuration
+from tasks.settings import CHECKOUT, quiet_environment
+from tests import hub_server, postgres
+from tests.kubernetes_api.fake import NAMESPACE, KubernetesApi, serve
+from tests.kubernetes_api.images import STEPS
+from tests.pipeline import airflow_servers
+from tests.pipeline.airflow_servers import Airflow, AirflowRun
+
+KUBECONFIG = os.environ.get("LORAFLOW_TEST_KUBECONFIG", "")
+CONNECTION = "cluster"
+BUCKET = "loraflow"
+SECRET = CONFIG_MAP = "loraflow"
+WAIT_SECONDS = 120.0
+
+
+@dataclass
+class Production:
+    """The set, as tests use it.
+
+    Attributes:
+        airflow: its servers and API.
+        pods: the cluster's public API.
+        namespace: of the steps' pods.
+        fake: the cluster's switches; None where it is a real one.
+        s3: client of the object store; None likewise.
+        hub: likewise.
+        database: address of Airflow's own; likewise.
+        folder: everything that was kept on this machine.
+    """
+
+    airflow: Airflow
+    pods: client.CoreV1Api
+    namespace: str
+    folder: Path
+    fake: KubernetesApi | None = None
+    s3: Any = None
+    hub: hub_server.HubState | None = None
+    database: str = ""
+
+    def pod(self, run: AirflowRun, step: str) -> client.V1Pod | None:
+        """The pod of a run's step, while there is one."""
+        wanted = f"loraflow/step={step},loraflow/run={label_value(run.run.id.partition('/')[2])}"
+        found = self.pods.list_namespaced_pod(self.namespace, label_selector=wanted).items
+        return found[0] if found else None
+
+
+@contextmanager
+def on_loopback(folder: Path, recipes: Path) -> Iterator[Production]:
+    """The whole set on this machine."""
+    with ExitStack() as stack:
+        database = stack.enter_context(postgres.running())
+        s3_endpoint = stack.enter_context(_object_store())
+        keys = {"AWS_ACCESS_KEY_ID": "planted-key-id", "AWS_SECRET_ACCESS_KEY": secrets.token_urlsafe(24)}
+        store = {"AWS_ENDPOINT_URL": s3_endpoint, "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}
+        s3 = boto3.client("s3", endpoint_url=s3_endpoint, **{name.lower(): value for name, value in keys.items()})
+        s3.create_bucket(Bucket=BUCKET)
+        hub = stack.enter_context(hub_server.hub_server())
+        mlflow = stack.enter_context(_mlflow(folder, database.database("mlflow"), keys | store))
+        git = stack.enter_context(_git_server(folder / "git"))
+        fake = stack.enter_context(serve(folder / "cluster"))
+        plain, secret = store | {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}, keys | {"HF_TOKEN": hub_server.TOKEN}
+        ours = {
+            "LORAFLOW_RUNS": f"s3://{BUCKET}/runs",
+            "LORAFLOW_DVC_REMOTE": f"s3://{BUCKET}/dvc",
+            "LORAFLOW_DATA_REPO": git,
+            "LORAFLOW_MLFLOW_URI": mlflow,
+            "LORAFLOW_MLFLOW_UI": mlflow,
+            "LORAFLOW_HUB": "hub:team",
+            "LORAFLOW_IMAGE": STEPS,
+            "LORAFLOW_NAMESPACE": NAMESPACE,
+            **_environment_of_pods(fake, plain, secret),
+            **store,
+            **keys,  # Airflow's side reads manifests in the bucket
+            **_postgres(database.database("airflow")),
+        }
+        for name, value in {**store, **keys}.items():
+            stack.enter_context(_variable(name, value))
+        airflow = stack.enter_context(_airflow(folder, recipes, fake.kubeconfig, ours))
+        api = client.CoreV1Api(config.new_client_from_config(str(fake.kubeconfig)))
+        yield Production(airflow, api, NAMESPACE, folder, fake, s3, hub, database.address("airflow"))
+
+
+@contextmanager
+def on_a_cluster(folder: Path, recipes: Path, kubeconfig: Path) -> Iterator[Production]:
+    """Airflow here, the steps in a real cluster; the settings are the environment's own."""
+    ours = {name: value for name, value in os.environ.items() if name.startswith(("LORAFLOW_", "AWS_", "MLFLOW_"))}
+    lacking = [name for name in ("LORAFLOW_IMAGE", "LORAFLOW_RUNS", "LORAFLOW_MLFLOW_URI") if name not in ours]
+    assert not lacking, f"{', '.join(lacking)} not set; the settings of the cluster expected, see docs/kubernetes.md"
+    with _airflow(folder, recipes, kubeconfig, ours) as airflow:
+        api = client.CoreV1Api(config.new_client_from_config(str(kubeconfig)))
+        yield Production(airflow, api, airflow.settings.namespace, folder)
+
+
+@contextmanager
+def _airflow(folder: Path, recipes: Path, kubeconfig: Path, ours: Mapping[str, str]) -> Iterator[Airflow]:
+    connection = {"conn_type": "kubernetes", "extra": {"kube_config_path": str(kubeconfig), "namespace": ours.get("LORAFLOW_NAMESPACE")}}
+    wanted = {
+        **ours,
+        "LORAFLOW_RUNNER": "kubernetes",
+        "LORAFLOW_KUBERNETES_CONN": CONNECTION,
+        f"AIRFLOW_CONN_{CONNECTION.upper()}": json.dumps(connection),
+    }
+    home = folder / "home"
+    home.mkdir()
+    with airflow_servers.running(home, recipes, wanted) as airflow:
+        yield airflow
+
+
+def _environment_of_pods(fake: KubernetesApi, plain: Mapping[str, str], secret: Mapping[str, str]) -> dict[str, str]:
+    """ConfigMap and secret in the cluster as a platform engineer makes them; the settings that name them."""
+    api = client.CoreV1Api(config.new_client_from_config(str(fake.kubeconfig)))
+    api.create_namespaced_config_map(NAMESPACE, {"metadata": {"name": CONFIG_MAP}, "data": dict(plain)})
+    coded = {name: b64encode(value.encode()).decode() for name, value in secret.items()}
+    api.create_namespaced_secret(NAMESPACE, {"metadata": {"name": SECRET}, "type": "Opaque", "data": coded})
+    return {"LORAFLOW_POD_CONFIG_MAPS": CONFIG_MAP, "LORAFLOW_POD_SECRETS": SECRET}
+
+
+def _postgres(address: str) -> dict[str, str]:
+    """Airflow's metadata database, which its servers also talk to asynchronously."""
+    return {
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": address.replace("postgresql://", "postgresql+psycopg2://"),
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC": address.replace("postgresql://", "postgresql+asyncpg://"),
+    }
+
+
+@contextmanager
+def _object_store() -> Iterator[str]:
+    """Address of an S3 API in a process of its own."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.s3_server"], cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdin and server.stdout
+        try:
+            yield server.stdout.readline().strip()
+        finally:
+            server.stdin.close()
+            server.wait(10)
+
+
+@contextmanager
+def _mlflow(folder: Path, database: str, store: Mapping[str, str]) -> Iterator[str]:
+    """A tracking server on Postgres that keeps artifacts in the bucket, so that nobody but it needs the store's keys."""
+    port = _free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += [
+        "--backend-store-uri",
+        database.replace("postgresql://", "postgresql+psycopg2://"),
+        "--artifacts-destination",
+        f"s3://{BUCKET}/mlflow",
+    ]
+    log = folder / "mlflow.log"
+    environment = {**quiet_environment(), **configuration.environment_file(CHECKOUT / "mlflow" / "server.env"), **store}
+    with log.open("wb") as stream, _server(command, log, stream, environment):
+        _until(lambda: httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False).is_success, log)
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def _git_server(folder: Path) -> Iterator[str]:
+    """The team's data repository behind git's own protocol."""
+    subprocess.run(["git", "init", "--quiet", "--bare", "--initial-branch=main", str(folder / "data.git")], check=True)
+    port = _free_port()
+    command = ["git", "daemon", "--reuseaddr", "--export-all", "--enable=receive-pack", "--listen=127.0.0.1", f"--port={port}"]
+    log = folder / "log"
+    with log.open("wb") as stream, _server([*command, f"--base-path={folder}", str(folder)], log, stream, dict(os.environ)):
+        _until(lambda: socket.create_connection(("127.0.0.1", port), 1).close() is None, log)
+        yield f"git://127.0.0.1:{port}/data.git"
+
+
+@contextmanager
+def _server(command: list[str], log: Path, stream: Any, env: Mapping[str, str]) -> Iterator[None]:
+    with subprocess.Popen(command, env=env, stdout=stream, stderr=stream, start_new_session=True) as server:
+        try:
+            yield
+        finally:
+            os.killpg(server.pid, 9)
+
+
+def _until(answers: Any, log: Path) -> None:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            if answers():
+                return
+        except (OSError, httpx.HTTPError):
+            pass
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.3)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def _variable(name: str, value: str) -> Iterator[None]:
+    """An environment variable of this process, as it was afterwards."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(name, value)
+        yield

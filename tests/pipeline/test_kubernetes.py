@@ -1,0 +1,222 @@
+"""The whole pipeline with every step in a pod, on a production set; what befalls pods, workers and triggerers on the way.
+
+`make test-cluster KUBECONFIG=…` runs those of these tests that need no switch of the fake on a real cluster.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg2
+import pytest
+import yaml
+
+from tasks import recipe as recipes
+from tasks.contracts import STEPS, Adapter, DatasetVersion, Evaluation, Promotion, Publication, RegisteredVersion
+from tasks.progress import read_position
+from tasks.steps import perform
+from tasks.workspace import Run
+from tests import tiny
+from tests.kubernetes_api import faults
+from tests.pipeline import production
+from tests.pipeline.airflow_servers import AirflowRun
+from tests.pipeline.production import KUBECONFIG, Production
+
+pytestmark = [pytest.mark.timeout(1800)]
+needs_the_fake = pytest.mark.skipif(bool(KUBECONFIG), reason="a real cluster has no switch for this")
+
+RECIPE = "tweets" if KUBECONFIG else "tiny"
+"""On a real cluster the base model has to come from where pods can fetch it: the demo's, out of a package, with few rows."""
+VALUES: dict[str, Any] = {"rows": 60, "steps": 12} if KUBECONFIG else {}
+
+
+@pytest.fixture(scope="module")
+def document(tiny_base: Path, tiny_csv: Path) -> dict[str, Any]:
+    """The recipe; its training takes long enough to be disturbed in the middle."""
+    if KUBECONFIG:
+        return recipes.load(recipes.RECIPES / "tweets.yaml")
+    found = tiny.recipe_document(tiny_base, tiny_csv)
+    found["train"] |= {"num_train_epochs": 6}
+    return found | {"pods": {"resources": {"cpu": "500m", "memory": "2Gi", "ephemeral_storage": "5Gi"}, "grace_seconds": 30}}
+
+
+@pytest.fixture(scope="module")
+def production_set(tmp_path_factory: pytest.TempPathFactory, document: dict[str, Any]) -> Iterator[Production]:
+    """Everything that a team would have, on loopback; or its own cluster."""
+    folder = tmp_path_factory.mktemp("production")
+    (folder / "recipes").mkdir()
+    (folder / "recipes" / f"{RECIPE}.yaml").write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    if KUBECONFIG:
+        with production.on_a_cluster(folder, folder / "recipes", Path(KUBECONFIG)) as found:
+            yield found
+    else:
+        with production.on_loopback(folder, folder / "recipes") as found:
+            yield found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, document: dict[str, Any]) -> Run:
+    """The same recipe on the embedded default: steps here, one after the other, in a folder."""
+    home = tmp_path_factory.mktemp("undisturbed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LORAFLOW_HOME", str(home))
+        run = Run(home / "runs" / RECIPE / "undisturbed")
+        run.folder.mkdir(parents=True)
+        run.freeze(recipes.resolve(document, "local", {recipes.FORM[name]: value for name, value in VALUES.items()}))
+        for step in STEPS[: STEPS.index("evaluate") + 1]:
+            perform(step, Run(run.folder))
+    return run
+
+
+@pytest.fixture(scope="module")
+def stormy(production_set: Production) -> AirflowRun:
+    """A run that is to come through whatever befalls it; the tests below let it happen, in this order."""
+    if production_set.fake:
+        fake = production_set.fake
+        fake.arm(faults.lose, at="exit", **{"loraflow/step": "split"})  # gone before anybody saw how it ended
+    return production_set.airflow.trigger(RECIPE, **VALUES)
+
+
+def test_an_eviction_in_the_middle_of_the_training_is_made_good_from_the_last_checkpoint(
+    production_set: Production, stormy: AirflowRun
+) -> None:
+    wait_for(lambda: trained_steps(stormy) > 12 if production_set.fake else trained_steps(stormy) > 0, stormy, "a training in its middle")
+    pod = production_set.pod(stormy, "train")
+    assert pod is not None
+    if production_set.fake:
+        production_set.fake.strike(faults.preempt, pod.metadata.name)
+    else:
+        production_set.pods.delete_namespaced_pod(pod.metadata.name, production_set.namespace)
+    wait_for(lambda: another(production_set, stormy, "train", pod.metadata.uid), stormy, "another pod of train")
+
+
+def test_a_triggerer_that_dies_neither_ends_nor_doubles_the_pod(production_set: Production, stormy: AirflowRun) -> None:
+    pod = wait_for(lambda: production_set.pod(stormy, "train"), stormy, "a pod of train")
+    production_set.airflow.kill("triggerer")
+    stormy.wait("train", "success")
+    if production_set.fake:
+        pods = production_set.fake.pods(**{"loraflow/step": "train"})
+        assert [each["metadata"]["uid"] for each in pods][1:] == [pod.metadata.uid]  # after the one that was pre-empted
+    assert stormy.run.read(Adapter).resumed_from_step > 0
+    assert stormy.task("train")["try_number"] == 1  # what the cluster does to a pod uses up no try
+
+
+@needs_the_fake
+def test_a_worker_that_dies_neither_ends_nor_doubles_the_pod(production_set: Production, stormy: AirflowRun) -> None:
+    fake = production_set.fake
+    assert fake
+    made = wait_for(lambda: fake.pods(**{"loraflow/step": "evaluate"}), stormy, "a pod of evaluate")
+    worker = task_process(stormy, "evaluate")
+    if worker is not None:  # not parked yet
+        worker.kill()
+    stormy.wait("evaluate", "success")
+    assert [pod["metadata"]["uid"] for pod in fake.pods(**{"loraflow/step": "evaluate"})] == [made[0]["metadata"]["uid"]]
+
+
+def test_the_run_ends_with_the_figures_of_an_undisturbed_one(production_set: Production, stormy: AirflowRun, undisturbed: Run) -> None:
+    assert stormy.end() == "success", stormy.told()
+    here, there = undisturbed.read(Evaluation), stormy.run.read(Evaluation)
+    assert {name: score.value for name, score in there.tuned.items()} == pytest.approx(
+        {name: score.value for name, score in here.tuned.items()}, abs=1e-6
+    )
+    assert there.base == here.base and there.rows == here.rows
+    assert stormy.run.read(DatasetVersion).data_hash == undisturbed.read(DatasetVersion).data_hash
+    assert stormy.run.read(Promotion).promoted and stormy.run.read(RegisteredVersion).version >= 1
+
+
+@needs_the_fake
+def test_everything_lies_where_production_keeps_it(production_set: Production, stormy: AirflowRun) -> None:
+    assert production_set.s3 and production_set.hub
+    keys = [each["Key"] for each in production_set.s3.list_objects_v2(Bucket=production.BUCKET)["Contents"]]
+    for below in (f"runs/{RECIPE}/", "dvc/files/md5/", "mlflow/"):
+        assert any(key.startswith(below) for key in keys), below
+    assert {"team/tiny", "team/tiny-lora"} <= production_set.hub.repositories.keys()
+    assert stormy.run.read(Publication).model.startswith(production_set.hub.url)
+    with psycopg2.connect(production_set.database) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM dag_run WHERE state = 'success'")
+        assert cursor.fetchone() == (1,)
+
+
+@needs_the_fake
+def test_each_step_ran_in_a_pod_that_its_labels_find(production_set: Production, stormy: AirflowRun) -> None:
+    fake = production_set.fake
+    assert fake
+    for step in STEPS:
+        assert fake.pods(**{"loraflow/step": step, "loraflow/recipe": "tiny"}), step
+    assert not [pod for pod in fake.pods() if pod["status"]["phase"] in ("Pending", "Running")]
+
+
+def test_the_log_of_a_step_is_in_airflow_line_by_line(stormy: AirflowRun) -> None:
+    told = [record["event"] for record in stormy.log("train")]
+    assert any("training" in line and "loss" in line for line in told), told
+    lines = [line for line in told if line.startswith("train: training")]
+    assert len(lines) == len(set(lines)), lines
+
+
+@needs_the_fake
+def test_a_training_that_ran_out_of_memory_goes_on_with_half_the_micro_batch(
+    production_set: Production, stormy: AirflowRun, undisturbed: Run
+) -> None:
+    fake = production_set.fake
+    assert fake and stormy.state == "success"
+    fake.arm(faults.out_of_memory(), log="training 1", **{"loraflow/step": "train"})
+    run = production_set.airflow.trigger(RECIPE, data="latest")
+    run.wait("train", "success")
+    told = [record["event"] for record in run.log("train", 1)]
+    assert any("OOMKilled" in line and "half the micro-batch" in line for line in told), told
+    assert run.run.halvings("train") == 1 and run.task("train")["try_number"] == 2
+    assert run.run.read(Adapter).final_loss == pytest.approx(undisturbed.read(Adapter).final_loss, rel=1e-3)
+    run.mark("merge", "failed")  # what comes after is another test's matter
+    run.end()
+
+
+def test_a_task_that_is_marked_failed_ends_its_pod(production_set: Production, stormy: AirflowRun) -> None:
+    stormy.end()
+    run = production_set.airflow.trigger(RECIPE, data="latest", **(VALUES or {"steps": 600}))
+    pod = wait_for(lambda: production_set.pod(run, "train"), run, "a pod of train")
+    wait_for(lambda: run.task("train")["state"] == "deferred", run, "train to be parked")
+    run.mark("train", "failed")
+    wait_for(lambda: gone(production_set, pod), run, "the end of train's pod")
+    assert run.end() == "failed"
+
+
+def trained_steps(run: AirflowRun) -> int:
+    """How far the training is, as its progress file says."""
+    position = read_position(run.run)
+    return position.done if position and position.step == "train" and position.done < position.total else 0
+
+
+def another(where: Production, run: AirflowRun, step: str, uid: str) -> bool:
+    """Whether a step has another pod than that one."""
+    pod = where.pod(run, step)
+    return pod is not None and pod.metadata.uid != uid
+
+
+def gone(where: Production, pod: Any) -> bool:
+    """Whether a pod is there no longer."""
+    pods = where.pods.list_namespaced_pod(where.namespace).items
+    return pod.metadata.uid not in [each.metadata.uid for each in pods]
+
+
+def task_process(run: AirflowRun, step: str) -> psutil.Process | None:
+    """The worker's process that has a task in hand; None where it has been parked already."""
+    server = psutil.Process(run.airflow.servers["scheduler"].pid)
+    for process in server.children(recursive=True):
+        try:
+            if any(run.id in text for text in process.cmdline()) and any(step in text for text in process.cmdline()):
+                return process
+        except psutil.Error:
+            continue
+    return None
+
+
+def wait_for(what: Callable[[], Any], run: AirflowRun, expected: str) -> Any:
+    """Wait for something to come to pass while the run goes on."""
+    deadline = time.monotonic() + 900
+    while not (value := what()):
+        assert run.state in ("queued", "running"), f"{expected}: {run.told()}"
+        assert time.monotonic() < deadline, f"not in time: {expected}; {run.told()}"
+        time.sleep(0.4)
+    return value
