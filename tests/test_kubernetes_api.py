@@ -149,7 +149,8 @@ def test_a_pod_that_no_node_takes_waits(cluster: AnyCluster) -> None:
         assert (condition.type, condition.status, condition.reason) == ("PodScheduled", "False", "Unschedulable")
         assert " nodes are available: " in condition.message and why in condition.message
         assert seen.status.container_statuses is None
-    cluster.core.delete_namespaced_pod("one", cluster.namespace)
+    deleted = cluster.core.delete_namespaced_pod("one", cluster.namespace)
+    assert deleted.metadata.deletion_grace_period_seconds == 0
     assert refused(lambda: cluster.read("one"))[0] == 404, "what never ran goes at once"
 
 

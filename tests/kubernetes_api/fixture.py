@@ -78,6 +78,11 @@ class AnyCluster:
         """Wait until a pod that runs has printed something."""
         return self.until(name, lambda pod: pod.status.phase == "Running" and text in self.log(name))
 
+    def start(self, manifest: dict[str, Any]) -> Any:
+        """Create a pod and wait until it runs."""
+        self.create(manifest)
+        return self.until(manifest["metadata"]["name"], lambda pod: pod.status.phase == "Running")
+
     def run(self, manifest: dict[str, Any]) -> Any:
         """Create a pod and wait for its end."""
         self.create(manifest)
