@@ -1,6 +1,6 @@
 # Every command of this repository; `make` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run up down test lint format lock screenshots clean
+.PHONY: help setup demo run up down test test-cluster lint format lock screenshots clean
 
 PYTHON ?= python3
 RECIPE ?=
@@ -29,7 +29,7 @@ endif
 TORCH_BACKEND := $(if $(wildcard $(addsuffix /torch-$(TORCH_VERSION)*.whl,$(WHEELS))),,--torch-backend=auto)
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/complete ## Create the environment in .venv from the lock; quick where it is there
 
@@ -60,6 +60,10 @@ down: ## End them, and whatever they run
 
 test: setup ## Run the tests: make test [TESTS=tests/test_split.py]
 	.venv/bin/python -m pytest -n 2 --dist loadfile $(TESTS)
+
+test-cluster: setup ## Run on a real cluster what tests of pods need no fake: make test-cluster KUBECONFIG=FILE
+	LORAFLOW_TEST_KUBECONFIG=$(abspath $(or $(KUBECONFIG),$(error KUBECONFIG is missing: make test-cluster KUBECONFIG=FILE))) \
+		.venv/bin/python -m pytest tests/test_kubernetes_*.py tests/pipeline/test_kubernetes.py
 
 lint: setup ## Check style and types
 	.venv/bin/ruff check .
