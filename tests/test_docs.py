@@ -66,8 +66,8 @@ def test_every_step_and_recipe_is_in_the_readme() -> None:
 
 def test_every_command_that_the_docs_name_exists() -> None:
     pages = "\n".join(path.read_text(encoding="utf-8") for path in DOCS)
-    targets = set(re.findall(r"^([a-z]+):", text("Makefile"), re.M))
-    named = set(re.findall(r"(?:^|`)make ([a-z]+)", pages, re.M))
+    targets = set(re.findall(r"^([a-z-]+):", text("Makefile"), re.M))
+    named = set(re.findall(r"(?:^|`)make ([a-z-]+)", pages, re.M))
     assert named and named <= targets
     commands = set(re.findall(r"│ ([a-z]+) ", command("--help")))
     used = set(re.findall(r"(?:bin/|`)loraflow ([a-z]+)", pages))
