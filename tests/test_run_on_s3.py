@@ -1,0 +1,114 @@
+"""Whole runs in a bucket, every step on a machine that has seen nothing of the run: the same results as in a folder."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks import recipe as recipes
+from tasks.contracts import STEPS, Adapter, Evaluation, Publication
+from tasks.emissions import LEDGER
+from tasks.progress import read_position
+from tasks.settings import settings
+from tasks.steps import perform
+from tasks.workspace import Run, run_folder
+from tests.s3_server import S3
+
+TO_EVALUATE = STEPS[: STEPS.index("evaluate") + 1]
+SMALL = {"train.max_steps": 60, "run.promotion": "auto"}
+
+
+def started(runs: Path | str, document: dict[str, Any], run_id: str = "one") -> Run:
+    run = Run(run_folder(runs, "tiny", run_id))
+    run.freeze(recipes.resolve(document, "full", SMALL))
+    return run
+
+
+@pytest.fixture
+def new_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Path]:
+    """Take an empty scratch folder."""
+    machines = iter(range(100))
+
+    def take() -> Path:
+        scratch = tmp_path / f"machine-{next(machines)}"
+        monkeypatch.setenv("LORAFLOW_SCRATCH", str(scratch))
+        return scratch
+
+    return take
+
+
+def weights(run: Run) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    return load_file(run.path(run.read(Adapter).path) / "adapter_model.safetensors")
+
+
+def test_a_whole_run_in_a_bucket_ends_as_in_a_folder(
+    s3: S3, home: Path, tiny_document: dict[str, Any], new_machine: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside = started(settings().runs_folder, tiny_document)
+    for step in TO_EVALUATE:
+        perform(step, inside)
+    monkeypatch.setenv("LORAFLOW_HOME", str(home.with_name("other-home")))
+    monkeypatch.setenv("LORAFLOW_RUNS", s3.url)
+    assert settings().runs_folder == s3.url
+    started(settings().runs_folder, tiny_document)
+    for step in STEPS:
+        s3.heal()
+        scratch = new_machine()
+        perform(step, Run(f"{s3.url}/tiny/one"))
+        assert not [path for path in scratch.rglob("*") if path.is_file() and path.suffix != ".lock"], step
+        if step == "train":
+            fetched = {asked.partition("/workspace/")[2].partition("?")[0] for asked in s3.asked() if "bytes=" in asked}
+            assert {path.split("/")[2] for path in fetched} == {"download", "version"}
+            assert [path.rpartition("/")[2] for path in fetched if "/version/" in path] == ["train.parquet"]
+    run = Run(f"{s3.url}/tiny/one")
+    assert run.read(Evaluation).tuned == inside.read(Evaluation).tuned
+    assert run.read(Evaluation).parity == inside.read(Evaluation).parity
+    assert run.read(Adapter).final_loss == inside.read(Adapter).final_loss
+    assert (Path(run.read(Publication).model) / "model.safetensors").exists() and read_position(run)
+    beside = {path.split("/")[2] for path in s3.objects("tiny/one/")}
+    files = {f"{step}.{kind}" for step in STEPS for kind in ("json", "claim")}
+    assert beside - set(STEPS) == {"recipe.yaml", "progress.json", "mlflow.url"} | files
+    assert not [path for path in s3.objects() if b"test-planted-secret" in s3.read(path)]
+
+
+def test_a_training_killed_on_one_machine_goes_on_on_another(
+    s3: S3, home: Path, tiny_document: dict[str, Any], new_machine: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LORAFLOW_RUNS", s3.url)
+    run = started(s3.url, tiny_document)
+    new_machine()
+    for step in TO_EVALUATE[: TO_EVALUATE.index("train") + 1]:
+        perform(step, Run(run.uri))
+    undisturbed, expected = run.read(Adapter), weights(run)
+
+    new_machine()
+    command = [sys.executable, "-m", "tasks", "train", "--run", run.uri, "--generation", "1"]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if any(path.endswith("checkpoint-10.listing") for path in s3.objects("tiny/one/train/g1-kept/")):
+            break
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the training ended before it could be killed"
+    assert run.generation("train") is None
+    assert any(path.endswith(f"/{LEDGER}") for path in s3.objects("tiny/one/train/g1-kept/"))
+
+    new_machine()
+    s3.heal()
+    resumed = perform("train", Run(run.uri), generation=1)
+    assert isinstance(resumed, Adapter) and resumed.resumed_from_step >= 10
+    assert resumed.final_loss == pytest.approx(undisturbed.final_loss, abs=1e-6)
+    assert resumed.emissions and resumed.emissions.attempts == 2
+    found = weights(Run(run.uri))
+    assert all(expected[name].allclose(found[name], atol=1e-6) for name in expected)
+    fetched = {path for asked in s3.asked() if "bytes=" in asked and "/checkpoint-" in (path := asked.partition("?")[0])}
+    assert {path.split("/checkpoint-")[1].split("/")[0] for path in fetched} == {str(resumed.resumed_from_step)}, "the last one alone"
