@@ -1,0 +1,170 @@
+"""A pod that is taken away, and a task whose worker, trigger or cluster is: neither kills nor doubles what is under way."""
+
+import asyncio
+import re
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.contracts import Download
+from tasks.workspace import Run
+from tests import tiny
+from tests.kubernetes_api import faults
+from tests.kubernetes_api.fake import KubernetesApi
+from tests.parked import again, fails, messages, park, perform, there_now
+
+pytest_plugins = ["tests.kubernetes_api.fixture", "tests.parked"]
+pytestmark = pytest.mark.usefixtures("pod_log")
+MakeRun = Callable[..., Run]
+
+
+@pytest.mark.parametrize("fault", [faults.evict(grace=0.2), faults.preempt, faults.drain, faults.shut_down_node, faults.lose])
+def test_a_pod_that_the_cluster_takes_is_followed_by_another_in_the_same_try(
+    fault: faults.Fault, make_run: MakeRun, tiny_document: Any, kubernetes_api: KubernetesApi, pod_log: Any
+) -> None:
+    run = make_run(tiny_document, pods__grace_seconds=5)
+    kubernetes_api.arm(fault, log="download: run")
+    perform(run, "download")
+    assert run.has(Download) and len(kubernetes_api.pods()) == 2
+    (warned,) = [record["event"] for record in pod_log if record["log_level"] == "warning" and "another pod" in record["event"]]
+    assert re.search(r"evicted \(|went away|vanished|was told to end", warned)
+    assert not [record for record in pod_log if record["log_level"] == "error"]
+
+
+def test_a_pod_on_a_lost_node_is_removed_by_force(
+    make_run: MakeRun, tiny_document: Any, kubernetes_api: KubernetesApi, pod_log: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dags import pod_status
+
+    monkeypatch.setattr(pod_status, "STUCK_SECONDS", -4.0)  # of a grace of five seconds
+    run = make_run(tiny_document, pods__grace_seconds=5)
+    kubernetes_api.arm(faults.lose_node(), log="download: run")
+    perform(run, "download")
+    assert run.has(Download) and len(kubernetes_api.pods()) == 2
+    assert any("so its node counts as lost: it is removed by force" in message for message in messages(pod_log))
+
+
+def test_a_cluster_that_takes_pods_without_end_fails_the_try(
+    make_run: MakeRun, tiny_document: Any, kubernetes_api: KubernetesApi, pod_log: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dags import pod_step
+
+    monkeypatch.setattr(pod_step, "PODS_OF_A_TRY", 0)
+    kubernetes_api.arm(faults.lose, log="download: run")
+    assert fails(make_run(tiny_document), "download") == (75, "default")
+    assert "download: the cluster took 1 of its pods away" in messages(pod_log)[-1]
+
+
+def test_out_of_memory_is_noted_once_and_tried_again(home: Path, tiny_base: Path, kubernetes_api: KubernetesApi, pod_log: Any) -> None:
+    run = tiny.start_at_train(home / "runs/tiny/test", tiny_base, tiny.tweets(200))
+    kubernetes_api.arm(faults.out_of_memory(), log="train: run")
+    assert fails(run, "train") == (71, "default")
+    assert run.halvings("train") == 1
+    assert "killed for want of memory (OOMKilled), to do with 4Gi expected; the next try takes half" in messages(pod_log)[-1]
+
+
+def test_out_of_memory_where_nothing_can_be_halved_is_final(
+    make_run: MakeRun, tiny_document: Any, kubernetes_api: KubernetesApi, pod_log: Any
+) -> None:
+    kubernetes_api.arm(faults.out_of_memory(), log="download: run")
+    assert fails(make_run(tiny_document), "download") == (64, "fail")
+    assert messages(pod_log)[-1].endswith("to do with 4Gi expected; raise pods.step_resources.download.memory")
+
+
+@pytest.mark.parametrize("point", ["exiting", "finished"])
+def test_the_manifest_is_success_though_its_pod_vanished(
+    point: str, make_run: MakeRun, tiny_document: Any, kubernetes_api: KubernetesApi, pod_log: Any
+) -> None:
+    run = make_run(tiny_document)
+    kubernetes_api.arm(faults.lose, at=point)
+    perform(run, "download")
+    assert run.has(Download) and len(kubernetes_api.pods()) == 1
+    assert not [record for record in pod_log[1:] if record["log_level"] != "info"]
+
+
+def test_an_api_that_stumbles_holds_nothing_up_and_doubles_no_line(
+    make_run: MakeRun, tiny_document: Any, kubernetes_api: KubernetesApi, pod_log: Any
+) -> None:
+    run, stumbled = make_run(tiny_document), False
+
+    def stumble(trigger: Any) -> None:
+        nonlocal stumbled
+        if not stumbled:
+            kubernetes_api.cut_calls(2)
+            kubernetes_api.fail(503, 3, path="/pods/")
+            kubernetes_api.expire_token(2)
+        stumbled = True
+
+    perform(run, "download", parked=stumble)
+    printed = [record["event"] for record in pod_log if "timestamp" in record]
+    assert printed == kubernetes_api.log(kubernetes_api.pods()[0]["metadata"]["name"]).splitlines()
+    assert any("the cluster does not answer (" in message for message in messages(pod_log))
+
+
+def test_an_api_that_is_silent_for_long_leaves_the_pod_to_the_next_try(
+    make_run: MakeRun, tiny_document: Any, kubernetes_api: KubernetesApi, pod_log: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dags import pod_watch
+
+    monkeypatch.setattr(pod_watch, "OUTAGE_SECONDS", 0.3)
+    run = make_run(tiny_document)
+    assert fails(run, "download", parked=lambda _: kubernetes_api.expire_token(10)) == (75, "default")
+    assert "the cluster did not answer (ApiException: Unauthorized)" in messages(pod_log)[-1]
+    kubernetes_api.recover()
+    perform(run, "download", try_number=2)
+    assert run.has(Download) and len(kubernetes_api.pods()) == 1
+
+
+def test_a_worker_s_death_neither_kills_nor_doubles_a_pod(
+    make_run: MakeRun, tiny_document: Any, kubernetes_api: KubernetesApi, pod_log: Any
+) -> None:
+    run = make_run(tiny_document)
+    park(run, "download")  # and nobody ever hears of this try again
+    perform(run, "download", try_number=2)
+    assert run.has(Download) and len(kubernetes_api.pods()) == 1
+    assert any(message.endswith("was made by an earlier try, and goes on") for message in messages(pod_log))
+
+
+def test_of_two_workers_at_once_one_makes_the_pod(make_run: MakeRun, tiny_document: Any, kubernetes_api: KubernetesApi) -> None:
+    run = make_run(tiny_document)
+    triggers: list[Any] = []
+    threads = [threading.Thread(target=lambda: triggers.append(park(run, "download")[1])) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(kubernetes_api.pods()) == 1 and len({trigger.uid for trigger in triggers}) == 1
+
+
+@pytest.mark.parametrize("deferred", [False, True])
+def test_a_task_that_is_marked_or_cleared_ends_its_pod(
+    deferred: bool, make_run: MakeRun, tiny_document: Any, kubernetes_api: KubernetesApi, pod_log: Any
+) -> None:
+    run = make_run(tiny_document, pods__grace_seconds=5)
+    task, trigger = park(run, "download")
+    if deferred:
+        asyncio.run(again(trigger).on_kill())
+    else:
+        task.on_kill()
+    deadline = time.monotonic() + 30
+    while there_now(kubernetes_api) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert there_now(kubernetes_api) == []
+    (pod,) = kubernetes_api.pods()
+    assert "deletionTimestamp" in pod["metadata"] and any("ending pod" in message for message in messages(pod_log))
+
+
+def test_a_cleared_task_waits_for_its_earlier_pod_to_end(
+    make_run: MakeRun, tiny_document: Any, kubernetes_api: KubernetesApi, pod_log: Any
+) -> None:
+    run = make_run(tiny_document, pods__grace_seconds=5)
+    park(run, "download")
+    perform(run, "download", try_number=2, max_tries=3)
+    first, second = kubernetes_api.pods()
+    assert first["metadata"]["deletionTimestamp"] <= second["metadata"]["creationTimestamp"]
+    assert run.generation("download") == 1
+    assert any(message.endswith("of an earlier try has to end first") for message in messages(pod_log))
