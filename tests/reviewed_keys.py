@@ -1,8 +1,9 @@
 """Keys of what no schema here can check, compiled by hand from its documentation.
 
 Kueue: the Go types of API v1beta2 (`apis/kueue/v1beta2/{resourceflavor,clusterqueue,localqueue}_types.go`), as of Kueue 0.18.
-Airflow's Helm chart: its `values.yaml` and parameter reference, chart 1.22.0. Each list has more than is used here, and is read the same
-way: a dict names the keys below, KUBERNETES is a part that Kubernetes' own schemas know, ANY is free or a plain value.
+Airflow's Helm chart: its `values.yaml` as of Airflow 3.1.3, and what release notes and parameter reference up to chart 1.22.0 say of
+keys that moved since (those of Celery's workers, below `workers.celery`). Each list has more than is used here, and is read the same way:
+a dict names the keys below, KUBERNETES is a part that Kubernetes' own schemas know, ANY is free or a plain value.
 """
 
 from typing import Any, Final

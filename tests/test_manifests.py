@@ -246,3 +246,17 @@ def test_secrets_that_are_read_have_a_template() -> None:
     read = {s["secretRef"]["name"] for w in workloads() for c in containers(w) for s in c.get("envFrom", ()) if "secretRef" in s}
     assert read | set(environment("settings.env")["LORAFLOW_POD_SECRETS"].split(",")) == SECRETS
     assert {path.name.removesuffix(".env.example") for path in (manifests.FOLDER / "secrets").glob("*.example")} == SECRETS
+
+
+def test_the_docs_name_every_file_and_make_every_secret() -> None:
+    page = (CHECKOUT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+    applied = set(manifests.kustomization()["resources"]) - {"rights.yaml", "mlflow.yaml"} | set(manifests.EXTRAS)
+    assert all(name in page for name in applied | {"airflow.values.yaml", "airflow-volume.values.yaml", "lifecycle.json", "settings.env"})
+    made = set(re.findall(r"kubectl -n (\w+) +create secret generic ([\w-]+)", page))
+    values = manifests.values()
+    chart = [values["data"]["metadataSecretName"], *(values[key] for key in values if key.endswith("SecretName"))]
+    read = {("airflow", name) for name in chart}
+    assert made == read | {("loraflow", "loraflow"), ("airflow", "loraflow"), ("mlflow", "mlflow"), ("postgres", "postgres")}
+    for url in re.findall(r"postgresql[^\s`]*://", page):
+        assert url == "postgresql+psycopg2://"
+    assert f"--version {re.search(r'version ([0-9.]+):', manifests.text('airflow.values.yaml'))[1]}" in page  # type: ignore[index]
