@@ -21,7 +21,7 @@ SECONDS = 15
 """How long the API may take for one answer."""
 
 RIGHTS = (
-    ("pods", "", ("create", "get", "list", "patch", "delete")),
+    ("pods", "", ("create", "get", "delete")),
     ("pods", "log", ("get",)),
     ("events", "", ("list",)),
 )
