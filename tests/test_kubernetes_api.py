@@ -114,6 +114,14 @@ def test_secrets_config_maps_and_volumes_reach_the_process(cluster: AnyCluster, 
     assert cluster.log("two") == "x\n"
 
 
+def test_a_claim_may_be_a_folder_of_the_test(cluster: AnyCluster, kubernetes_api: KubernetesApi, tmp_path: Path) -> None:
+    kubernetes_api.add_claim("runs", tmp_path / "runs")
+    mounts = {"volumeMounts": [{"name": "runs", "mountPath": str(tmp_path / "runs")}]}
+    volumes = [{"name": "runs", "persistentVolumeClaim": {"claimName": "runs"}}]
+    cluster.run(pod("one", f"print(open('{tmp_path}/runs/a', 'w').name)", container=mounts, volumes=volumes))
+    assert (cluster.log("one"), (tmp_path / "runs/a").exists()) == (f"{tmp_path}/runs/a\n", True)
+
+
 def test_a_pod_waits_for_what_it_names(cluster: AnyCluster) -> None:
     cluster.create(pod("one", container={"envFrom": [{"secretRef": {"name": "late"}}]}))
     waiting = cluster.until("one", lambda pod: pod.status.container_statuses and pod.status.container_statuses[0].state.waiting.message)

@@ -41,6 +41,8 @@ class Cluster:
         self.folder = folder
         self.store = Store()
         self.images: dict[str, Image] = known_images()
+        self.claims: dict[tuple[str, str], Path] = {}
+        """Folders that stand for claims, where a test has said which."""
         self.pace = Pace()
         self.lives: dict[str, PodLife] = {}
         """By uid, those that are over as well: their logs stay."""
@@ -72,6 +74,10 @@ class Cluster:
         self.store.create("namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": meta, "status": {"phase": "Active"}})
         account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": name}}
         self.store.create("serviceaccounts", account)
+
+    def claim(self, namespace: str, name: str) -> Path:
+        """The folder behind a PersistentVolumeClaim."""
+        return self.claims.get((namespace, name), self.folder / "claims" / namespace / name)
 
     def image(self, name: str) -> Image | None:
         """What an image holds; the table's names may be patterns."""

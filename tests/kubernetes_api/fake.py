@@ -100,6 +100,14 @@ class KubernetesApi:
         """Let pods use an image; the name may be a pattern."""
         self.cluster.images[name] = image or Image()
 
+    def add_claim(self, name: str, folder: Path) -> None:
+        """Let a PersistentVolumeClaim show a folder; mounted under the folder's own path, it is seen there and here alike."""
+        spec = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
+        meta = {"name": name, "namespace": NAMESPACE}
+        claim = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": meta, "spec": spec, "status": {"phase": "Bound"}}
+        self.cluster.claims[NAMESPACE, name] = folder
+        self.cluster.store.create("persistentvolumeclaims", claim)
+
     # Faults of pods
 
     def strike(self, fault: Fault, name: str) -> None:

@@ -36,7 +36,7 @@ class PodLife:
         self.namespace, self.pod_name, self.uid = meta["namespace"], meta["name"], meta["uid"]
         self.conditions = Conditions(pod["status"].get("conditions", ()))
         folder = cluster.folder / "pods" / self.uid
-        self.volumes = Volumes(folder, cluster.folder / "claims" / self.namespace, pod, self.look)
+        self.volumes = Volumes(folder, lambda name: cluster.claim(self.namespace, name), pod, self.look)
         first = not pod["spec"].get("shareProcessNamespace")
         told = (self._printed, self._changed, self._exiting, first)
         self.init = [Container(spec, *told) for spec in pod["spec"].get("initContainers") or ()]

@@ -21,13 +21,13 @@ class Volumes:
 
     Args:
         folder: of this pod alone; it goes with it.
-        claims: where persistent volumes stay.
+        claim: where the volume of a claim of this name stays.
         pod: the pod.
         look: finds config maps, secrets and claims.
     """
 
-    def __init__(self, folder: Path, claims: Path, pod: Object, look: Look) -> None:
-        self.folder, self.claims, self.pod, self._look = folder, claims, pod, look
+    def __init__(self, folder: Path, claim: Callable[[str], Path], pod: Object, look: Look) -> None:
+        self.folder, self.pod, self._claim, self._look = folder, pod, claim, look
         self._folders: dict[str, Path] = {}
 
     def make(self) -> None:
@@ -48,7 +48,7 @@ class Volumes:
         folder = self.folder / "volumes" / name
         if kind == "persistentVolumeClaim":
             self._look("persistentvolumeclaims", source["claimName"])
-            folder = self.claims / source["claimName"]
+            folder = self._claim(source["claimName"])
         elif kind == "hostPath":
             return Path(source["path"])
         folder.mkdir(parents=True, exist_ok=True)
