@@ -54,7 +54,7 @@ def within_memory(recipe: Recipe, step: str, halvings: int, work: Callable[[], T
 def shortage(error: BaseException) -> str | None:
     """Whose memory ran out, in words; None where the error is another."""
     import torch
-    from accelerate.utils import should_reduce_batch_size
+    from accelerate.utils.memory import should_reduce_batch_size
 
     if isinstance(error, Shortage):
         return str(error)

@@ -79,6 +79,6 @@ def apart(one: Run, other: Run) -> float:
     return max(float((first[name] - second[name]).abs().max()) for name in first)
 
 
-def losses(run: Run) -> dict[int, float]:
+def losses(run: Run, metric: str = "train.loss") -> dict[int, float]:
     """The training's loss by step, as MLflow has it."""
-    return tracking.history(run.read(Adapter).tracked, "train.loss")
+    return tracking.history(run.read(Adapter).tracked, metric)
