@@ -95,10 +95,12 @@ def look(kind: Kind, name: str, revision: str, file: str) -> None:
 def faults(kind: Kind, name: str, revision: str | None) -> Iterator[None]:
     """The client's errors as ours. Their texts hold addresses and advice of many lines: ours say it in one."""
     from httpx2 import HTTPError
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
 
     where = f"{name} on the Hub"
     _guard()
+    if settings().allowed_hosts:
+        constants.HF_HUB_DISABLE_XET = True  # its transfers go by a client of their own, to hosts that only the server names
     try:
         yield
     except errors.GatedRepoError:
@@ -131,7 +133,7 @@ def faults(kind: Kind, name: str, revision: str | None) -> Iterator[None]:
 @cache
 def _guard() -> None:
     """Let the client ask no host that the settings do not allow, nor follow a redirect there."""
-    from huggingface_hub import constants, set_client_factory
+    from huggingface_hub import set_client_factory
     from huggingface_hub.utils._http import default_client_factory
 
     def look_at(request: Any) -> None:
@@ -143,8 +145,6 @@ def _guard() -> None:
         return made
 
     set_client_factory(client)
-    if settings().allowed_hosts:
-        constants.HF_HUB_DISABLE_XET = True  # its transfers go by a client of their own, to hosts that only the server names
 
 
 def _unreached(kind: Kind, where: str, error: Exception) -> LoraflowError:
