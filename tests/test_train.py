@@ -20,6 +20,7 @@ from tasks.batches import IGNORED, collate
 from tasks.checkpoints import mark_whole, newest_whole
 from tasks.contracts import Adapter, MergedModel
 from tasks.errors import DataError, RecipeError, ServiceError
+from tasks.generation import log_probabilities
 from tasks.kinds import Example, label_scoring
 from tasks.models import dtype_of, load_model
 from tasks.schema import Recipe
@@ -97,6 +98,18 @@ def test_the_loss_is_the_stated_cross_entropy(tiny_document: dict[str, Any], tin
     over_all = -math.log(math.exp(2) / (math.exp(2) + math.exp(1) + math.exp(50) + 477))
     plain = recipes.resolve(tiny_document, overrides={"train.loss_on": "answer"})
     assert label_scoring.loss(plain, tokens)(outputs, labels).item() == pytest.approx((over_all + at_end) / 2, rel=1e-5)
+
+
+def test_the_reported_loss_is_the_mean_over_all_tokens_of_the_answers(home: Path, tiny_base: Path) -> None:
+    rows, document = tiny.tweets(101), tiny.recipe_document(tiny_base, home / "none.csv")
+    document["train"] |= {"max_steps": 1, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 6}  # 41 rows: five of 8, and one
+    run = tiny.start_at_train(home / "runs/tiny/first", tiny_base, rows, document)
+    tokens = Tokens(tiny_base)
+    examples = [label_scoring.example(run.recipe, tokens, {"text": text, "label": label}) for text, label in rows[:41]]
+    said = log_probabilities(load_model(tiny_base, "float32"), tokens, examples, batch_size=8)  # an adapter begins with no effect
+    expected = -said.sum() / sum(len(example.answer) for example in examples)
+    found: Any = perform("train", run)
+    assert found.final_loss == pytest.approx(expected, rel=1e-5)
 
 
 def test_killed_training_resumes_and_ends_in_the_same_state(home: Path, tiny_base: Path) -> None:
