@@ -1,6 +1,7 @@
 """A step as a pod: the real operator, trigger and client against a small API server that runs the pods' commands here."""
 
 import json
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tasks.contracts import Download
+from tasks.contracts import Download, Plan
 from tasks.workspace import Run
 from tests import tiny
 from tests.kubernetes_api import faults
@@ -193,3 +194,39 @@ def test_no_secret_is_in_what_a_pod_leaves_behind(
     perform(run, "download", parked=lambda trigger: kept.append(trigger.serialize()))
     left = json.dumps([kubernetes_api.pods(), messages(pod_log), kept], default=str)
     assert run.has(Download) and "planted" not in left and kubernetes_api.token not in left
+
+
+def test_a_step_needs_no_right_but_those_that_airflow_is_given(
+    make_run: MakeRun, tiny_document: Any, kubernetes_api: KubernetesApi
+) -> None:
+    from tasks.doctor.cluster import RIGHTS
+
+    kubernetes_api.arm(faults.evict(grace=0.2), log="download: run")
+    perform(make_run(tiny_document), "download")
+    place = re.compile(r"/api/v1/namespaces/loraflow/(?P<kind>\w+)(/(?P<name>[^/]+)(/(?P<part>\w+))?)?")
+    asked = set()
+    for request in kubernetes_api.requests:
+        kind, name, part = place.fullmatch(request.path).group("kind", "name", "part")  # type: ignore[union-attr]
+        verb = {"GET": "get" if name else "list", "POST": "create", "DELETE": "delete"}[request.method]
+        asked.add((kind, part or "", verb))
+    assert asked == {(kind, part, verb) for kind, part, verbs in RIGHTS for verb in verbs}
+
+
+def test_a_plan_hands_its_trials_on_and_a_trial_does_its_part(home: Path, tiny_base: Path, kubernetes_api: KubernetesApi) -> None:
+    from dags.pod_step import PodPlan, PodTrial
+
+    grid = {"rows": [12, 24], "epochs": [1], "metrics": ["macro_f1"]}
+    run = tiny.start_at_train(
+        home / "runs/tiny/test", tiny_base, tiny.tweets(200), tiny.recipe_document(tiny_base, home / "x") | {"sweep": grid}
+    )
+    for try_number in (1, 2):  # the second finds the manifest
+        names = perform(run, "plan", make=lambda: PodPlan(step="plan", recipe="tiny", task_id="plan"), try_number=try_number)
+        assert names == [trial.name for trial in run.read(Plan).trials] and len(names) == 2
+    assert len(kubernetes_api.pods()) == 1
+    with pytest.raises(SystemExit) as caught:
+        kubernetes_api.arm(faults.out_of_memory(), log="trial: run")
+        perform(run, "trial", make=lambda: PodTrial(step="trial", recipe="tiny", part=names[1], task_id="trial"))
+    pod = kubernetes_api.pods()[-1]
+    assert caught.value.code == 71 and pod["metadata"]["labels"]["loraflow/part"] == names[1]
+    assert pod["spec"]["containers"][0]["command"][-2:] == ["--part", names[1]]
+    assert (run.halvings("trial", names[1]), run.halvings("trial", names[0])) == (1, 0)
