@@ -6,6 +6,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -303,10 +304,15 @@ def test_notes_are_written_seldom_and_neither_fault_nor_slowness_is_felt(
     assert run.get("progress.json") == "0"
     assert len([asked for asked in s3.asked() if asked.startswith("PUT")]) == 1
     monkeypatch.setattr(object_store, "NOTE_SECONDS", 0.0)
+    felt: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", felt.append)
+    s3.heal()
     s3.fail("denied", "PUT .*progress.json", times=-1)
     run.note("progress.json", "refused")
-    time.sleep(1)
-    assert run.get("progress.json") == "0"
+    for thread in [thread for thread in threading.enumerate() if thread.name == "note"]:
+        thread.join(20)
+    assert run.get("progress.json") == "0" and not felt
+    assert [asked for asked in s3.asked() if asked.startswith("PUT")], "it was tried"
 
 
 def test_out_of_memory_is_remembered_for_one_generation(s3: S3, fresh: Callable[[], Run], tmp_path: Path) -> None:

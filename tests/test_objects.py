@@ -181,6 +181,25 @@ def test_a_torn_folder_is_never_taken_for_whole(s3: S3, uploaded: Objects, tmp_p
     assert not (tmp_path / "down" / "config.json").exists() or files_of(tmp_path / "down").get("config.json") == b"{}"
 
 
+def test_an_answer_that_comes_short_without_a_word_is_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a proxy gives it that closes the connection in good order."""
+    store = Objects(f"memory://bucket/{tmp_path.name}")
+    store.upload(tmp_path / "up", "a", write(tmp_path / "up", {"file": b"0123456789"}))
+    kind, lengths = type(file_systems.file_system("memory")), [4, 9]
+    whole = kind.cat_file
+
+    def short(self: object, path: str, start: int | None = None, end: int | None = None) -> bytes:
+        content: bytes = whole(self, path, start, end)
+        return content[: lengths.pop()] if lengths and path.endswith("/file") else content
+
+    monkeypatch.setattr(kind, "cat_file", short)
+    store.download("a", tmp_path / "down")
+    assert (tmp_path / "down" / "file").read_bytes() == b"0123456789" and not lengths
+    lengths += [4, 4, 4]
+    with pytest.raises(ServiceError, match=r"a/file: 4 bytes came, 10 expected; try again"):
+        store.download("a", tmp_path / "again")
+
+
 def test_an_upload_that_is_cut_short_leaves_no_listing(s3: S3, store: Objects, tmp_path: Path) -> None:
     s3.fail("unavailable", "PUT .*second", times=-1)
     with pytest.raises(ServiceError, match="second"):
