@@ -14,6 +14,7 @@ from airflow.sdk.definitions.retry_policy import RetryDecision, RetryPolicy
 from airflow.sdk.exceptions import AirflowSkipException
 
 from tasks.errors import FINAL_EXIT_CODES, LoraflowError, Skip
+from tasks.redaction import without_secrets
 
 
 class RetryWhatItMends(RetryPolicy):
@@ -47,7 +48,7 @@ def end(log: Logger, exit_code: int, message: str) -> None:
         return
     if exit_code == Skip.exit_code:
         raise AirflowSkipException(message)
-    log.error("%s", message)
+    log.error("%s", without_secrets(message))
     raise SystemExit(exit_code)
 
 

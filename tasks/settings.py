@@ -82,7 +82,9 @@ class Settings(BaseSettings):
     )
     sweep_trainings: int = Field(1, ge=1, le=1000, description="How many trainings of one sweep run at the same time.")
     allowed_hosts: Names = Field(
-        (), description="Hosts that data, models and packages may be fetched from, commas between them. Default: any, by https."
+        (),
+        description="Hosts that data, models and packages may be fetched from, commas between them; `*.example.org` is all hosts below "
+        "that one. Default: any, by https.",
     )
     runner: Literal["local", "kubernetes"] = Field("local", description="Where steps run: as processes beside Airflow, or as pods.")
     image: str | None = Field(None, description="With the runner `kubernetes`: image of the steps.")

@@ -79,7 +79,7 @@ def test_a_bad_value_is_told_before_a_run_exists(up: Shell) -> None:
 def test_a_recipe_is_retrained_and_the_run_followed(up: Shell) -> None:
     code, said = up.type("retrain", "tiny", "--param", "rank=4")
     assert code == 0, said
-    steps = ("start", "download", "validate", "split", "version", "train", "merge", "evaluate", "register", "promote", "push")
+    steps = ("start", "preflight", "download", "validate", "split", "version", "train", "merge", "evaluate", "register", "promote", "push")
     assert [step for step in steps if not re.search(rf"^{step}: done after \d+:\d\d$", said, re.M)] == []
     assert re.search(r"^  train: training \d+/117 steps \(\d+%\)", said, re.M), said
     for expected in (
@@ -91,7 +91,7 @@ def test_a_recipe_is_retrained_and_the_run_followed(up: Shell) -> None:
         r"Model card +/.*README\.md",
         r"The same 60 test rows, 95% intervals",
         r"macro_f1 +\d\.\d{3} \(\d\.\d{3} to \d\.\d{3}\)",
-        r"Time +download \d+:\d\d, .*push \d+:\d\d",
+        r"Time +preflight \d+:\d\d, download \d+:\d\d, .*push \d+:\d\d",
     ):
         assert re.search(expected, said), f"{expected}: {said}"
     assert keeper.lives(up.places)  # they were up before, so they stay
