@@ -11,6 +11,10 @@ LORAFLOW := .venv/bin/python -m tasks
 UV := .uv/bin/uv
 UV_VERSION := 0.13.9
 TORCH_VERSION := 2.13.0
+# What an environment here holds, and Airflow's image in a cluster.
+EXTRAS := airflow demo dev dvc-s3 kubernetes mlflow-server postgres s3 steps
+CLUSTER_EXTRAS := airflow airflow-cluster kubernetes postgres s3
+COMPILE = $(UV) pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-header --no-annotate
 
 # Company networks sign with certificates of their own, which uv passes over unless told.
 export UV_SYSTEM_CERTS := 1
@@ -76,10 +80,10 @@ format: setup ## Put the code into its format
 
 lock: ## Resolve the dependencies anew into requirements.lock
 	@test -x $(UV) || $(PYTHON) -m pip install --quiet --disable-pip-version-check --target .uv uv==$(UV_VERSION)
-	$(UV) pip compile --quiet --all-extras --generate-hashes --universal --python-version 3.11 --no-header --no-annotate \
-		pyproject.toml -o requirements.lock
+	$(COMPILE) $(EXTRAS:%=--extra %) pyproject.toml -o requirements.lock
 	@# torch's build depends on the machine, so it is pinned without a hash.
 	sed -i.bak -e '/^torch==/,/^[^ ]/{/^    --hash/d;s/^\(torch==[^ ]*\).*/\1/;}' requirements.lock && rm requirements.lock.bak
+	$(COMPILE) $(CLUSTER_EXTRAS:%=--extra %) --constraint requirements.lock pyproject.toml -o docker/airflow.lock
 
 screenshots: setup ## Take the pictures of the docs anew, from a run in a real browser
 	@$(LORAFLOW) prefetch tweets
