@@ -1,56 +1,17 @@
 """The DAGs as Airflow parses them, their trigger forms and pages; nothing runs here."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import yaml
 
 from tasks import recipe as recipes
 from tasks.contracts import STEPS, SWEEP_STEPS
 from tasks.errors import RecipeErrors
 from tasks.schema import Recipe
-from tests import tiny
+from tests.dag_folder import CHECKOUT, GRID, dag_of, parse, sweep_of, write_recipe
 
-CHECKOUT = Path(__file__).resolve().parent.parent
-HEAVY = ["torch", "transformers", "peft", "trl", "mlflow", "dvc", "pandas", "great_expectations", "sklearn", "matplotlib", "datasets"]
-
-PARSE = """
-import json, sys, time
-import airflow.sdk, airflow.models, airflow.serialization.serialized_objects
-from airflow.dag_processing.dagbag import DagBag
-from airflow.sdk.definitions._internal.types import NOTSET
-before = set(sys.modules)
-began = time.process_time()
-bag = DagBag(sys.argv[1])
-seconds = time.process_time() - began
-print("@" + json.dumps({
-    "dags": {dag.dag_id: [task.task_id for task in dag.topological_sort()] for dag in bag.dags.values()},
-    "errors": bag.import_errors,
-    "seconds": seconds,  # of the processor: tests share it with others
-    "heavy": sorted({name.partition(".")[0] for name in set(sys.modules) - before} & set(sys.argv[2].split(","))),
-}))
-"""
-
-
-def parse(airflow_home: Path, heavy: str = ",".join(HEAVY), **environment: str) -> dict[str, Any]:
-    """What a fresh process finds in the DAG folder."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("LORAFLOW_", "_AIRFLOW"))}
-    done = subprocess.run(
-        [sys.executable, "-c", PARSE, str(CHECKOUT / "dags"), heavy],
-        env={**kept, "PYTHONPATH": str(CHECKOUT), "AIRFLOW_HOME": str(airflow_home), **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    answer = [line for line in done.stdout.splitlines() if line.startswith("@")]
-    assert answer, done.stderr[-3000:]
-    return json.loads(answer[0][1:])
+pytest_plugins = ["tests.dag_folder"]
 
 
 def test_only_dags_are_parsed_as_dags() -> None:
@@ -58,22 +19,6 @@ def test_only_dags_are_parsed_as_dags() -> None:
     ignored = (CHECKOUT / "dags" / ".airflowignore").read_text(encoding="utf-8").splitlines()[1:]
     parsed = {path.name for path in (CHECKOUT / "dags").glob("*.py") if not any(path.match(form) for form in ignored)}
     assert parsed == {"broken_recipes.py", "retrain.py", "sweep.py"}
-
-
-def write_recipe(folder: Path, name: str, **changes: Any) -> dict[str, Any]:
-    document = tiny.recipe_document(Path("/base"), Path("/rows.csv"), name) | changes
-    folder.mkdir(exist_ok=True)
-    (folder / f"{name}.yaml").write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
-    return document
-
-
-@pytest.fixture
-def recipes_folder(tmp_path: Path, home: Path, airflow_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A recipe folder of its own, with the recipe `first`."""
-    folder = tmp_path / "recipes"
-    write_recipe(folder, "first", local={"train": {"rows": 90}, "base_model": {"name": "folder:/small"}})
-    monkeypatch.setenv("LORAFLOW_RECIPES", str(folder))
-    return folder
 
 
 def test_every_recipe_is_a_dag_like_the_picture_and_parsing_is_quick_and_light(airflow_home: Path) -> None:
@@ -111,13 +56,6 @@ def test_a_broken_recipe_takes_only_its_own_dag_away(airflow_home: Path, recipes
     assert "misspelt.yaml: trian is not a key of the recipe; did you mean train?" in error
     assert "only_in_full.yaml: kind is 'poetry'" in error
     assert "first.yaml" not in error
-
-
-def dag_of(folder: Path, name: str = "first") -> Any:
-    from dags.form import Form
-    from dags.retrain import retrain
-
-    return retrain(Form.read(folder / f"{name}.yaml"))
 
 
 def test_runs_of_a_recipe_queue_and_nothing_starts_by_itself(recipes_folder: Path) -> None:
@@ -240,17 +178,6 @@ def test_a_combination_that_the_form_cannot_express_is_refused(recipes_folder: P
         resolved(recipes_folder, rows=2)
 
 
-GRID = {"rows": [12, 24], "epochs": [1, 2], "metrics": ["macro_f1"], "repeat_rows": 12, "repeat_seeds": [4]}
-
-
-def sweep_of(folder: Path) -> Any:
-    from dags.form import Form
-    from dags.sweep import sweep
-    from tasks.recipe import SWEEP_FORM
-
-    return sweep(Form.read(folder / "gridded.yaml", SWEEP_FORM))
-
-
 def test_a_recipe_with_a_grid_has_a_sweep_as_well(airflow_home: Path, recipes_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_recipe(recipes_folder, "gridded", sweep=GRID, local={"sweep": {"epochs": [1]}})
     found = parse(airflow_home, LORAFLOW_RECIPES=str(recipes_folder))
@@ -290,72 +217,3 @@ def test_the_grid_s_fields_take_lists_of_numbers(recipes_folder: Path, field: st
     for value in bad:
         with pytest.raises(ParamValidationError):
             param.resolve(value)
-
-
-CLUSTER = {
-    "LORAFLOW_RUNNER": "kubernetes", "LORAFLOW_IMAGE": "steps:1", "LORAFLOW_RUNS": "s3://bucket/runs", "LORAFLOW_HUB": "hub:team",
-    "LORAFLOW_DATA_REPO": "git@host:data.git", "LORAFLOW_DVC_REMOTE": "s3://bucket/dvc", "LORAFLOW_MLFLOW_URI": "http://mlflow",
-}  # fmt: skip
-
-
-def test_a_cluster_s_client_is_imported_where_steps_are_pods_alone(airflow_home: Path, recipes_folder: Path) -> None:
-    kubernetes = ",".join(["kubernetes", "kubernetes_asyncio", *HEAVY])
-    here = parse(airflow_home, kubernetes, LORAFLOW_RECIPES=str(recipes_folder))
-    there = parse(airflow_home, kubernetes, LORAFLOW_RECIPES=str(recipes_folder), **CLUSTER)
-    assert (here["errors"], here["heavy"]) == ({}, [])
-    assert (there["errors"], there["heavy"]) == ({}, ["kubernetes", "kubernetes_asyncio"])
-    assert here["dags"] == there["dags"]
-
-
-def test_the_steps_that_a_recipe_names_are_pods_and_the_others_processes(recipes_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def kinds(dag: Any) -> dict[str, str]:
-        found = {task.task_id: getattr(task, "operator_class", type(task)).__name__ for task in dag.tasks}
-        return {step: kind for step, kind in found.items() if kind not in ("Start", "Approve")}
-
-    for name, value in CLUSTER.items():
-        monkeypatch.setenv(name, value)
-    assert set(kinds(dag_of(recipes_folder)).values()) == {"PodStep"}
-    write_recipe(recipes_folder, "gridded", sweep=GRID)
-    swept = kinds(sweep_of(recipes_folder))
-    assert (swept.pop("plan"), swept.pop("trial"), set(swept.values())) == ("PodPlan", "PodTrial", {"PodStep"})
-    write_recipe(recipes_folder, "first", pods={"steps": ["train", "evaluate"]})
-    some = kinds(dag_of(recipes_folder))
-    assert {step for step, kind in some.items() if kind == "PodStep"} == {"train", "evaluate"}
-    assert {kind for step, kind in some.items() if step not in ("train", "evaluate")} == {"LocalStep"}
-    monkeypatch.setenv("LORAFLOW_RUNNER", "local")
-    assert set(kinds(dag_of(recipes_folder)).values()) == {"LocalStep"}
-
-
-def test_a_dag_of_pods_is_kept_by_airflow_and_read_again(recipes_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from airflow.serialization.serialized_objects import DagSerialization
-
-    for name, value in CLUSTER.items():
-        monkeypatch.setenv(name, value)
-    write_recipe(recipes_folder, "gridded", sweep=GRID)
-    for dag in (dag_of(recipes_folder), sweep_of(recipes_folder)):
-        again = DagSerialization.from_dict(json.loads(json.dumps(DagSerialization.to_dict(dag))))
-        assert set(again.task_ids) == set(dag.task_ids)
-        assert [link.name for link in dag.get_task("evaluate" if "evaluate" in dag.task_ids else "trial").operator_extra_links] == [
-            "MLflow"
-        ]
-
-
-def test_start_says_at_once_what_pods_would_miss(recipes_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from structlog.testing import capture_logs
-
-    from tasks.settings import settings
-
-    for name in ("LORAFLOW_RUNNER", "LORAFLOW_IMAGE"):
-        monkeypatch.setenv(name, CLUSTER[name])
-    start, run_id = dag_of(recipes_folder).get_task("start"), "manual"
-    context = {"params": {}, "dag_run": SimpleNamespace(conf={}), "run_id": run_id}
-    with capture_logs() as log, pytest.raises(SystemExit) as caught:
-        start.execute(context)
-    lines = log[-1]["event"].splitlines()
-    assert caught.value.code == 78 and [line.partition(":")[0] for line in lines] == [
-        "SettingsErrors", "LORAFLOW_RUNS", "LORAFLOW_MLFLOW_URI", "LORAFLOW_DATA_REPO", "LORAFLOW_DVC_REMOTE", "LORAFLOW_HUB",
-    ]  # fmt: skip
-    assert not (settings().home / "runs").exists()
-    monkeypatch.setenv("LORAFLOW_RUNNER", "local")
-    start.execute(context)
-    assert (settings().home / "runs" / "first" / "manual" / "recipe.yaml").exists()
