@@ -20,7 +20,7 @@ TRAININGS = ("train", "trial")
 """Steps that train, and so take all the GPUs of the recipe."""
 
 PASSED_ON = (
-    "runs", "data_repo", "dvc_remote", "hub", "mlflow_uri", "mlflow_ui", "country_iso_code", "allowed_hosts",
+    "runner", "runs", "data_repo", "dvc_remote", "hub", "mlflow_uri", "mlflow_ui", "country_iso_code", "allowed_hosts",
 )  # fmt: skip
 """Settings of Airflow's side that a step in a pod heeds as well. Secrets are none of them: they come by `LORAFLOW_POD_SECRETS`."""
 

@@ -152,13 +152,13 @@ def doctor(
     set_: Set = [],  # noqa: B006
 ) -> None:
     """Look whether all is there that a run needs: services, rights, access, room; every finding with its remedy."""
-    from tasks.doctor.checks import checks
+    from tasks.doctor.checks import by_hand
     from tasks.doctor.findings import examine, stop_at_faults, table
     from tasks.doctor.needs import Needs
 
     ours = settings()
     needs = Needs(ours, _resolve(recipe, profile, set_) if recipe else None, str(ours.runs_folder))
-    findings = examine(checks(needs, steps_run_here=needs.here()))
+    findings = examine(by_hand(needs))
     Console().print(table(findings))
     stop_at_faults("doctor", findings)
 

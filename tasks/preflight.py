@@ -11,7 +11,7 @@ All findings at once, each with its remedy. What is written to try whether writi
 import sys
 
 from tasks.contracts import Preflight
-from tasks.doctor.checks import checks
+from tasks.doctor.checks import for_a_step
 from tasks.doctor.findings import examine, lines, stop_at_faults
 from tasks.doctor.needs import Needs
 from tasks.settings import settings
@@ -21,7 +21,7 @@ from tasks.workspace import Run
 def preflight(run: Run) -> Preflight:
     """Look whether all is there that the run will need: services, rights, access, room; all findings at once."""
     needs = Needs(settings(), run.recipe, run.uri)
-    findings = examine(checks(needs, steps_run_here=True))
+    findings = examine(for_a_step(needs))
     for line in lines(findings):
         print(f"preflight: {line}", file=sys.stderr, flush=True)
     stop_at_faults(f"{run.id}: preflight", findings)

@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 
 from tasks.contracts import Finding
-from tasks.doctor import cluster, configuration
-from tasks.doctor.checks import checks
+from tasks.doctor import checks, cluster, configuration, inputs, machine
 from tasks.doctor.findings import Check, examine
 from tasks.doctor.needs import Needs
 from tasks.pod_schema import Pods
@@ -114,24 +113,50 @@ def test_the_connection_is_asked_of_airflow(kubernetes_api: KubernetesApi, monke
 
 
 def test_settings_that_no_pod_could_run_with(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = [each.found for each in looked(configuration.configuration).values() if each.level == "fault"]
-    assert found[0].startswith("LORAFLOW_IMAGE is not set")
-    assert "which no pod sees" in found[1] and found[2].startswith("LORAFLOW_DATA_REPO is not set, which no pod reaches")
-    assert len(found) == 5
+    found = looked(configuration.for_pods)
+    assert [each.level for each in found.values()] == ["fault"] * 6
+    assert next(iter(found)).startswith("settings for pods: LORAFLOW_IMAGE: not set, the image of the steps expected")
     for name, value in {
         "IMAGE": "loraflow-steps:1",
         "RUNS": "s3://bucket/runs",
         "DATA_REPO": "https://bot:planted-password@git.example.org/data.git",
         "MLFLOW_URI": "http://mlflow:5000",
         "DVC_REMOTE": "s3://bucket/dvc",
+        "HUB": "hub:team",
     }.items():
         monkeypatch.setenv(f"LORAFLOW_{name}", value)
-    (only,) = looked(configuration.configuration).values()
-    assert only.level == "fault" and only.found.startswith("LORAFLOW_DATA_REPO holds a password, which would stand in every pod's")
+    (only,) = looked(configuration.for_pods).values()
+    assert only.level == "fault" and only.found.startswith("LORAFLOW_DATA_REPO: holds a password, none expected")
+    monkeypatch.setenv("LORAFLOW_DATA_REPO", "git@git.example.org:data.git")
+    (only,) = looked(configuration.for_pods).values()
+    assert (only.level, only.found) == ("ok", f"image loraflow-steps:1, namespace {NAMESPACE}")
+
+
+def needs(*steps: str, **more: Any) -> Needs:
+    """Of a recipe whose steps, or only these, run as pods."""
+    return Needs(settings(), SimpleNamespace(pods=Pods(steps=steps or "all"), **more), "/runs")  # type: ignore[arg-type]
+
+
+def names(found: list[Check]) -> set[str]:
+    return {check.what for check in found}
 
 
 def test_airflows_side_needs_the_cluster_and_not_what_steps_need() -> None:
-    needs = Needs(settings(), None, "/runs")
-    assert not needs.here() and [check.what for check in checks(needs, steps_run_here=False)] == ["settings", "workspace", "cluster"]
-    mixed = Needs(settings(), SimpleNamespace(pods=Pods(steps=("train",))), "/runs")  # type: ignore[arg-type]
-    assert mixed.here() and not mixed.here("train") and mixed.here("version")
+    alone, mixed = needs(), needs("train")
+    assert not alone.here() and mixed.here() and not mixed.here("train") and mixed.here("version")
+    assert names(checks.by_hand(alone)) == {"settings", "workspace", "settings for pods", "cluster"}
+    assert names(checks.by_hand(mixed)) == names(checks.for_a_step(mixed)) | {"settings for pods", "cluster"}
+    assert names(checks.by_hand(Needs(settings(), None, "/runs"))) == names(checks.by_hand(alone))
+
+
+def test_a_pod_without_a_gpu_does_not_judge_by_itself_what_the_trainings_pod_will_have(tmp_path: Any) -> None:
+    model = SimpleNamespace(name="folder:/nowhere", revision=None)
+    of_pods = needs(base_model=model, train=SimpleNamespace(fp16=True))
+    assert [finding.what for finding in inputs.base_model(of_pods)] == ["base model"], "neither GPU nor room nor memory"
+    resources = Pods(step_resources={"merge": {"memory": "1Gi", "ephemeral_storage": "3Gi"}})
+    asked = Needs(settings(), SimpleNamespace(pods=resources), "/runs")  # type: ignore[arg-type]
+    found = list(machine.pod_room(asked, 2 * 2**30))
+    assert [finding.level for finding in found] == ["warning"] * 2
+    assert [finding.remedy.partition(",")[0] for finding in found] == [
+        "raise pods.step_resources.merge.memory", "raise pods.step_resources.merge.ephemeral_storage",
+    ]  # fmt: skip

@@ -23,6 +23,7 @@ def work(step: str = "train", part: str = "", generation: int = 0, **overrides: 
 @pytest.fixture(autouse=True)
 def cluster(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LORAFLOW_RUNS", "s3://bucket/runs")
+    monkeypatch.setenv("LORAFLOW_RUNNER", "kubernetes")
     monkeypatch.setenv("LORAFLOW_IMAGE", "registry.example/loraflow/steps:1")
 
 
@@ -147,7 +148,8 @@ def test_settings_go_along_and_secrets_come_by_name_alone(monkeypatch: pytest.Mo
     given, made = environment(), pod()
     assert {name: given[f"LORAFLOW_{name}"] for name in set_} == {**set_, "ALLOWED_HOSTS": "a.example,b.example"}
     assert given["LORAFLOW_RUNS"] == "s3://bucket/runs" and given["LORAFLOW_IMAGE"] == "registry.example/loraflow/steps:1"
-    assert given["HF_HUB_DISABLE_TELEMETRY"] == "1" and "LORAFLOW_PROFILE" not in given and "LORAFLOW_RUNNER" not in given
+    assert given["HF_HUB_DISABLE_TELEMETRY"] == "1" and "LORAFLOW_PROFILE" not in given
+    assert given["LORAFLOW_RUNNER"] == "kubernetes", "preflight asks it, to know that the training's pod is another"
     assert container()["envFrom"] == [
         {"configMapRef": {"name": "pod-config-maps-1"}}, {"configMapRef": {"name": "two"}},
         {"secretRef": {"name": "pod-secrets-1"}}, {"secretRef": {"name": "two"}},

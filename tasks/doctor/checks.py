@@ -25,13 +25,20 @@ FOR_STEPS: dict[str, Look] = {
 """What steps need, wherever they run."""
 
 
-def checks(needs: Needs, *, steps_run_here: bool) -> list[Check]:
-    """The checks in the order in which they are told.
+FOR_PODS: dict[str, Look] = {"settings for pods": configuration.for_pods, "cluster": cluster.cluster}
+"""What Airflow's side needs where steps run in pods."""
 
-    Args:
-        needs: what they are done for.
-        steps_run_here: whether this process is where steps run, a step itself or a machine that runs them; otherwise it is Airflow's
-            side of a cluster, which needs none of what they need, but the cluster.
-    """
-    looks = EVERYWHERE | (FOR_STEPS if steps_run_here else {"cluster": cluster.cluster})
+
+def for_a_step(needs: Needs) -> list[Check]:
+    """The checks of `preflight`, which runs where steps run, in a pod too."""
+    return _checks(needs, EVERYWHERE | FOR_STEPS)
+
+
+def by_hand(needs: Needs) -> list[Check]:
+    """The checks of `loraflow doctor`: of what this machine does, as one that runs steps, as Airflow's side of a cluster, or both."""
+    looks = EVERYWHERE | (FOR_STEPS if needs.here() else {}) | (FOR_PODS if needs.ours.runner == "kubernetes" else {})
+    return _checks(needs, looks)
+
+
+def _checks(needs: Needs, looks: dict[str, Look]) -> list[Check]:
     return [Check(what, partial(look, needs)) for what, look in looks.items()]

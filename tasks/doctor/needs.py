@@ -26,8 +26,7 @@ class Needs:
         """Whether one of these steps, or any step at all, runs on this machine and not in a pod of its own."""
         if self.ours.runner == "local":
             return True
-        in_pods = self.recipe.pods.steps if self.recipe else "all"
-        return in_pods != "all" and any(step not in in_pods for step in steps or STEPS)
+        return self.recipe is not None and any(not self.recipe.pods.take(step) for step in steps or STEPS)
 
     @property
     def new_data(self) -> bool:
