@@ -6,6 +6,7 @@
 
 import difflib
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -122,13 +123,17 @@ def lookup(recipe: Recipe, key: str) -> Any:
 
 def field_schema(key: str) -> dict[str, Any]:
     """JSON schema (type, bounds, description) of a dotted key."""
-    schema = Recipe.model_json_schema()
-    node: dict[str, Any] = schema
+    node = schema = _whole_schema()
     for part in key.split("."):
         node = node["properties"][part]
         if sections := [form["$ref"] for form in (node, *node.get("anyOf", ())) if "$ref" in form]:
             node = schema["$defs"][sections[0].rsplit("/", 1)[-1]]
     return {key: value for key, value in node.items() if key not in ("title", "default")}
+
+
+@cache
+def _whole_schema() -> dict[str, Any]:
+    return Recipe.model_json_schema()
 
 
 def _lay_over(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
