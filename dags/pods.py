@@ -179,7 +179,7 @@ def _literal(value: Any) -> str:
 def _cores(work: Work) -> int:
     """Whole processor cores of the pod."""
     cpu = work.recipe.pods.resources_of(work.step).cpu
-    return int(cpu[:-1]) // 1000 if cpu.endswith("m") else int(float(cpu))
+    return int(float(cpu[:-1])) // 1000 if cpu.endswith("m") else int(float(cpu))
 
 
 def _volumes(work: Work, settings: Settings) -> list[Json]:

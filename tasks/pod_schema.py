@@ -1,22 +1,26 @@
 """What a recipe may say of its pods: what a step asks of a Kubernetes cluster. Heeded by the runner `kubernetes` alone."""
 
+import difflib
 import re
 from collections.abc import Iterator
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from tasks.contracts import STEPS, SWEEP_STEPS
 from tasks.section import Section
 
 StepName = Annotated[str, Field(pattern=r"^[a-z]+$")]
 Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|[kMGT]i?)?$", max_length=20)]
+Cores = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?m?$", max_length=20)]
+STEP_NAMES = tuple(dict.fromkeys((*STEPS, *SWEEP_STEPS)))
 LABEL = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?")
 
 
 class Resources(Section):
     """What a pod asks for; requests and limits are the same, so that a pod is evicted last."""
 
-    cpu: Quantity = Field("1", description="Processor cores of a step's pod.")
+    cpu: Cores = Field("1", description="Processor cores of a step's pod.")
     memory: Quantity = Field("4Gi", description="Memory of a step's pod.")
     ephemeral_storage: Quantity = Field("10Gi", description="Scratch disk of a step's pod: base model, outputs, checkpoints.")
 
@@ -62,6 +66,13 @@ class Pods(Section):
         return self
 
     def _faults(self) -> Iterator[str]:
+        for key in ("steps", "step_resources", "gpu_steps"):
+            named = getattr(self, key)
+            for step in () if named == "all" else named:
+                if step not in STEP_NAMES:
+                    near = difflib.get_close_matches(step, STEP_NAMES, n=1)
+                    remedy = f"did you mean {near[0]}?" if near else f"one of: {', '.join(STEP_NAMES)}"
+                    yield f"{key} holds {step}, the name of a step expected; {remedy}"
         if "preflight" in self.gpu_steps:
             yield "gpu_steps holds preflight, which looks whether a GPU is worth asking for; remove it"
         for key, value in self.node_selector.items():
