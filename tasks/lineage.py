@@ -75,14 +75,23 @@ def content_hash(run: Run) -> str:
 
 
 def code_commit(checkout: Path) -> tuple[str, bool]:
-    """Commit of the code in a checkout, and whether files differ from it; where the code is no checkout, that is what it says."""
+    """Commit of the code, and whether files differ from it: of a checkout, or as an image says that was built from one."""
     try:
         top = _git(checkout, "rev-parse", "--show-toplevel")
         if Path(top).resolve() != checkout.resolve():  # an environment inside somebody else's repository
-            return "no checkout", False
+            return _built_from(checkout)
         return _git(checkout, "rev-parse", "HEAD"), bool(_git(checkout, "status", "--porcelain", "--untracked-files=normal"))
     except (OSError, subprocess.CalledProcessError):
+        return _built_from(checkout)
+
+
+def _built_from(folder: Path) -> tuple[str, bool]:
+    """What the Dockerfiles write beside the code: the commit that it was built from, ending in -dirty where files differed."""
+    try:
+        told = (folder / "COMMIT").read_text(encoding="utf-8").strip()
+    except OSError:
         return "no checkout", False
+    return told.removesuffix("-dirty"), told.endswith("-dirty")
 
 
 def _git(checkout: Path, *arguments: str) -> str:

@@ -255,6 +255,13 @@ def test_code_outside_a_checkout_of_its_own_has_no_commit(tmp_path: Path) -> Non
     assert lineage.code_commit(inside) == ("no checkout", False)
 
 
+def test_code_in_an_image_says_what_it_was_built_from(tmp_path: Path) -> None:
+    (tmp_path / "COMMIT").write_text(f"{'a' * 40}\n")
+    assert lineage.code_commit(tmp_path) == ("a" * 40, False)
+    (tmp_path / "COMMIT").write_text(f"{'a' * 40}-dirty\n")
+    assert lineage.code_commit(tmp_path) == ("a" * 40, True)
+
+
 @pytest.fixture
 def closed_port() -> int:
     with socket.socket() as listener:
