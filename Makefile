@@ -1,6 +1,6 @@
 # Every command of this repository; `make` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run up down test test-cluster lint format lock screenshots clean
+.PHONY: help setup demo run up down test test-cluster test-images compose-env lint format lock screenshots clean
 
 PYTHON ?= python3
 RECIPE ?=
@@ -69,10 +69,17 @@ test-cluster: setup ## Run on a real cluster what tests of pods need no fake: ma
 	LORAFLOW_TEST_KUBECONFIG=$(abspath $(or $(KUBECONFIG),$(error KUBECONFIG is missing: make test-cluster KUBECONFIG=FILE))) \
 		.venv/bin/python -m pytest tests/test_kubernetes_*.py tests/pipeline/test_kubernetes.py
 
-lint: setup ## Check style and types
+test-images: setup ## Build the images and try them in containers (podman or Docker; takes minutes)
+	.venv/bin/python -m pytest -s tests/images/checks.py tests/images/composed.py
+
+compose-env: ## Draw the passwords of docker/compose.yaml into docker/.env
+	@$(PYTHON) docker/env.py
+
+lint: setup ## Check style, types and Dockerfiles
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+	.venv/bin/hadolint docker/*.Dockerfile
 
 format: setup ## Put the code into its format
 	.venv/bin/ruff check --fix .
