@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.contracts import Scores, TrackedRun
-from tasks.errors import ServiceError
+from tasks.errors import ServiceError, SettingsError
 from tasks.redaction import without_secrets
 from tasks.settings import settings
 from tasks.workspace import Run
@@ -29,6 +29,9 @@ PARENT_TAG = "mlflow.parentRunId"
 UNNAMEABLE = r"[^\w\-./ :]"
 """Characters of a label that MLflow takes in no metric's name."""
 
+REFUSED = re.compile(r"error code 40[13]\b|PERMISSION_DENIED|UNAUTHENTICATED")
+"""How MLflow's client tells of a server that knows us not, or lets us do nothing."""
+
 URL_FILE = "mlflow.url"
 """File in a run's folder with the address of its MLflow run, there as soon as the run is: also where `train` fails."""
 
@@ -38,6 +41,7 @@ def client() -> "MlflowClient":
 
     Raises:
         ServiceError: it does not answer.
+        SettingsError: it refuses us.
     """
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
@@ -55,6 +59,11 @@ def client() -> "MlflowClient":
         found.search_experiments(max_results=1)
     except MlflowException as error:
         detail = without_secrets(" ".join(str(error).split()))[:200]
+        if REFUSED.search(detail):
+            remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or give that account the right"
+            raise SettingsError(
+                f"MLflow at {without_secrets(uri)}", f"refused us ({detail})", "an account that may use it expected", remedy
+            ) from None
         raise ServiceError(
             f"MLflow at {without_secrets(uri)}",
             f"no answer ({detail})",

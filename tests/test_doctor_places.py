@@ -205,3 +205,26 @@ def test_a_real_server_is_written_to_and_left_as_it_was(mlflow_server: str, monk
     found = look(tracking_server.tracking_server, recipe=recipe)
     assert (found["MLflow artifacts"].level, found["MLflow artifacts"].passing) == ("fault", True)
     assert [found[what].level for what in ("MLflow", "MLflow tracking", "MLflow registry")] == ["ok"] * 3
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_server_that_refuses_us_is_asked_once(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    import threading
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+
+    class Refuse(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_error(status)
+
+        do_GET = do_POST  # noqa: N815  the name that the server looks for
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Refuse) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("LORAFLOW_MLFLOW_URI", f"http://127.0.0.1:{server.server_port}")
+        found = look(tracking_server.tracking_server)["check"]
+        server.shutdown()
+    assert (found.level, found.passing) == ("fault", False)
+    assert f"error code {status}" in found.found and found.remedy.startswith("set MLFLOW_TRACKING_USERNAME")
