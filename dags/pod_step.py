@@ -6,15 +6,21 @@ API refuses a second one, and a later try finds the first.
 """
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any
 
+from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
 from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
 from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
+from airflow.sdk.exceptions import AirflowNotFoundException
 from airflow.settings import pod_mutation_hook
 from kubernetes.client import ApiException
+from kubernetes.config import ConfigException
+from urllib3.exceptions import HTTPError
 
 from dags import faults, pod_faults, pods
 from dags.links import MlflowLink, links_of
@@ -25,7 +31,7 @@ from dags.pods import CONTAINER, Json, Work
 from dags.start import run_of
 from dags.step_log import Place, timestamp
 from tasks.contracts import Plan
-from tasks.errors import ContractError, ServiceError
+from tasks.errors import ContractError, ServiceError, SettingsError
 from tasks.settings import settings
 from tasks.workspace import Run
 
@@ -68,7 +74,7 @@ class PodStep(KubernetesPodOperator):
 
     def execute(self, context: Any) -> Any:
         """Make the step's pod, or find the one that an earlier try made, and wait for it."""
-        with faults.readable(self.log):
+        with self._readable():
             run, work = self._work(context)
             if self._done(run, work):
                 self.log.info("%s: its manifest is there, so it is done", self.step)
@@ -77,7 +83,7 @@ class PodStep(KubernetesPodOperator):
 
     def watched(self, context: Any, event: Json) -> Any:
         """Go on after the watch: read what became of the pod, and act on it."""
-        with faults.readable(self.log):
+        with self._readable():
             run, work = self._work(context)
             carry, terms = event["carry"], Terms.of(work, settings())
             if event["status"] == "unseen":
@@ -93,7 +99,7 @@ class PodStep(KubernetesPodOperator):
 
     def ask_again(self, context: Any, event: Any, carry: Json) -> None:
         """Ask again for a pod that was over quota."""
-        with faults.readable(self.log):
+        with self._readable():
             self._start(context, self._work(context)[1], carry)
 
     def on_kill(self) -> None:
@@ -106,8 +112,36 @@ class PodStep(KubernetesPodOperator):
         """What the task hands on to Airflow: nothing, but for `plan`."""
 
     @cached_property
+    def hook(self) -> KubernetesHook:
+        """The connection that the settings name, or the cluster that this runs in; no default connection that happens to be there."""
+        return KubernetesHook(conn_id=None, kubernetes_conn_id=self.kubernetes_conn_id, in_cluster=self.in_cluster)
+
+    @cached_property
     def _api(self) -> PodApi:
         return PodApi(self.client, str(self.namespace))
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        """End the task in our own words where the cluster cannot be reached, or does not let us."""
+        where = f"{self.step}: the cluster"
+        with faults.readable(self.log):
+            try:
+                yield
+            except (ConfigException, AirflowNotFoundException) as error:
+                raise SettingsError(where, f"no way to it ({error})", "a connection expected", "set LORAFLOW_KUBERNETES_CONN") from None
+            except ApiException as error:
+                message = pod_faults.message_of(error.body, error.reason)
+                if error.status == 403:
+                    raise SettingsError(
+                        where, f"forbids it ({message})", "Airflow's rights expected", "grant them: docs/kubernetes.md"
+                    ) from None
+                raise ServiceError(
+                    where, f"answered {error.status} ({message})", "what was asked for expected", "it is asked again"
+                ) from None
+            except HTTPError as error:
+                raise ServiceError(
+                    where, f"no answer ({error})", "one expected", "it is asked again, and a pod that runs goes on"
+                ) from None
 
     def _work(self, context: Any) -> tuple[Run, Work]:
         run = run_of(self.recipe, context["run_id"])

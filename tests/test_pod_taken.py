@@ -15,7 +15,7 @@ from tasks.workspace import Run
 from tests import tiny
 from tests.kubernetes_api import faults
 from tests.kubernetes_api.fake import KubernetesApi
-from tests.parked import again, fails, messages, park, perform, there_now
+from tests.parked import again, fails, messages, operator, park, perform, there_now
 
 pytest_plugins = ["tests.kubernetes_api.fixture", "tests.parked"]
 pytestmark = pytest.mark.usefixtures("pod_log")
@@ -168,3 +168,50 @@ def test_a_cleared_task_waits_for_its_earlier_pod_to_end(
     assert first["metadata"]["deletionTimestamp"] <= second["metadata"]["creationTimestamp"]
     assert run.generation("download") == 1
     assert any(message.endswith("of an earlier try has to end first") for message in messages(pod_log))
+
+
+def test_what_ends_a_pod_leaves_the_next_one_of_its_name_alone(
+    make_run: MakeRun, tiny_document: Any, kubernetes_api: KubernetesApi
+) -> None:
+    run = make_run(tiny_document)
+    task, trigger = park(run, "download")
+    kubernetes_api.strike(faults.lose, trigger.pod_name)
+    assert there_now(kubernetes_api) == []
+    park(run, "download", try_number=2)
+    task.on_kill()
+    asyncio.run(again(trigger).on_kill())
+    (pod,) = kubernetes_api.cluster.store.all("pods", "loraflow")[0]
+    assert pod["metadata"]["name"] == trigger.pod_name and "deletionTimestamp" not in pod["metadata"]
+
+
+def test_a_cluster_that_cannot_be_reached_is_told_in_our_words(
+    make_run: MakeRun, tiny_document: Any, kubernetes_api: KubernetesApi, pod_log: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tenacity import wait_none
+
+    from dags.pod_api import PodApi
+
+    run = make_run(tiny_document)
+    kubernetes_api.forbid("get", "pods")
+    assert fails(run, "download") == (78, "fail")
+    assert "download: the cluster: forbids it (pods " in messages(pod_log)[-1] and "docs/kubernetes.md" in messages(pod_log)[-1]
+    kubernetes_api.recover()
+    kubernetes_api.expire_token(1)
+    assert fails(run, "download") == (75, "default") and "answered 401 (Unauthorized)" in messages(pod_log)[-1]
+    monkeypatch.setattr(PodApi.find.retry, "wait", wait_none())  # type: ignore[attr-defined]
+    kubernetes_api.cut_calls(100)
+    assert fails(run, "download") == (75, "default") and "the cluster: no answer (" in messages(pod_log)[-1]
+    monkeypatch.setenv("LORAFLOW_KUBERNETES_CONN", "nobody_knows_it")
+    assert fails(run, "download") == (78, "fail") and "set LORAFLOW_KUBERNETES_CONN" in messages(pod_log)[-1]
+
+
+def test_without_a_connection_it_is_the_cluster_that_airflow_runs_in(
+    make_run: MakeRun, tiny_document: Any, pod_log: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LORAFLOW_KUBERNETES_CONN")
+    monkeypatch.setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", "kubernetes://?extra__kubernetes__kube_config_path=%2Fnowhere")
+    run = make_run(tiny_document)
+    task = operator(run, "download")
+    assert (task.hook.conn_id, task.hook.in_cluster) == (None, True)
+    assert fails(run, "download") == (78, "fail")
+    assert "no way to it (Service host/port is not set.)" in messages(pod_log)[-1]
