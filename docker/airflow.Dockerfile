@@ -35,6 +35,7 @@ RUN apt-get update && \
     install -d -o 1000 -g 1000 /opt/airflow /opt/airflow/logs /opt/airflow/login /var/lib/loraflow
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /opt/loraflow /opt/loraflow
+COPY docker/airflow.cfg /opt/airflow/
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONPATH=/opt/loraflow \
     PYTHONUNBUFFERED=1 \
@@ -42,9 +43,6 @@ ENV PATH=/opt/venv/bin:$PATH \
     TINI_SUBREAPER=1 \
     HOME=/tmp \
     AIRFLOW_HOME=/opt/airflow \
-    AIRFLOW__CORE__DAGS_FOLDER=/opt/loraflow/dags \
-    AIRFLOW__CORE__LOAD_EXAMPLES=False \
-    AIRFLOW__USAGE_DATA_COLLECTION__ENABLED=False \
     DISABLE_TELEMETRY=1 DO_NOT_TRACK=1 SCARF_ANALYTICS=false \
     LORAFLOW_HOME=/var/lib/loraflow
 WORKDIR /opt/airflow

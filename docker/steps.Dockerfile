@@ -41,15 +41,13 @@ RUN apt-get update && \
     install -d -o 1000 -g 1000 /opt/airflow /opt/airflow/logs /opt/airflow/login /scratch /scratch/home /var/lib/loraflow
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /opt/loraflow /opt/loraflow
+COPY docker/airflow.cfg /opt/airflow/
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONPATH=/opt/loraflow \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     HOME=/scratch/home \
     AIRFLOW_HOME=/opt/airflow \
-    AIRFLOW__CORE__DAGS_FOLDER=/opt/loraflow/dags \
-    AIRFLOW__CORE__LOAD_EXAMPLES=False \
-    AIRFLOW__USAGE_DATA_COLLECTION__ENABLED=False \
     DISABLE_TELEMETRY=1 DO_NOT_TRACK=1 DVC_NO_ANALYTICS=1 GX_ANALYTICS_ENABLED=False HF_HUB_DISABLE_TELEMETRY=1 \
     MLFLOW_DISABLE_TELEMETRY=true SCARF_ANALYTICS=false \
     LORAFLOW_HOME=/scratch

@@ -21,7 +21,15 @@ from tests.images.engine import CHECKOUT, CONFINED, Engine
 pytestmark = [pytest.mark.timeout(7200)]
 
 HEAVY = ("torch", "transformers", "peft", "mlflow", "dvc", "pandas", "great_expectations", "sklearn", "matplotlib", "pyarrow")
-AIRFLOW_ROOM = ("--tmpfs", "/tmp", "--volume", "/opt/airflow")  # a nameless volume, which goes with its container
+AIRFLOW_ROOM = (
+    "--tmpfs",
+    "/tmp",
+    "--volume",
+    "/opt/airflow/logs",
+    "--env",
+    "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=sqlite:////tmp/airflow.db",
+)
+"""The volume has no name, so it goes with its container."""
 
 WHO = """
 import errno, json, os
@@ -106,7 +114,7 @@ def test_airflow_holds_nothing_that_steps_need(engine: Engine, images: Images) -
 @pytest.mark.parametrize("user", ["1000:1000", "50000:0"])
 def test_airflow_has_what_the_helm_chart_calls(engine: Engine, images: Images, user: str) -> None:
     """Its probes call /entrypoint through sh, its containers bash; 50000 is the chart's own user, one that the image does not know."""
-    options = ("--tmpfs", "/tmp", "--env", "AIRFLOW_HOME=/tmp", "--user", user)
+    options = ("--tmpfs", "/tmp", "--user", user)
     probe = engine.run(images("airflow"), "sh", "-c", "exec /entrypoint airflow version", options=options)
     assert probe.endswith("3.3.2")
     assert engine.run(images("airflow"), "bash", "-c", "exec airflow version", options=options).endswith("3.3.2")

@@ -33,10 +33,6 @@ SERVERS = ("api-server", "scheduler", "dag-processor", "triggerer")
 def test_compose_asks_for_what_is_tested() -> None:
     services = yaml.safe_load(COMPOSE.read_text())["services"]
     assert services["scheduler"]["build"]["args"]["EXTRAS"] == WORKER
-    for name, service in services.items():
-        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ())), name
-        assert service["read_only"] and service["cap_drop"] == ["ALL"], name
-        assert service["deploy"]["resources"]["limits"]["memory"], name
 
 
 def test_a_tiny_recipe_goes_through_the_composed_airflow(composed: "Composed") -> None:
