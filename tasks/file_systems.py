@@ -3,6 +3,7 @@
 Address and credentials are the store's own variables (`AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID`, …) or what the machine was given.
 """
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,9 @@ from tasks.redaction import without_secrets
 
 LIBRARIES = frozenset({"adlfs", "aiobotocore", "aiohttp", "azure", "botocore", "fsspec", "gcsfs", "google", "s3fs"})
 """Whose errors are the store's, whatever their type."""
+
+ASIDES = ("aiobotocore.credentials", "botocore.configprovider", "botocore.credentials")
+"""Loggers that tell of each client where its settings come from."""
 
 READ_SECONDS = 60.0
 """How long S3 may be silent within an answer before it is asked again."""
@@ -47,6 +51,8 @@ def _file_system(scheme: str, process: int, environment: tuple[tuple[str, str], 
         raise SettingsError(what, "no such scheme", "s3://, gs:// or another of fsspec's expected", "correct LORAFLOW_RUNS") from None
     options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
     if scheme in ("s3", "s3a"):
+        for name in ASIDES:
+            logging.getLogger(name).setLevel(logging.WARNING)
         options["config_kwargs"] = {"read_timeout": READ_SECONDS, "retries": _retries()}
     return kind(**options)
 

@@ -135,6 +135,8 @@ def load_adapter(
     try:
         head = own_head(model, PeftConfig.from_pretrained(str(adapter)).target_modules)
         tuned = PeftModel.from_pretrained(model, str(adapter))
+        # PEFT looks into the base's folder, of which the adapter knows only where it was in its training.
+        tuned.peft_config[tuned.active_adapter].base_model_name_or_path = str(base)
         with safe_open(adapter / "adapter_model.safetensors", "pt") as file:
             saved = set(file.keys())
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
