@@ -35,7 +35,7 @@ IMPATIENT = {
     "WORKERS__EXECUTION_API_TIMEOUT": "60",
 }
 DONE = ("success", "failed", "skipped", "upstream_failed")
-WAIT_SECONDS = 600.0
+WAIT_SECONDS = 900.0
 SERVERS_LOG = "servers.log"
 
 

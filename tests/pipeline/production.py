@@ -84,7 +84,8 @@ def on_loopback(folder: Path, recipes: Path) -> Iterator[Production]:
         mlflow = stack.enter_context(_mlflow(folder, database.database("mlflow"), keys | store))
         git = stack.enter_context(_git_server(folder / "git"))
         fake = stack.enter_context(serve(folder / "cluster"))
-        plain, secret = store | {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}, keys | {"HF_TOKEN": hub_server.TOKEN}
+        to_hub = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+        plain, secret = store | to_hub, keys | {"HF_TOKEN": hub_server.TOKEN}
         ours = {
             "LORAFLOW_RUNS": f"s3://{BUCKET}/runs",
             "LORAFLOW_DVC_REMOTE": f"s3://{BUCKET}/dvc",

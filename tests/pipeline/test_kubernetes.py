@@ -107,12 +107,14 @@ def test_a_triggerer_that_dies_neither_ends_nor_doubles_the_pod(production_set: 
 def test_a_worker_that_dies_neither_ends_nor_doubles_the_pod(production_set: Production, stormy: AirflowRun) -> None:
     fake = production_set.fake
     assert fake
-    made = wait_for(lambda: fake.pods(**{"loraflow/step": "evaluate"}), stormy, "a pod of evaluate")
-    worker = task_process(stormy, "evaluate")
-    if worker is not None:  # not parked yet
-        worker.kill()
+    wait_for(lambda: stormy.task("evaluate")["state"] == "running", stormy, "a worker that has evaluate in hand")
+    fake.slow(3.0)  # so that it is still there when its pod is
+    (made,) = wait_for(lambda: fake.pods(**{"loraflow/step": "evaluate"}), stormy, "a pod of evaluate")
+    kill_worker(stormy, "evaluate")
+    fake.slow(0.0)
     stormy.wait("evaluate", "success")
-    assert [pod["metadata"]["uid"] for pod in fake.pods(**{"loraflow/step": "evaluate"})] == [made[0]["metadata"]["uid"]]
+    assert [pod["metadata"]["uid"] for pod in fake.pods(**{"loraflow/step": "evaluate"})] == [made["metadata"]["uid"]]
+    assert stormy.task("evaluate")["try_number"] == 2
 
 
 def test_the_run_ends_with_the_figures_of_an_undisturbed_one(production_set: Production, stormy: AirflowRun, undisturbed: Run) -> None:
@@ -200,16 +202,14 @@ def gone(where: Production, pod: Any) -> bool:
     return pod.metadata.uid not in [each.metadata.uid for each in pods]
 
 
-def task_process(run: AirflowRun, step: str) -> psutil.Process | None:
-    """The worker's process that has a task in hand; None where it has been parked already."""
-    server = psutil.Process(run.airflow.servers["scheduler"].pid)
-    for process in server.children(recursive=True):
-        try:
-            if any(run.id in text for text in process.cmdline()) and any(step in text for text in process.cmdline()):
-                return process
-        except psutil.Error:
-            continue
-    return None
+def kill_worker(run: AirflowRun, step: str) -> None:
+    """Let the worker die that has a task in hand; it is named after the task instance."""
+    instance = run.task(step)["id"]
+    found = [process for process in psutil.process_iter(["cmdline"]) if instance in " ".join(process.info["cmdline"] or [])]
+    assert found, f"no worker has {step} in hand"
+    for process in found:
+        for each in (process, *process.children(recursive=True)):
+            each.kill()
 
 
 def wait_for(what: Callable[[], Any], run: AirflowRun, expected: str) -> Any:
