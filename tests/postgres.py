@@ -31,23 +31,24 @@ class Postgres:
         self.port, self._password = port, password
 
     def database(self, name: str) -> str:
-        """Create a database; its address as SQLAlchemy takes it."""
-        connection = psycopg2.connect(self._address("postgres"))
+        """Create a database; its address."""
+        connection = psycopg2.connect(self.address("postgres"))
         connection.autocommit = True
         with connection.cursor() as cursor:
             cursor.execute(f'CREATE DATABASE "{name}"')
         connection.close()
-        return self._address(name)
+        return self.address(name)
 
     def answers(self) -> bool:
         """Whether it takes connections."""
         try:
-            psycopg2.connect(self._address("postgres")).close()
+            psycopg2.connect(self.address("postgres")).close()
         except psycopg2.OperationalError:
             return False
         return True
 
-    def _address(self, database: str) -> str:
+    def address(self, database: str) -> str:
+        """Address of a database, as SQLAlchemy takes it."""
         return f"postgresql://{USER}:{self._password}@127.0.0.1:{self.port}/{database}"
 
 
