@@ -15,7 +15,7 @@ from tasks.workspace import Run
 from tests import tiny
 from tests.kubernetes_api import faults
 from tests.kubernetes_api.fake import KubernetesApi
-from tests.parked import again, fails, messages, operator, park, perform, there_now
+from tests.parked import again, context, fails, messages, operator, park, perform, there_now
 
 pytest_plugins = ["tests.kubernetes_api.fixture", "tests.parked"]
 pytestmark = pytest.mark.usefixtures("pod_log")
@@ -165,7 +165,10 @@ def test_a_cleared_task_waits_for_its_earlier_pod_to_end(
     park(run, "download")
     perform(run, "download", try_number=2, max_tries=3)
     first, second = kubernetes_api.pods()
-    assert first["metadata"]["deletionTimestamp"] <= second["metadata"]["creationTimestamp"]
+    asked = [(request.method, request.code) for request in kubernetes_api.requests if "/log" not in request.path]
+    told = asked.index(("DELETE", 200))
+    gone = asked.index(("GET", 404), told)
+    assert asked.index(("POST", 201), told) > gone and first["metadata"]["name"] == second["metadata"]["name"]
     assert run.generation("download") == 1
     assert any(message.endswith("of an earlier try has to end first") for message in messages(pod_log))
 
@@ -215,3 +218,26 @@ def test_without_a_connection_it_is_the_cluster_that_airflow_runs_in(
     assert (task.hook.conn_id, task.hook.in_cluster) == (None, True)
     assert fails(run, "download") == (78, "fail")
     assert "no way to it (Service host/port is not set.)" in messages(pod_log)[-1]
+
+
+def test_a_pod_that_has_come_right_meanwhile_is_watched_on_from_where_its_log_was_read(
+    make_run: MakeRun, tiny_document: Any, kubernetes_api: KubernetesApi
+) -> None:
+    from airflow.sdk.exceptions import TaskDeferred
+
+    run = make_run(tiny_document)
+    kubernetes_api.arm(faults.unschedulable())
+    task, trigger = park(run, "download")
+    event = {
+        "status": "ended",
+        "uid": trigger.uid,
+        "way": False,
+        "place": {"at": 7, "lines": 2},
+        "carry": {"taken": 3},
+        "last": {},
+        "error": "",
+    }
+    with pytest.raises(TaskDeferred) as caught:
+        task.watched(context(run, "download"), event)
+    on = again(caught.value.trigger)
+    assert (on.uid, on.place, on.carry) == (trigger.uid, {"at": 7, "lines": 2}, {"taken": 3})
