@@ -39,6 +39,7 @@ class HubState:
     fail: dict[str, int] = field(default_factory=dict)
     """Part of a path to the status that requests to it get."""
     url: str = ""
+    token: str = TOKEN
 
 
 @contextmanager
@@ -148,7 +149,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _admitted(self, body: bytes) -> bool:
         self.state.requests.append(f"{self.command} {self.path}")
         status = next((status for part, status in self.state.fail.items() if part in self.path), None)
-        if status is None and self.headers.get("Authorization") != f"Bearer {TOKEN}":
+        if status is None and self.headers.get("Authorization") != f"Bearer {self.state.token}":
             status = 401
         if status is not None:
             self._answer({"error": f"refused as told, with {self.headers.get('Authorization')}"}, status)

@@ -27,8 +27,8 @@ WAIT_SECONDS = 60.0
 class Postgres:
     """A running server."""
 
-    def __init__(self, port: int, password: str) -> None:
-        self.port, self._password = port, password
+    def __init__(self, programs: Path, port: int, password: str) -> None:
+        self.port, self._programs, self._password = port, programs, password
 
     def database(self, name: str) -> str:
         """Create a database; its address."""
@@ -47,21 +47,29 @@ class Postgres:
             return False
         return True
 
+    def dump(self, database: str) -> bytes:
+        """Everything in a database, as statements."""
+        return subprocess.run([str(self._programs / "pg_dump"), self.address(database)], check=True, capture_output=True).stdout
+
     def address(self, database: str) -> str:
         """Address of a database, as SQLAlchemy takes it."""
         return f"postgresql://{USER}:{self._password}@127.0.0.1:{self.port}/{database}"
 
 
 @contextmanager
-def running() -> Iterator[Postgres]:
-    """A server with an empty cluster of its own, gone with its data afterwards; without its programs the test is skipped."""
+def running(password: str = "") -> Iterator[Postgres]:
+    """A server with an empty cluster of its own, gone with its data afterwards; without its programs the test is skipped.
+
+    Args:
+        password: of its user, letters and digits; without one, it is drawn.
+    """
     programs = _programs()
     as_account = _as_account()
     folder = Path(tempfile.mkdtemp(prefix="loraflow-postgres-"))  # not below pytest's folder, which the account cannot enter
     try:
         if as_account:
             shutil.chown(folder, ACCOUNT, pwd.getpwnam(ACCOUNT).pw_gid)
-        password = secrets.token_urlsafe(12)
+        password = password or secrets.token_urlsafe(12)
         _initialise(programs, as_account, folder, password)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -72,7 +80,7 @@ def running() -> Iterator[Postgres]:
         log = folder / "log"
         with log.open("wb") as stream:
             server = subprocess.Popen(command, cwd=folder, stdout=stream, stderr=stream, start_new_session=True)
-        found = Postgres(port, password)
+        found = Postgres(programs, port, password)
         try:
             deadline = time.monotonic() + WAIT_SECONDS
             while not found.answers():

@@ -6,7 +6,6 @@ With `LORAFLOW_TEST_KUBECONFIG` the cluster is a real one, and everything else i
 
 import json
 import os
-import secrets
 import socket
 import subprocess
 import sys
@@ -31,6 +30,7 @@ from tests.kubernetes_api.fake import NAMESPACE, KubernetesApi, serve
 from tests.kubernetes_api.images import STEPS
 from tests.pipeline import airflow_servers
 from tests.pipeline.airflow_servers import Airflow, AirflowRun
+from tests.planted import MARK, secret
 
 KUBECONFIG = os.environ.get("LORAFLOW_TEST_KUBECONFIG", "")
 CONNECTION = "cluster"
@@ -50,7 +50,7 @@ class Production:
         fake: the cluster's switches; None where it is a real one.
         s3: client of the object store; None likewise.
         hub: likewise.
-        database: address of Airflow's own; likewise.
+        database: server of Airflow's and MLflow's databases; likewise.
         folder: everything that was kept on this machine.
     """
 
@@ -61,7 +61,7 @@ class Production:
     fake: KubernetesApi | None = None
     s3: Any = None
     hub: hub_server.HubState | None = None
-    database: str = ""
+    database: postgres.Postgres | None = None
 
     def pod(self, run: AirflowRun, step: str) -> client.V1Pod | None:
         """The pod of a run's step, while there is one."""
@@ -74,18 +74,19 @@ class Production:
 def on_loopback(folder: Path, recipes: Path) -> Iterator[Production]:
     """The whole set on this machine."""
     with ExitStack() as stack:
-        database = stack.enter_context(postgres.running())
+        database = stack.enter_context(postgres.running(f"{MARK}DATABASE"))
         s3_endpoint = stack.enter_context(_object_store())
-        keys = {"AWS_ACCESS_KEY_ID": "planted-key-id", "AWS_SECRET_ACCESS_KEY": secrets.token_urlsafe(24)}
+        keys = {"AWS_ACCESS_KEY_ID": "key-of-the-test", "AWS_SECRET_ACCESS_KEY": secret("AWS_SECRET_ACCESS_KEY")}
         store = {"AWS_ENDPOINT_URL": s3_endpoint, "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}
         s3 = boto3.client("s3", endpoint_url=s3_endpoint, **{name.lower(): value for name, value in keys.items()})
         s3.create_bucket(Bucket=BUCKET)
         hub = stack.enter_context(hub_server.hub_server())
+        hub.token = secret("HF_TOKEN")
         mlflow = stack.enter_context(_mlflow(folder, database.database("mlflow"), keys | store))
         git = stack.enter_context(_git_server(folder / "git"))
         fake = stack.enter_context(serve(folder / "cluster"))
         to_hub = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
-        plain, secret = store | to_hub, keys | {"HF_TOKEN": hub_server.TOKEN}
+        plain, tokens = store | to_hub, keys | {"HF_TOKEN": hub.token}
         ours = {
             "LORAFLOW_RUNS": f"s3://{BUCKET}/runs",
             "LORAFLOW_DVC_REMOTE": f"s3://{BUCKET}/dvc",
@@ -95,7 +96,7 @@ def on_loopback(folder: Path, recipes: Path) -> Iterator[Production]:
             "LORAFLOW_HUB": "hub:team",
             "LORAFLOW_IMAGE": STEPS,
             "LORAFLOW_NAMESPACE": NAMESPACE,
-            **_environment_of_pods(fake, plain, secret),
+            **_environment_of_pods(fake, plain, tokens),
             **store,
             **keys,  # Airflow's side reads manifests in the bucket
             **_postgres(database.database("airflow")),
@@ -104,7 +105,7 @@ def on_loopback(folder: Path, recipes: Path) -> Iterator[Production]:
             stack.enter_context(_variable(name, value))
         airflow = stack.enter_context(_airflow(folder, recipes, fake.kubeconfig, ours))
         api = client.CoreV1Api(config.new_client_from_config(str(fake.kubeconfig)))
-        yield Production(airflow, api, NAMESPACE, folder, fake, s3, hub, database.address("airflow"))
+        yield Production(airflow, api, NAMESPACE, folder, fake, s3, hub, database)
 
 
 @contextmanager
@@ -133,11 +134,11 @@ def _airflow(folder: Path, recipes: Path, kubeconfig: Path, ours: Mapping[str, s
         yield airflow
 
 
-def _environment_of_pods(fake: KubernetesApi, plain: Mapping[str, str], secret: Mapping[str, str]) -> dict[str, str]:
+def _environment_of_pods(fake: KubernetesApi, plain: Mapping[str, str], tokens: Mapping[str, str]) -> dict[str, str]:
     """ConfigMap and secret in the cluster as a platform engineer makes them; the settings that name them."""
     api = client.CoreV1Api(config.new_client_from_config(str(fake.kubeconfig)))
     api.create_namespaced_config_map(NAMESPACE, {"metadata": {"name": CONFIG_MAP}, "data": dict(plain)})
-    coded = {name: b64encode(value.encode()).decode() for name, value in secret.items()}
+    coded = {name: b64encode(value.encode()).decode() for name, value in tokens.items()}
     api.create_namespaced_secret(NAMESPACE, {"metadata": {"name": SECRET}, "type": "Opaque", "data": coded})
     return {"LORAFLOW_POD_CONFIG_MAPS": CONFIG_MAP, "LORAFLOW_POD_SECRETS": SECRET}
 

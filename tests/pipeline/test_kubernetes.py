@@ -3,6 +3,7 @@
 `make test-cluster KUBECONFIG=…` runs those of these tests that need no switch of the fake on a real cluster.
 """
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from tests.kubernetes_api import faults
 from tests.pipeline import production
 from tests.pipeline.airflow_servers import AirflowRun
 from tests.pipeline.production import KUBECONFIG, Production
+from tests.planted import leaks
 
 pytestmark = [pytest.mark.timeout(1800)]
 needs_the_fake = pytest.mark.skipif(bool(KUBECONFIG), reason="a real cluster has no switch for this")
@@ -130,13 +132,13 @@ def test_the_run_ends_with_the_figures_of_an_undisturbed_one(production_set: Pro
 
 @needs_the_fake
 def test_everything_lies_where_production_keeps_it(production_set: Production, stormy: AirflowRun) -> None:
-    assert production_set.s3 and production_set.hub
+    assert production_set.s3 and production_set.hub and production_set.database
     keys = [each["Key"] for each in production_set.s3.list_objects_v2(Bucket=production.BUCKET)["Contents"]]
     for below in (f"runs/{RECIPE}/", "dvc/files/md5/", "mlflow/"):
         assert any(key.startswith(below) for key in keys), below
     assert {"team/tiny", "team/tiny-lora"} <= production_set.hub.repositories.keys()
     assert stormy.run.read(Publication).model.startswith(production_set.hub.url)
-    with psycopg2.connect(production_set.database) as connection, connection.cursor() as cursor:
+    with psycopg2.connect(production_set.database.address("airflow")) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT count(*) FROM dag_run WHERE state = 'success'")
         assert cursor.fetchone() == (1,)
 
@@ -182,6 +184,22 @@ def test_a_task_that_is_marked_failed_ends_its_pod(production_set: Production, s
     run.mark("train", "failed")
     wait_for(lambda: gone(production_set, pod), run, "the end of train's pod")
     assert run.end() == "failed"
+
+
+@needs_the_fake
+def test_no_secret_is_in_anything_that_the_runs_left(production_set: Production, stormy: AirflowRun) -> None:
+    fake, s3, hub, database, folder = (
+        production_set.fake, production_set.s3, production_set.hub, production_set.database, production_set.folder
+    )  # fmt: skip
+    assert fake and s3 and hub and database and stormy.state == "success"
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=production.BUCKET)
+    stored = [s3.get_object(Bucket=production.BUCKET, Key=each["Key"])["Body"].read() for page in pages for each in page["Contents"]]
+    published = [content for repository in hub.repositories.values() for content in repository.files.values()]
+    logs = [fake.log(pod["metadata"]["name"]) for pod in fake.pods()]
+    assert len(stored) > 20 and published and any("training" in log for log in logs)
+    places = (folder / "home", folder / "git", folder / "mlflow.log", json.dumps(fake.pods()), *logs, *stored, *published)
+    assert leaks(*places, database.dump("airflow"), database.dump("mlflow")) == []
+    assert not [place for place in (json.dumps(fake.pods()), *logs) if fake.token in place]
 
 
 def trained_steps(run: AirflowRun) -> int:
