@@ -100,8 +100,8 @@ def test_airflow_lists_the_dags_without_an_import_error(engine: Engine, images: 
     )
     told = engine.run(images("airflow"), "bash", "-c", script, options=AIRFLOW_ROOM, timeout=1800)
     errors, _, dags = told.partition("---")
-    assert errors.strip() in ("[]", "No data found"), errors
-    names = {dag["dag_id"] for dag in json.loads(dags)}
+    assert errors.splitlines()[-2:] == ["[]", ""], errors  # below what Airflow has to say of itself
+    names = {dag["dag_id"] for dag in json.loads(dags.strip().splitlines()[-1])}
     recipes = {path.stem for path in (CHECKOUT / "tasks" / "recipes").glob("*.yaml")}
     assert recipes and {f"retrain_{name}" for name in recipes} <= names
 
