@@ -43,7 +43,9 @@ class CallFaults:
     """The switches; each is read under a lock, since requests come side by side."""
 
     delay: float = 0.0
-    """Seconds that each answer takes longer."""
+    """Seconds that each request waits before it is carried out."""
+    linger: float = 0.0
+    """Seconds that each answer waits after its request was carried out."""
     refused: list[tuple[str, str]] = field(default_factory=list)
     """(verb, resource) that the client has no right to; `*` stands for any."""
     rules: list[Object] | None = None

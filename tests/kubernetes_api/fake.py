@@ -158,6 +158,10 @@ class KubernetesApi:
         """Let every answer take so much longer."""
         self._server.faults.delay = seconds
 
+    def linger(self, seconds: float) -> None:
+        """Let every request be carried out at once, and answered so much later: who asked may die in between."""
+        self._server.faults.linger = seconds
+
     def expire_token(self, times: int = 1) -> None:
         """Answer the next requests with 401."""
         self._server.faults.expired += times
@@ -186,7 +190,7 @@ class KubernetesApi:
         """Switch every fault off that has not happened yet."""
         self.cluster.faults.clear()
         calls = self._server.faults
-        calls.delay, calls.expired, calls.cuts = 0.0, 0, 0
+        calls.delay, calls.linger, calls.expired, calls.cuts = 0.0, 0.0, 0, 0
         calls.failing.clear()
         calls.refused.clear()
         calls.rules = None

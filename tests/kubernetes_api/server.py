@@ -114,6 +114,7 @@ class Handler(BaseHTTPRequestHandler):
                 raise unauthorized()
             kind = (self.headers.get("Content-Type") or "").partition(";")[0]
             answer = self.server.routes.answer(Request(self.command, address.path, query, kind, _read(body, kind)))
+            time.sleep(self.server.faults.linger)
             code = answer.code
             self._note(address.path, query, body, code)
             self._send(answer)

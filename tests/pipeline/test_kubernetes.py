@@ -110,10 +110,10 @@ def test_a_worker_that_dies_neither_ends_nor_doubles_the_pod(production_set: Pro
     fake = production_set.fake
     assert fake
     wait_for(lambda: stormy.task("evaluate")["state"] == "running", stormy, "a worker that has evaluate in hand")
-    fake.slow(3.0)  # so that it is still there when its pod is
+    fake.linger(5.0)  # so that it waits for the answer when its pod is there
     (made,) = wait_for(lambda: fake.pods(**{"loraflow/step": "evaluate"}), stormy, "a pod of evaluate")
     kill_worker(stormy, "evaluate")
-    fake.slow(0.0)
+    fake.linger(0.0)
     stormy.wait("evaluate", "success")
     assert [pod["metadata"]["uid"] for pod in fake.pods(**{"loraflow/step": "evaluate"})] == [made["metadata"]["uid"]]
     assert stormy.task("evaluate")["try_number"] == 2
