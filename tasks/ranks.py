@@ -147,8 +147,9 @@ def _take_part(number: int, count: int, folder: Path, parent: int, work: Callabl
             _write(folder / "result", result)
         _leave()
     except BaseException as error:
-        found = shortage(error)
-        known = error if isinstance(error, LoraflowError) else Shortage(found) if found else None
+        known: LoraflowError | Shortage | None = error if isinstance(error, (LoraflowError, Shortage)) else None
+        if known is None and (found := shortage(error)):
+            known = Shortage(found)
         _write(folder / f"fault-{number}", _Fault(number, time.monotonic(), known, traceback.format_exc()))
         sys.stderr.flush()
         os._exit(error.exit_code if isinstance(error, LoraflowError) else 1)  # a library's thread may wait for the others for ever

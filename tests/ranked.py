@@ -6,14 +6,7 @@ import time
 from pathlib import Path
 
 from tasks.errors import DataError
-from tasks.memory import Shortage
 from tasks.ranks import anywhere, rank
-
-
-def together(job: str) -> str:
-    """Meet, agree, and let the first one answer."""
-    assert anywhere(rank() == 1) and not anywhere(False)
-    return f"{job} from {rank()}"
 
 
 def fails(how: str) -> None:
@@ -22,8 +15,6 @@ def fails(how: str) -> None:
     if rank() == 1:
         if how == "data":
             raise DataError("train.parquet: row 7", "the text is empty", "words expected", "add an expectation")
-        if how == "memory":
-            raise Shortage("the GPU's memory ran out")
         if how == "bug":
             raise KeyError("nobody knows")
         if events := os.environ.get("EVENTS"):

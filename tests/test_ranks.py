@@ -65,15 +65,10 @@ def test_two_processes_train_as_one_killed_stopped_and_resumed(home: Path, tiny_
     assert len(losses(shared, "validation.loss")) == 3
 
 
-def test_the_first_process_answers() -> None:
-    assert in_ranks(2, ranked.together, "hello", "train") == "hello from 0"
-
-
 @pytest.mark.parametrize(
     ("how", "kind", "text"),
     [
         ("data", DataError, r"^train.parquet: row 7: the text is empty, words expected; add an expectation$"),
-        ("memory", Shortage, r"^the GPU's memory ran out$"),
         ("bug", RuntimeError, r"^process 2 of 2 failed:\n(?s:.*)KeyError: 'nobody knows'"),
         ("killed", ServiceError, r"^train: process 2 of 2 ended by SIGKILL, all of them at work expected; a retry goes on from what is"),
     ],
