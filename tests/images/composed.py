@@ -127,8 +127,8 @@ def composed(engine: Engine, images: Images, tmp_path_factory: pytest.TempPathFa
     """Its secrets drawn, its images there, its network apart; gone afterwards."""
     if engine.name != "podman" or os.getuid() != 0:
         pytest.skip("this brings compose.yaml up with podman-compose, as root")
-    for name in ("airflow", "mlflow", "worker"):
-        engine.ask("tag", images(name), f"localhost/loraflow/{name}:local")
+    for name in ("airflow", "mlflow", "worker"):  # under the names that compose.yaml has, below localhost/
+        images(name)
     services = yaml.safe_load(COMPOSE.read_text())["services"]
     standins.postgres(engine, services["postgres"]["image"])
     folder = tmp_path_factory.mktemp("composed")

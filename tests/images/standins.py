@@ -151,6 +151,7 @@ START = """\
 set -eu
 export PATH=$(echo /usr/lib/postgresql/*/bin):$PATH PGDATA=/var/lib/postgresql/data/pgdata
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
+  trap 'rm -rf "$PGDATA"' ERR
   initdb --username=postgres --pwfile=<(echo "$POSTGRES_PASSWORD") --auth-local=trust ${POSTGRES_INITDB_ARGS:-} >/dev/null
   echo 'host all all all scram-sha-256' >>"$PGDATA/pg_hba.conf"
   pg_ctl -w -s -o "-c listen_addresses=''" start
@@ -172,6 +173,7 @@ def _prepare_postgres(root: Path) -> None:
     for folder in ("var/lib/postgresql/data", "var/run/postgresql"):
         (root / folder).mkdir(parents=True, exist_ok=True)
         os.chown(root / folder, 999, 999)
+        (root / folder).chmod(0o3777)
     passwd = root / "etc/passwd"
     lines = [line for line in passwd.read_text().splitlines() if not line.startswith("postgres:")]
     passwd.write_text("\n".join([*lines, "postgres:x:999:999::/var/lib/postgresql:/bin/bash", ""]))
