@@ -13,7 +13,7 @@ WORKDIR /src
 COPY pyproject.toml requirements.lock ./
 # The extras' packages in the lock's versions; what does not have the lock's hash is refused. torch alone has none there, since its build
 # depends on TORCH: cpu, cu126, cu130, … (uv's name for PyTorch's own index), or empty for whatever index pip and uv are configured with.
-# Its CUDA packages are no part of the lock either: torch names each in one version.
+# Its CUDA packages are no part of the lock either: they come in the versions that torch asks for, most of them exact.
 ARG EXTRAS="--extra=steps --extra=s3 --extra=dvc-s3 --extra=demo"
 ARG TORCH=cpu
 ARG TORCH_VERSION=2.13.0
