@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,7 +95,7 @@ def images(engine: Engine, base: str, commit: str) -> Images:
     return Images(engine, base, commit)
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> Iterator[None] | None:
+def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Print the table."""
     if ROWS:
         terminalreporter.section("images")
@@ -104,4 +103,3 @@ def pytest_terminal_summary(terminalreporter: Any) -> Iterator[None] | None:
         widths = [max(len(row[column]) for row in (head, *ROWS)) for column in range(len(head))]
         for row in (head, *ROWS):
             terminalreporter.line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)))
-    return None
