@@ -159,7 +159,7 @@ def test_a_sweep_maps_its_grid_over_data_made_once_and_compares(airflow: Airflow
     assert all(before[1] <= after[0] for before, after in pairwise(spans)), "one training at a time"
     states = sweep.states()
     assert {states.pop(name) for name in ("validate", "split")} == {"skipped"}
-    assert states == dict.fromkeys(("start", "download", "version", "plan", "trial", "compare"), "success")
+    assert states == dict.fromkeys(("start", "preflight", "download", "version", "plan", "trial", "compare"), "success")
     table = sweep.run.path(sweep.run.read(Comparison).table).read_text(encoding="utf-8")
     assert "| macro_f1 after epochs | 1 | 3 |" in table and "| 30 rows |" in table
     assert {line for line in table.splitlines() if line.startswith("|")} <= {record["event"] for record in sweep.log("compare")}

@@ -91,7 +91,7 @@ def test_a_recipe_is_retrained_and_the_run_followed(up: Shell) -> None:
         r"Model card +/.*README\.md",
         r"The same 60 test rows, 95% intervals",
         r"macro_f1 +\d\.\d{3} \(\d\.\d{3} to \d\.\d{3}\)",
-        r"Time +preflight \d+:\d\d, download \d+:\d\d, .*push \d+:\d\d",
+        r"Time +preflight \d+:\d\d, download \d+:\d\d, [\s\S]*push +\d+:\d\d",  # in two lines
     ):
         assert re.search(expected, said), f"{expected}: {said}"
     assert keeper.lives(up.places)  # they were up before, so they stay
