@@ -182,8 +182,8 @@ def test_a_task_that_is_marked_failed_ends_its_pod(production_set: Production, s
     pod = wait_for(lambda: production_set.pod(run, "train"), run, "a pod of train")
     wait_for(lambda: run.task("train")["state"] == "deferred", run, "train to be parked")
     run.mark("train", "failed")
-    wait_for(lambda: gone(production_set, pod), run, "the end of train's pod")
     assert run.end() == "failed"
+    production_set.airflow.until(lambda: gone(production_set, pod), "the end of train's pod")
 
 
 @needs_the_fake
