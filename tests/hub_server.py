@@ -15,6 +15,8 @@ from typing import Any
 
 import yaml
 
+from tests.http_body import body_of
+
 TOKEN = "hf_loopbackSecret"
 WHO = {"type": "user", "name": "maintainer", "orgs": [{"name": "team", "roleInOrg": "write"}], "auth": {"accessToken": {"role": "write"}}}
 """Whose the token is, and what it may do."""
@@ -80,7 +82,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer([{"type": "file", "path": path, "size": len(data), "oid": _git_oid(data)} for path, data in repository.files.items()])
 
     def do_PUT(self) -> None:
-        body = self._body()
+        body = body_of(self)
         self.state.requests.append(f"PUT {self.path}")
         oid = self.path.rsplit("/", 1)[1]
         assert hashlib.sha256(body).hexdigest() == oid
@@ -88,7 +90,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer({})
 
     def do_POST(self) -> None:
-        body = self._body()
+        body = body_of(self)
         if not self._admitted(body):
             return
         path = self.path.partition("?")[0]
@@ -154,16 +156,6 @@ class _Handler(BaseHTTPRequestHandler):
         if status is not None:
             self._answer({"error": f"refused as told, with {self.headers.get('Authorization')}"}, status)
         return status is None
-
-    def _body(self) -> bytes:
-        if self.headers.get("Transfer-Encoding") != "chunked":
-            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        pieces = []
-        while size := int(self.rfile.readline(), 16):
-            pieces.append(self.rfile.read(size))
-            self.rfile.readline()
-        self.rfile.readline()
-        return b"".join(pieces)
 
     def _answer(self, content: Any, status: int = 200) -> None:
         data = json.dumps(content).encode()
