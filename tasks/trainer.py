@@ -97,7 +97,9 @@ def fit(job: Job, watched_by: "Callable[[Tokens], TrainerCallback] | None" = Non
 @contextmanager
 def _shown(job: Job, total_steps: int) -> "Iterator[tuple[Meter, list[TrainerCallback]]]":
     """The meter, and the callbacks that show a training while it runs."""
-    with Progress(job.run, job.step, "training", total_steps, "steps") as progress, metered(job.run.kept, job.run.attempt.name) as meter:
+    progress = Progress(job.run, job.step, "training", total_steps, "steps")
+    progress.start_at(step_of(job.resume_from))
+    with progress, metered(job.run.kept, job.run.attempt.name) as meter:
         yield meter, [meter_reader(meter), training_report(job.recipe, job.tracked, progress, job.data_tag)]
 
 

@@ -27,7 +27,9 @@ def document(base: Path, **train: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("sampling", "halved"), [("random", False), ("group_by_length", True)])
-def test_a_training_saves_a_last_checkpoint_and_goes_on_from_it(home: Path, tiny_base: Path, sampling: str, halved: bool) -> None:
+def test_a_training_saves_a_last_checkpoint_and_goes_on_from_it(
+    home: Path, tiny_base: Path, sampling: str, halved: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
     rows, recipe = tiny.tweets(173), document(tiny_base, train_sampling_strategy=sampling)
     whole = tiny.start_at_train(home / "runs/tiny/whole", tiny_base, rows, recipe)
     cut = tiny.start_at_train(home / "runs/tiny/cut", tiny_base, rows, recipe)
@@ -45,7 +47,9 @@ def test_a_training_saves_a_last_checkpoint_and_goes_on_from_it(home: Path, tiny
     assert not (cut.folder / "train.json").exists()
     if halved:
         cut.note_out_of_memory("train", 0)
+    capfd.readouterr()
     again: Any = perform("train", cut)
+    assert re.findall(r"^train: training (\d+)/45", capfd.readouterr().err, re.MULTILINE)[0] == stopped[1], "it began at 0 again"
     assert (again.resumed_from_step, again.steps, again.halvings) == (int(stopped[1]), STEPS, int(halved))
     assert apart(whole, cut) < 1e-5
     assert losses(cut) == pytest.approx(losses(whole), abs=1e-5) and len(losses(cut)) == STEPS
