@@ -28,7 +28,7 @@ def make_bucket() -> None:
     """The bucket of MLflow's artifacts and the data versions."""
     from s3fs import S3FileSystem
 
-    store, bucket = S3FileSystem(), os.environ["LORAFLOW_BUCKET"]
+    store, bucket = S3FileSystem(), os.environ["BUCKET"]
     if not store.exists(bucket):
         store.mkdir(bucket)
 

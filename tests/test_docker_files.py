@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 import tasks
+from tasks.settings import CHECKOUT, Settings
 
-CHECKOUT = Path(__file__).resolve().parent.parent
 DOCKER = CHECKOUT / "docker"
 DOCKERFILES = sorted(DOCKER.glob("*.Dockerfile"))
 VARIABLE = re.compile(r"\$\{(\w+)(:?[-?][^}]*)?\}")
@@ -88,6 +88,11 @@ def test_compose_opens_ports_on_loopback_only_and_confines_every_service(service
         assert service["security_opt"] == ["no-new-privileges:true"] and service["deploy"]["resources"]["limits"]["memory"], name
         assert "healthcheck" in service or name in ("prepare", "mlflow"), name  # one ends by itself, one has it in its image
         assert re.search(r":[\w.-]+(@sha256:[0-9a-f]{64})?$", service["image"]) and ":latest" not in service["image"], name
+
+
+def test_compose_sets_only_settings_that_there_are(services: dict[str, Any]) -> None:
+    given = {name for service in services.values() for name in service.get("environment", ()) if name.startswith("LORAFLOW_")}
+    assert len(given) > 5 and given <= {f"LORAFLOW_{name.upper()}" for name in Settings.model_fields}
 
 
 def test_only_the_gpu_brings_cuda() -> None:
