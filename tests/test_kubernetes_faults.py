@@ -61,6 +61,16 @@ def test_a_kubelet_ends_a_pod_and_its_status_says_why(
     assert kubernetes_api.log("one") == "ready\nsaved\n", "it had its grace"
 
 
+def test_a_fault_strikes_so_many_pods_though_they_share_a_name(kubernetes_api: KubernetesApi, cluster: AnyCluster) -> None:
+    armed = kubernetes_api.arm(faults.shut_down_node, step="train", log="ready", times=2)
+    for _ in range(2):
+        cluster.create(pod("one", PATIENT, LABELS))
+        assert cluster.finished("one").status.reason == "Terminated"
+        cluster.core.delete_namespaced_pod("one", cluster.namespace)
+        cluster.gone("one")
+    assert armed.struck == ["one", "one"]
+
+
 @pytest.mark.parametrize(("fault", "reason"), [(faults.preempt, "PreemptionByScheduler"), (faults.drain, "EvictionByEvictionAPI")])
 def test_a_pod_is_deleted_to_make_room(kubernetes_api: KubernetesApi, cluster: AnyCluster, fault: Any, reason: str) -> None:
     ready(cluster, "one")

@@ -176,14 +176,17 @@ class Armed:
     times: int = 1
     struck: list[str] = field(default_factory=list)
     """Names of the pods that it has struck."""
+    _uids: set[str] = field(default_factory=set)
+    """Those pods; ones that follow each other may share a name."""
     _changed: threading.Condition = field(default_factory=threading.Condition)
 
     def takes(self, life: PodLife) -> bool:
         """Whether this pod is the one, and the fault not used up; from then on it is used for it."""
         labels: Object = life.pod["metadata"].get("labels", {})
         with self._changed:
-            if len(self.struck) >= self.times or life.pod_name in self.struck or not by_labels(self.selector)(labels):
+            if len(self.struck) >= self.times or life.uid in self._uids or not by_labels(self.selector)(labels):
                 return False
+            self._uids.add(life.uid)
             self.struck.append(life.pod_name)
             self._changed.notify_all()
             return True
