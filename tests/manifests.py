@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from tasks.embedded.configuration import environment_file
 from tasks.settings import CHECKOUT
 
 FOLDER = CHECKOUT / "docker" / "kubernetes"
@@ -55,8 +56,7 @@ def one(kind: str, name: str, namespace: str | None = None) -> Object:
 
 def environment(name: str) -> dict[str, str]:
     """The variables of an .env file, as kustomize and kubectl read it: no quotes, no comments behind a value."""
-    lines = [line for line in text(name).splitlines() if line.strip() and not line.lstrip().startswith("#")]
-    return dict(line.split("=", 1) for line in lines)
+    return environment_file(FOLDER / name)
 
 
 def suggested(name: str) -> dict[str, str]:

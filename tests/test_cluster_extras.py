@@ -14,19 +14,13 @@ from dags import pods
 from tasks import recipe as recipes
 from tasks.settings import CHECKOUT, settings
 from tests import manifests
+from tests.kubernetes_api.quantities import quantity
 from tests.manifests import Object, documents, environment, of_kind, one
 from tests.reviewed_keys import AIRFLOW_CHART, KUEUE, unknown
 from tests.s3_server import S3
 
 VALUES = ("airflow.values.yaml", "airflow-volume.values.yaml")
 COMPONENTS = ("scheduler", "triggerer", "dagProcessor", "apiServer", "migrateDatabaseJob")
-
-
-def quantity(text: str) -> float:
-    """A Kubernetes quantity as a number."""
-    number, unit = re.fullmatch(r"([0-9.]+)([a-zA-Z]*)", str(text)).groups()  # type: ignore[union-attr]
-    powers = {"": 1.0, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12} | {f"{u}i": 1024.0 ** (n + 1) for n, u in enumerate("KMGT")}
-    return float(number) * powers[unit]
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import yaml
 from kubernetes_validate.utils import all_versions
 
 from tasks.doctor.cluster import RIGHTS
+from tasks.embedded.configuration import environment_file
 from tasks.settings import CHECKOUT, Settings, settings
 from tests import manifests
 from tests.manifests import Object, core, documents, environment, of_kind, one
@@ -179,8 +180,7 @@ def test_mlflow_answers_to_the_names_it_is_asked_by() -> None:
     hosts = server["MLFLOW_SERVER_ALLOWED_HOSTS"].split(",")
     assert urlsplit(given["LORAFLOW_MLFLOW_URI"]).netloc in hosts and urlsplit(given["LORAFLOW_MLFLOW_UI"]).netloc in hosts
     assert "*" not in hosts and server["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"] == given["LORAFLOW_MLFLOW_UI"]
-    shipped = (CHECKOUT / "mlflow" / "server.env").read_text(encoding="utf-8")
-    assert dict(line.split("=", 1) for line in shipped.splitlines() if "=" in line and line[0] != "#").items() <= server.items()
+    assert environment_file(CHECKOUT / "mlflow" / "server.env").items() <= server.items()
     mlflow = one("Deployment", "mlflow", "mlflow")["spec"]["template"]["spec"]
     assert mlflow["initContainers"][0]["args"] == ["mlflow", "db", "upgrade", "$(MLFLOW_BACKEND_STORE_URI)"]
     mounts = {m["name"]: m["mountPath"] for m in mlflow["containers"][0]["volumeMounts"]}
