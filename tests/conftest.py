@@ -2,12 +2,8 @@
 
 import os
 import shutil
-import signal
-import socket
 import sqlite3
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,11 +13,12 @@ import pytest
 from filelock import FileLock
 
 from tasks import recipe as recipes
-from tasks.settings import TELEMETRY_OFF, quiet_environment
+from tasks.settings import TELEMETRY_OFF
 from tasks.steps import perform
 from tasks.workspace import Run
 from tests import tiny
 from tests.kubernetes_api.fixture import any_cluster, kubernetes_api  # noqa: F401  fixtures for all
+from tests.mlflow_server import running as tracking_server
 from tests.s3_server import s3, s3_endpoint  # noqa: F401
 
 os.environ.update(TELEMETRY_OFF)
@@ -144,29 +141,6 @@ def trained(home: Path, trained_folder: Path) -> Run:
 @pytest.fixture
 def mlflow_server(tmp_path: Path) -> Iterator[str]:
     """A real tracking server that keeps artifacts itself."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", str(tmp_path / "served")]
-    log = tmp_path / "server.log"
-    with log.open("w") as stream:
-        environment = {**quiet_environment(), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        server = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=stream, stderr=stream, start_new_session=True)
-        try:
-            _wait_for_port(port, server, log)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
-
-
-def _wait_for_port(port: int, server: "subprocess.Popen[bytes]", log: Path) -> None:
-    deadline = time.monotonic() + 200
-    while time.monotonic() < deadline:
-        assert server.poll() is None, log.read_text()
-        try:
-            return socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.5)
-    pytest.fail(log.read_text())
+    places = {"MLFLOW_BACKEND_STORE_URI": f"sqlite:///{tmp_path}/server.db", "MLFLOW_ARTIFACTS_DESTINATION": str(tmp_path / "served")}
+    with tracking_server(tmp_path, places) as address:
+        yield address

@@ -12,12 +12,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 from urllib.request import Request, urlopen
 
 import pytest
+
+from tasks.settings import CHECKOUT
 
 Fault = Literal["slow down", "unavailable", "denied", "slow", "cut answer", "cut request"]
 
@@ -147,16 +149,28 @@ class S3:
         urlopen(Request(self.endpoint + CONTROL, body, method="POST"), timeout=10).close()
 
 
+@contextmanager
+def running(**environment: str) -> Iterator[str]:
+    """An S3 API in a process of its own; its address.
+
+    Args:
+        environment: further variables of it, as moto knows them.
+    """
+    command, everything = [sys.executable, "-m", "tests.s3_server"], {**os.environ, **environment}
+    with subprocess.Popen(command, cwd=CHECKOUT, env=everything, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdin and server.stdout
+        try:
+            yield server.stdout.readline().strip()
+        finally:
+            server.stdin.close()
+            server.wait(10)
+
+
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
     """Address of an S3 API that this test session shares."""
-    command = [sys.executable, "-m", "tests.s3_server"]
-    checkout = Path(__file__).resolve().parent.parent
-    with subprocess.Popen(command, cwd=checkout, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdin and server.stdout
-        yield server.stdout.readline().strip()
-        server.stdin.close()
-        server.wait(10)
+    with running() as endpoint:
+        yield endpoint
 
 
 @pytest.fixture

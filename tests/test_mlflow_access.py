@@ -4,11 +4,8 @@ The server's own files count: databases.sql, mlflow-auth.ini and the commands of
 """
 
 import os
-import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +15,7 @@ import psycopg2
 import pytest
 
 from tasks.settings import quiet_environment
-from tests import manifests
+from tests import manifests, mlflow_server
 from tests.postgres import running
 
 pytest.importorskip("flask_wtf", reason="MLflow's accounts want Flask-WTF (pip install mlflow[auth])")
@@ -44,28 +41,16 @@ def databases() -> Iterator[str]:
 def server(databases: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The Deployment's two commands, one after the other."""
     folder = tmp_path_factory.mktemp("mlflow")
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    environment = quiet_environment() | _environment(databases, folder)
+    environment = _environment(databases, folder)
     pod = manifests.one("Deployment", "mlflow", "mlflow")["spec"]["template"]["spec"]
     for _ in range(2):  # makes the tables, then finds them made
-        upgrade = _command(pod["initContainers"][0], environment)
-        done = subprocess.run(upgrade, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        upgrade = [sys.executable, "-m", *_command(pod["initContainers"][0], environment)]
+        done = subprocess.run(upgrade, cwd=folder, env=quiet_environment() | environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert PASSWORDS["mlflow"] not in done.stderr + done.stdout + " ".join(upgrade)
-    command = _command(pod["containers"][0], environment)
-    command = [{"0.0.0.0": "127.0.0.1", "5000": str(port)}.get(word, word) for word in command]
-    log = folder / "server.log"
-    with log.open("w") as stream:
-        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=stream, stderr=stream, start_new_session=True)
-        try:
-            _wait(f"http://127.0.0.1:{port}/health", process, log)
-            yield f"http://127.0.0.1:{port}"
-            assert PASSWORDS["mlflow"] not in log.read_text()
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    with mlflow_server.running(folder, environment, _command(pod["containers"][0], environment)) as address:
+        yield address
+    assert PASSWORDS["mlflow"] not in (folder / "mlflow.log").read_text()
 
 
 def _environment(databases: str, folder: Path) -> dict[str, str]:
@@ -82,19 +67,7 @@ def _command(container: dict[str, Any], environment: dict[str, str]) -> list[str
     """A container's arguments as they run there, `$(NAME)` filled in."""
     words = [environment[word[2:-1]] if word.startswith("$(") else word for word in container["args"]]
     assert words[0] == "mlflow"
-    return [sys.executable, "-m", *words]
-
-
-def _wait(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    deadline = time.monotonic() + 200
-    while time.monotonic() < deadline:
-        assert process.poll() is None, log.read_text()
-        try:
-            if httpx.get(url, timeout=5).is_success:  # as a probe asks: without an account
-                return
-        except httpx.HTTPError:
-            time.sleep(0.5)
-    pytest.fail(log.read_text())
+    return words
 
 
 Ask = Callable[..., httpx.Response]

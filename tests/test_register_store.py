@@ -7,11 +7,6 @@ import dataclasses
 import json
 import os
 import re
-import signal
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,63 +16,35 @@ import pytest
 
 from tasks import tracking
 from tasks.contracts import Adapter, RegisteredVersion
-from tasks.settings import CHECKOUT, quiet_environment
 from tasks.steps import perform
 from tasks.workspace import Run
-from tests import evaluated, manifests
+from tests import evaluated, manifests, mlflow_server, s3_server
 from tests.s3_server import S3
 
 PART = 128 * 1024
 LARGE = 2 * PART
 TEXTS = ["a lovely day", "the rude table again"]
+KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL")
 IN_CLUSTER = "mlflow.mlflow.svc.cluster.local:5000"
 
 
 @pytest.fixture(scope="module")
 def s3_endpoint() -> Iterator[str]:
     """An S3 API that takes parts as small as ours, where others want 5 MiB."""
-    command, environment = [sys.executable, "-m", "tests.s3_server"], {**os.environ, "S3_UPLOAD_PART_MIN_SIZE": str(PART)}
-    with subprocess.Popen(command, cwd=CHECKOUT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdin and server.stdout
-        yield server.stdout.readline().strip()
-        server.stdin.close()
-        server.wait(10)
+    with s3_server.running(S3_UPLOAD_PART_MIN_SIZE=str(PART)) as endpoint:
+        yield endpoint
 
 
 @pytest.fixture
 def server(s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A server with the cluster's own variables, but for the addresses; the test itself has no keys any more."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
     shipped = {name: value for name, value in manifests.environment("mlflow.env").items() if not name.startswith(("AWS_", "MLFLOW_AUTH_"))}
     ours = {"MLFLOW_BACKEND_STORE_URI": f"sqlite:///{tmp_path}/server.db", "MLFLOW_ARTIFACTS_DESTINATION": f"{s3.url}/mlflow"}
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    log = tmp_path / "server.log"
-    with log.open("w") as stream:
-        process = subprocess.Popen(
-            command, cwd=tmp_path, env=quiet_environment() | shipped | ours, stdout=stream, stderr=stream, start_new_session=True
-        )
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"):
-            monkeypatch.delenv(name)
-        try:
-            _wait(f"http://127.0.0.1:{port}/health", process, log)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-def _wait(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    deadline = time.monotonic() + 200
-    while time.monotonic() < deadline:
-        assert process.poll() is None, log.read_text()
-        try:
-            if httpx.get(url, timeout=5).is_success:
-                return
-        except httpx.HTTPError:
-            time.sleep(0.5)
-    pytest.fail(log.read_text())
+    environment = shipped | ours | {name: os.environ[name] for name in KEYS}
+    for name in KEYS:
+        monkeypatch.delenv(name)
+    with mlflow_server.running(tmp_path, environment) as address:
+        yield address
 
 
 @pytest.fixture

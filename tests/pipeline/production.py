@@ -8,8 +8,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
-import time
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -18,16 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-import httpx
 import pytest
 from kubernetes import client, config
 
 from dags.pods import label_value
-from tasks.embedded import configuration
-from tasks.settings import CHECKOUT, quiet_environment
-from tests import hub_server, postgres
+from tests import hub_server, mlflow_server, postgres, s3_server
 from tests.kubernetes_api.fake import NAMESPACE, KubernetesApi, serve
 from tests.kubernetes_api.images import STEPS
+from tests.loopback import free_port, server
 from tests.pipeline import airflow_servers
 from tests.pipeline.airflow_servers import Airflow, AirflowRun
 from tests.planted import MARK, secret
@@ -36,7 +32,6 @@ KUBECONFIG = os.environ.get("LORAFLOW_TEST_KUBECONFIG", "")
 CONNECTION = "cluster"
 BUCKET = "loraflow"
 SECRET = CONFIG_MAP = "loraflow"
-WAIT_SECONDS = 120.0
 
 
 @dataclass
@@ -75,14 +70,18 @@ def on_loopback(folder: Path, recipes: Path) -> Iterator[Production]:
     """The whole set on this machine."""
     with ExitStack() as stack:
         database = stack.enter_context(postgres.running(f"{MARK}DATABASE"))
-        s3_endpoint = stack.enter_context(_object_store())
+        s3_endpoint = stack.enter_context(s3_server.running())
         keys = {"AWS_ACCESS_KEY_ID": "key-of-the-test", "AWS_SECRET_ACCESS_KEY": secret("AWS_SECRET_ACCESS_KEY")}
         store = {"AWS_ENDPOINT_URL": s3_endpoint, "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}
         s3 = boto3.client("s3", endpoint_url=s3_endpoint, **{name.lower(): value for name, value in keys.items()})
         s3.create_bucket(Bucket=BUCKET)
         hub = stack.enter_context(hub_server.hub_server())
         hub.token = secret("HF_TOKEN")
-        mlflow = stack.enter_context(_mlflow(folder, database.database("mlflow"), keys | store))
+        of_mlflow = {  # it keeps artifacts in the bucket, so that nobody but it needs the store's keys
+            "MLFLOW_BACKEND_STORE_URI": _with_driver(database.database("mlflow"), "psycopg2"),
+            "MLFLOW_ARTIFACTS_DESTINATION": f"s3://{BUCKET}/mlflow",
+        }
+        mlflow = stack.enter_context(mlflow_server.running(folder, of_mlflow | keys | store))
         git = stack.enter_context(_git_server(folder / "git"))
         fake = stack.enter_context(serve(folder / "cluster"))
         to_hub = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
@@ -146,80 +145,24 @@ def _environment_of_pods(fake: KubernetesApi, plain: Mapping[str, str], tokens: 
 def _postgres(address: str) -> dict[str, str]:
     """Airflow's metadata database, which its servers also talk to asynchronously."""
     return {
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": address.replace("postgresql://", "postgresql+psycopg2://"),
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC": address.replace("postgresql://", "postgresql+asyncpg://"),
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": _with_driver(address, "psycopg2"),
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC": _with_driver(address, "asyncpg"),
     }
 
 
-@contextmanager
-def _object_store() -> Iterator[str]:
-    """Address of an S3 API in a process of its own."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.s3_server"], cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as server:
-        assert server.stdin and server.stdout
-        try:
-            yield server.stdout.readline().strip()
-        finally:
-            server.stdin.close()
-            server.wait(10)
-
-
-@contextmanager
-def _mlflow(folder: Path, database: str, store: Mapping[str, str]) -> Iterator[str]:
-    """A tracking server on Postgres that keeps artifacts in the bucket, so that nobody but it needs the store's keys."""
-    port = _free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += [
-        "--backend-store-uri",
-        database.replace("postgresql://", "postgresql+psycopg2://"),
-        "--artifacts-destination",
-        f"s3://{BUCKET}/mlflow",
-    ]
-    log = folder / "mlflow.log"
-    environment = {**quiet_environment(), **configuration.environment_file(CHECKOUT / "mlflow" / "server.env"), **store}
-    with log.open("wb") as stream, _server(command, log, stream, environment):
-        _until(lambda: httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False).is_success, log)
-        yield f"http://127.0.0.1:{port}"
+def _with_driver(address: str, driver: str) -> str:
+    return address.replace("postgresql://", f"postgresql+{driver}://")
 
 
 @contextmanager
 def _git_server(folder: Path) -> Iterator[str]:
     """The team's data repository behind git's own protocol."""
     subprocess.run(["git", "init", "--quiet", "--bare", "--initial-branch=main", str(folder / "data.git")], check=True)
-    port = _free_port()
+    port = free_port()
     command = ["git", "daemon", "--reuseaddr", "--export-all", "--enable=receive-pack", "--listen=127.0.0.1", f"--port={port}"]
-    log = folder / "log"
-    with log.open("wb") as stream, _server([*command, f"--base-path={folder}", str(folder)], log, stream, dict(os.environ)):
-        _until(lambda: socket.create_connection(("127.0.0.1", port), 1).close() is None, log)
+    command += [f"--base-path={folder}", str(folder)]
+    with server(command, os.environ, folder / "log", lambda: socket.create_connection(("127.0.0.1", port), 1).close() is None):
         yield f"git://127.0.0.1:{port}/data.git"
-
-
-@contextmanager
-def _server(command: list[str], log: Path, stream: Any, env: Mapping[str, str]) -> Iterator[None]:
-    with subprocess.Popen(command, env=env, stdout=stream, stderr=stream, start_new_session=True) as server:
-        try:
-            yield
-        finally:
-            os.killpg(server.pid, 9)
-
-
-def _until(answers: Any, log: Path) -> None:
-    deadline = time.monotonic() + WAIT_SECONDS
-    while True:
-        try:
-            if answers():
-                return
-        except (OSError, httpx.HTTPError):
-            pass
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.3)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager
