@@ -17,7 +17,7 @@ from tests.kubernetes_api.fake import KubernetesApi
 from tests.kubernetes_api.images import STEPS as IMAGE
 from tests.parked import fails, messages, operator, perform, there_now
 
-pytest_plugins = ["tests.kubernetes_api.fixture", "tests.parked"]
+pytest_plugins = ["tests.parked"]
 pytestmark = pytest.mark.usefixtures("pod_log")
 MakeRun = Callable[..., Run]
 HALF_A_SECOND = 0.5 / 60

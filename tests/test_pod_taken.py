@@ -17,7 +17,7 @@ from tests.kubernetes_api import faults
 from tests.kubernetes_api.fake import KubernetesApi
 from tests.parked import again, context, fails, messages, operator, park, perform, there_now
 
-pytest_plugins = ["tests.kubernetes_api.fixture", "tests.parked"]
+pytest_plugins = ["tests.parked"]
 pytestmark = pytest.mark.usefixtures("pod_log")
 MakeRun = Callable[..., Run]
 
