@@ -108,7 +108,7 @@ def test_unschedulable_for_a_time(kubernetes_api: KubernetesApi, cluster: AnyClu
 
 
 def test_a_queue_holds_a_pod_by_a_gate(kubernetes_api: KubernetesApi, cluster: AnyCluster) -> None:
-    kubernetes_api.arm(faults.queue(), step="train")
+    kubernetes_api.arm(faults.queue, step="train")
     cluster.create(pod("one", labels=LABELS))
     seen = cluster.until("one", lambda pod: pod.status.conditions)
     assert condition(seen, "PodScheduled") == ("False", "SchedulingGated") and seen.spec.scheduling_gates[0].name == faults.GATE

@@ -123,6 +123,10 @@ class Cluster:
         self.drop(life)
         return pod
 
+    def evict_pod(self, namespace: str, name: str, grace: float | None = None) -> None:
+        """Take a pod away as the eviction API does."""
+        self.delete_pod(namespace, name, grace, {"reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting"})
+
     def drop(self, life: PodLife) -> None:
         """Remove a pod's object, unless a finalizer still holds it."""
         with contextlib.suppress(Refusal):

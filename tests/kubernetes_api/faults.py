@@ -26,8 +26,21 @@ GATE = "kueue.x-k8s.io/admission"
 NO_MANIFEST = "rpc error: code = NotFound desc = failed to pull and unpack image: failed to resolve reference: not found"
 
 
-def _grace(life: PodLife) -> float:
-    return float(life.pod["spec"]["terminationGracePeriodSeconds"])
+def _end_by_kubelet(life: PodLife, reason: str, message: str, grace: float | None = None) -> None:
+    """The pod ends within its grace, or the given one, and stays as Failed with that reason."""
+    grace = float(life.pod["spec"]["terminationGracePeriodSeconds"]) if grace is None else grace
+    life.end(Ending(grace, {"reason": reason, "message": message}, {"reason": "TerminationByKubelet", "message": message}))
+
+
+def _for_a_time(seconds: float | None, hold: Fault) -> Fault:
+    """What keeps a pod from starting, and lets it go after so many seconds, if any are given."""
+
+    def strike(cluster: "Cluster", life: PodLife) -> None:
+        hold(cluster, life)
+        if seconds is not None:
+            cluster.faults.later(seconds, lambda: release(cluster, life))
+
+    return strike
 
 
 def evict(resource: str = "memory", grace: float | None = None) -> Fault:
@@ -36,8 +49,7 @@ def evict(resource: str = "memory", grace: float | None = None) -> Fault:
     def strike(cluster: "Cluster", life: PodLife) -> None:
         message = LOW.format(resource=resource, container=life.containers[0].name)
         cluster.event(life.pod, "Warning", "Evicted", message)
-        condition = {"reason": "TerminationByKubelet", "message": message}
-        life.end(Ending(_grace(life) if grace is None else grace, {"reason": "Evicted", "message": message}, condition))
+        _end_by_kubelet(life, "Evicted", message, grace)
 
     return strike
 
@@ -53,19 +65,17 @@ def preempt_for_system(cluster: "Cluster", life: PodLife) -> None:
     """The kubelet makes room for a critical pod: this one stays as Failed, reason Preempted."""
     message = "Preempted in order to admit critical pod"
     cluster.event(life.pod, "Warning", "Preempting", message)
-    life.end(Ending(_grace(life), {"reason": "Preempted", "message": message}, {"reason": "TerminationByKubelet", "message": message}))
+    _end_by_kubelet(life, "Preempted", message)
 
 
 def drain(cluster: "Cluster", life: PodLife) -> None:
     """Somebody drains the node: the pod is deleted by the eviction API."""
-    condition = {"reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting"}
-    cluster.delete_pod(life.namespace, life.pod_name, condition=condition)
+    cluster.evict_pod(life.namespace, life.pod_name)
 
 
 def shut_down_node(cluster: "Cluster", life: PodLife) -> None:
     """A spot machine is taken back: the pod stays as Failed, reason Terminated."""
-    message = "Pod was terminated in response to imminent node shutdown."
-    life.end(Ending(_grace(life), {"reason": "Terminated", "message": message}, {"reason": "TerminationByKubelet", "message": message}))
+    _end_by_kubelet(life, "Terminated", "Pod was terminated in response to imminent node shutdown.")
 
 
 def out_of_memory(container: str = "") -> Fault:
@@ -82,36 +92,26 @@ def out_of_memory(container: str = "") -> Fault:
 def unschedulable(message: str = NO_GPU, seconds: float | None = None) -> Fault:
     """No node takes the pod (for a time, until one more node is there)."""
 
-    def strike(cluster: "Cluster", life: PodLife) -> None:
+    def hold(_: "Cluster", life: PodLife) -> None:
         life.unschedulable = message
-        if seconds is not None:
-            cluster.faults.later(seconds, lambda: release(cluster, life))
 
-    return strike
+    return _for_a_time(seconds, hold)
 
 
 def pull_error(message: str = NO_MANIFEST, seconds: float | None = None) -> Fault:
     """The image cannot be pulled: ErrImagePull and ImagePullBackOff by turns (for a time)."""
 
-    def strike(cluster: "Cluster", life: PodLife) -> None:
+    def hold(_: "Cluster", life: PodLife) -> None:
         life.pull_error = message
-        if seconds is not None:
-            cluster.faults.later(seconds, lambda: release(cluster, life))
 
-    return strike
+    return _for_a_time(seconds, hold)
 
 
-def queue(seconds: float | None = None) -> Fault:
-    """Kueue holds the pod in its queue, by a scheduling gate (for a time, until its quota admits it)."""
-
-    def strike(cluster: "Cluster", life: PodLife) -> None:
-        blocked = {"reason": "SchedulingGated", "message": "Scheduling is blocked due to non-empty scheduling gates"}
-        life.conditions.set("PodScheduled", "False", **blocked)
-        life.publish(spec={"schedulingGates": [{"name": GATE}]})
-        if seconds is not None:
-            cluster.faults.later(seconds, lambda: release(cluster, life))
-
-    return strike
+def queue(_: "Cluster", life: PodLife) -> None:
+    """Kueue holds the pod in its queue by a scheduling gate, until it is released: its quota admits it."""
+    blocked = {"reason": "SchedulingGated", "message": "Scheduling is blocked due to non-empty scheduling gates"}
+    life.conditions.set("PodScheduled", "False", **blocked)
+    life.publish(spec={"schedulingGates": [{"name": GATE}]})
 
 
 def release(cluster: "Cluster", life: PodLife) -> None:

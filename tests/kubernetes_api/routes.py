@@ -214,8 +214,7 @@ class Routes:
             return Answer(stream=log_stream(self.cluster, thing, request.query), kind="text/plain", streams="log")
         if resource.plural == "pods" and part == "eviction" and request.method == "POST":
             options = (request.body or {}).get("deleteOptions") or {}
-            condition = {"reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting"}
-            self.cluster.delete_pod(namespace, name, options.get("gracePeriodSeconds"), condition)
+            self.cluster.evict_pod(namespace, name, options.get("gracePeriodSeconds"))
             return Answer({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}, 201)
         if request.method not in ("GET", "POST", "PATCH", "PUT"):
             raise Refusal(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
