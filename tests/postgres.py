@@ -5,7 +5,6 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -15,6 +14,8 @@ from pathlib import Path
 
 import psycopg2
 import pytest
+
+from tests.loopback import free_port
 
 PROGRAMS = Path("/usr/lib/postgresql")
 """Where Debian keeps the server's programs, which are on nobody's PATH."""
@@ -71,9 +72,7 @@ def running(password: str = "") -> Iterator[Postgres]:
             shutil.chown(folder, ACCOUNT, pwd.getpwnam(ACCOUNT).pw_gid)
         password = password or secrets.token_urlsafe(12)
         _initialise(programs, as_account, folder, password)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         options = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": "", "fsync": "off", "max_connections": 200}
         command = [*as_account, str(programs / "postgres"), "-D", str(folder / "data")]
         command += [text for name, value in options.items() for text in ("-c", f"{name}={value}")]

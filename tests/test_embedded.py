@@ -41,7 +41,7 @@ from tasks.errors import RecipeError, ServiceError
 from tasks.settings import CHECKOUT, settings
 from tasks.workspace import Run
 from tests import tiny
-from tests.pipeline.shell import free_port
+from tests.loopback import free_port
 
 KEEPER = """
 import sys
@@ -80,9 +80,7 @@ def gone(pid: int) -> bool:
 def ports(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ports that nobody else has: the user's own servers may be up."""
     for variable in ("LORAFLOW_AIRFLOW_PORT", "LORAFLOW_MLFLOW_PORT"):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            monkeypatch.setenv(variable, str(probe.getsockname()[1]))
+        monkeypatch.setenv(variable, str(free_port()))
 
 
 @pytest.fixture
@@ -186,8 +184,6 @@ def test_servers_that_run_under_other_settings_are_not_used(keep: Any, monkeypat
 
 def test_a_server_that_ends_while_starting_is_reported_with_the_end_of_its_log(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LORAFLOW_RECIPES", "/nowhere")
-    for name in ("AIRFLOW", "MLFLOW"):
-        monkeypatch.setenv(f"LORAFLOW_{name}_PORT", str(free_port()))
     (home / "airflow" / "airflow.db").mkdir(parents=True)  # no database can be made here
     with pytest.raises(ServiceError) as error:
         servers.up(Console())

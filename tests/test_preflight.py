@@ -1,7 +1,6 @@
 """The step `preflight` and the command `doctor`: every finding at once, and what follows from faults that wait and that do not."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -191,9 +190,3 @@ def test_a_wrong_setting_is_told_in_words(home: Path) -> None:
     done = doctor(LORAFLOW_AIRFLOW_PORT="eighty")
     assert done.returncode == 78
     assert "settings: LORAFLOW_AIRFLOW_PORT is 'eighty' (" in done.stderr and "Traceback" not in done.stderr
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from tasks.settings import CHECKOUT, quiet_environment
 from tasks.steps import perform
 from tasks.workspace import Run
 from tests import evaluated
+from tests.loopback import free_port
 
 
 @pytest.fixture(scope="session")
@@ -269,9 +269,7 @@ def test_a_former_champion_that_returns_is_not_superseded(start: Callable[..., R
 
 def test_no_mlflow_is_a_fault_that_a_retry_may_mend(start: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
     run = start("one")
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
+    port = free_port()
     monkeypatch.setenv("LORAFLOW_MLFLOW_URI", f"http://127.0.0.1:{port}")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(ServiceError, match=f"MLflow at http://127.0.0.1:{port}: no answer"):

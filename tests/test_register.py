@@ -1,7 +1,6 @@
 """`register`: one version a run, served outside the checkout, its weights neither loaded nor copied."""
 
 import json
-import socket
 import subprocess
 import sys
 import tomllib
@@ -21,6 +20,7 @@ from tasks.steps import perform
 from tasks.tokens import Tokens
 from tasks.workspace import Run
 from tests import evaluated
+from tests.loopback import free_port
 
 TEXTS = ["a lovely day", "the rude table again", "my street"]
 
@@ -214,10 +214,11 @@ def test_an_unwritable_store_is_a_fault_that_a_retry_may_mend(evaluated_run: Run
     assert not (evaluated_run.folder / "register.json").exists()
 
 
-def test_no_mlflow_is_a_fault_that_a_retry_may_mend(evaluated_run: Run, monkeypatch: pytest.MonkeyPatch, closed_port: int) -> None:
-    monkeypatch.setenv("LORAFLOW_MLFLOW_URI", f"http://127.0.0.1:{closed_port}")
+def test_no_mlflow_is_a_fault_that_a_retry_may_mend(evaluated_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = free_port()
+    monkeypatch.setenv("LORAFLOW_MLFLOW_URI", f"http://127.0.0.1:{port}")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(ServiceError, match=rf"MLflow at http://127.0.0.1:{closed_port}: no answer"):
+    with pytest.raises(ServiceError, match=rf"MLflow at http://127.0.0.1:{port}: no answer"):
         do(evaluated_run)
 
 
@@ -262,10 +263,3 @@ def test_code_in_an_image_says_what_it_was_built_from(tmp_path: Path) -> None:
     assert lineage.code_commit(tmp_path) == ("a" * 40, False)
     (tmp_path / "COMMIT").write_text(f"{'a' * 40}-dirty\n")
     assert lineage.code_commit(tmp_path) == ("a" * 40, True)
-
-
-@pytest.fixture
-def closed_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

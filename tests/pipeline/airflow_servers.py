@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +17,7 @@ import psutil
 from tasks.embedded import configuration, keeper
 from tasks.settings import Settings
 from tasks.workspace import Run, run_folder
+from tests.loopback import free_port
 
 IMPATIENT = {
     "CORE__PARALLELISM": "3",
@@ -199,12 +199,9 @@ def running(home: Path, recipes: Path, extra: Mapping[str, str] | None = None) -
         recipes: folder of the recipes that it has DAGs for.
         extra: further environment of its servers, settings of loraflow and of Airflow among it.
     """
-    with socket.socket() as probe:
-        probe.bind((configuration.HOST, 0))
-        port = probe.getsockname()[1]
     extra = {"LORAFLOW_RECIPES": str(recipes), **(extra or {})}
     ours = {name.removeprefix("LORAFLOW_").lower(): value for name, value in extra.items() if name.startswith("LORAFLOW_")}
-    settings = Settings(home=home, airflow_port=port, **ours)  # type: ignore[arg-type]
+    settings = Settings(home=home, airflow_port=free_port(), **ours)  # type: ignore[arg-type]
     configuration.write_airflow_configuration(settings)
     mark = f"tests-{os.getpid()}-{home.parent.name}"
     env = configuration.environment(settings, mark) | {f"AIRFLOW__{name}": value for name, value in IMPATIENT.items()}

@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from tasks.progress import read_position
 from tasks.settings import CHECKOUT
 from tasks.workspace import Run
 from tests import tiny
+from tests.loopback import free_port
 
 WAIT_SECONDS = 1200
 
@@ -86,9 +86,3 @@ class Shell:
         """State of each run, as Airflow's database has it."""
         with sqlite3.connect(self.places.airflow / "airflow.db") as connection:
             return dict(connection.execute("SELECT run_id, state FROM dag_run"))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
