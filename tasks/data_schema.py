@@ -4,8 +4,9 @@ With these keys and those of `label_schema` a new data file needs no code: its f
 """
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
@@ -48,22 +49,20 @@ class Source(Section):
     url: str | None = Field(None, pattern=r"^https?://", description="Address of the file.")
     sha256: Sha256 | None = Field(None, description="Checksum of the file; required for pypi, hub and url.")
 
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
+    def _misfits(self) -> Iterator[str]:
         if self.file is not None and not self.file.is_absolute():
-            raise ValueError(f"file is {str(self.file)!r:.80}, an absolute path expected, since steps run in many folders; correct it")
+            yield f"file is {str(self.file)!r:.80}, an absolute path expected, since steps run in many folders; correct it"
         given = [key for key in ("pypi", "hub", "file", "url") if getattr(self, key) is not None]
         if len(given) > 1 or (not given and self.mirror is None):
-            raise ValueError(f"{len(given)} sources given ({', '.join(given) or 'none'}), exactly one of pypi, hub, file, url expected")
+            yield f"{len(given)} sources given ({', '.join(given) or 'none'}), exactly one of pypi, hub, file, url expected"
         if (self.pypi or self.hub) is None and self.member is not None:
-            raise ValueError("member is given without pypi or hub; remove it or name the package")
+            yield "member is given without pypi or hub; remove it or name the package"
         if (self.pypi or self.hub) is not None and self.member is None:
-            raise ValueError(f"member is missing, a path inside {self.pypi or self.hub} expected; add it")
+            yield f"member is missing, a path inside {self.pypi or self.hub} expected; add it"
         if (self.hub is None) != (self.revision is None):
-            raise ValueError("hub and revision go together; give both or neither")
+            yield "hub and revision go together; give both or neither"
         if self.sha256 is None and (self.pypi or self.hub or self.url):
-            raise ValueError("sha256 is missing, a checksum expected for what comes over a network; add it")
-        return self
+            yield "sha256 is missing, a checksum expected for what comes over a network; add it"
 
 
 Role = Literal["user", "assistant"]
@@ -106,19 +105,15 @@ class Table(Section):
     )
     max_line_bytes: int = Field(100_000, ge=100, description="Longest line, or object of a json file, bytes; a longer one is rejected.")
 
-    @model_validator(mode="after")
-    def _fit(self) -> Self:
+    def _misfits(self) -> Iterator[str]:
         if self.rejected is not None and self.answer is None:
-            raise ValueError("rejected is given without answer, both replies of a pair expected; name the better one's column")
+            yield "rejected is given without answer, both replies of a pair expected; name the better one's column"
         if self.turns and self.answer != self.text:
-            raise ValueError(
-                f"answer is {self.answer!r} with turns, the dialogue's column {self.text!r} expected; text and answer are in it"
-            )
+            yield f"answer is {self.answer!r} with turns, the dialogue's column {self.text!r} expected; text and answer are in it"
         if taken := sorted(set(self.fields) & set(PART_COLUMNS)):
-            raise ValueError(f"fields names {taken[0]!r}, a column that the data set has already; rename the field")
+            yield f"fields names {taken[0]!r}, a column that the data set has already; rename the field"
         if self.header is not None and self.format != "csv":
-            raise ValueError(f"header is given with format {self.format}, whose objects name their fields; remove it")
-        return self
+            yield f"header is given with format {self.format}, whose objects name their fields; remove it"
 
     def columns(self) -> tuple[str, ...]:
         """The columns that the file must have, each once."""
@@ -227,8 +222,6 @@ class Split(Section):
         "the most frequent.",
     )
 
-    @model_validator(mode="after")
-    def _groups_need_strata(self) -> Self:
+    def _misfits(self) -> Iterator[str]:
         if self.groups != "none" and self.by == "shuffle":
-            raise ValueError(f"groups is {self.groups} with by: shuffle, whose parts follow from the order alone; use by: stratified")
-        return self
+            yield f"groups is {self.groups} with by: shuffle, whose parts follow from the order alone; use by: stratified"

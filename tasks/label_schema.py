@@ -1,8 +1,9 @@
 """What a recipe may say of its labels: the classes, and the rule that gives a row its own. Knows nobody."""
 
-from typing import Annotated, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from tasks.section import Section
 
@@ -75,25 +76,23 @@ class Labels(Section):
     positive: str | None = Field(None, description="With two classes: the one that f1 and roc_auc count as found.")
     rule: LabelRule | None = Field(None, description="How a row gets its label; without a rule the label column holds the class itself.")
 
-    @model_validator(mode="after")
-    def _known(self) -> Self:
+    def _misfits(self) -> Iterator[str]:
         if len(self.names) == 1:
-            raise ValueError(f"names is {list(self.names)}, at least two labels expected, or none; add the others")
+            yield f"names is {list(self.names)}, at least two labels expected, or none; add the others"
         if len(set(self.names)) != len(self.names):
-            raise ValueError(f"names {list(self.names)} repeat a label, distinct labels expected; remove the copy")
+            yield f"names {list(self.names)} repeat a label, distinct labels expected; remove the copy"
         rule = self.rule.labels() if self.rule else ()
         for name in (*rule, *([self.positive] if self.positive is not None else [])):
             if name not in self.names:
-                raise ValueError(f"{name!r} is not among the names {list(self.names)}; use one of them")
+                yield f"{name!r} is not among the names {list(self.names)}; use one of them"
         if isinstance(self.rule, Threshold) and len(self.names) != 2:
-            raise ValueError(f"{len(self.names)} names with a threshold rule, 2 expected; a threshold parts two classes")
+            yield f"{len(self.names)} names with a threshold rule, 2 expected; a threshold parts two classes"
         if rule and (without := [name for name in self.names if name not in rule]):
-            raise ValueError(f"no row can be {without[0]!r} by the rule, a place in it for each name expected; add it or remove the name")
+            yield f"no row can be {without[0]!r} by the rule, a place in it for each name expected; add it or remove the name"
         if len(self.names) == 2 and self.positive is None:
-            raise ValueError("positive is missing, one of two names expected; say which class f1 counts as found")
+            yield "positive is missing, one of two names expected; say which class f1 counts as found"
         if len(self.names) > 2 and self.positive is not None:
-            raise ValueError(f"positive is given with {len(self.names)} names, two names expected; remove it")
-        return self
+            yield f"positive is given with {len(self.names)} names, two names expected; remove it"
 
     def columns(self) -> tuple[str, ...]:
         """The columns that the rule reads besides the label column."""

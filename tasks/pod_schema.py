@@ -3,9 +3,9 @@
 import difflib
 import re
 from collections.abc import Iterator
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from tasks.contracts import STEPS, SWEEP_STEPS
 from tasks.section import Section
@@ -59,13 +59,7 @@ class Pods(Section):
         description="Kueue's local queue that pods wait in. Default: LORAFLOW_KUEUE_QUEUE.",
     )
 
-    @model_validator(mode="after")
-    def _labels(self) -> Self:
-        if found := next(self._faults(), None):
-            raise ValueError(found)
-        return self
-
-    def _faults(self) -> Iterator[str]:
+    def _misfits(self) -> Iterator[str]:
         for key in ("steps", "step_resources", "gpu_steps"):
             named = getattr(self, key)
             for step in () if named == "all" else named:
