@@ -9,7 +9,7 @@ from typing import Any
 from tasks.errors import ContractError
 from tasks.memory import room_for
 from tasks.new_tokens import NewRows, draw_rows, keep_bias
-from tasks.schema import Quantization
+from tasks.training_schema import Quantization
 
 HEAD_WEIGHT = "score.weight"
 """Name of a classification head's weight, as transformers has it for decoders."""

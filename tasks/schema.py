@@ -1,7 +1,7 @@
 """What a recipe may hold: the schema, each key with its bounds and help text; the trigger form and the reference are made of it.
 
-Keys under `lora` and `train` are the argument names of PEFT and transformers; those of the data stand in `data_schema`
-and `label_schema`.
+The keys of the data stand in `data_schema` and `label_schema`, those of model and training in `training_schema`, those of a sweep
+and of pods in `sweep_schema` and `pod_schema`.
 """
 
 import hashlib
@@ -9,16 +9,17 @@ import json
 from collections.abc import Iterator
 from itertools import chain
 from string import Formatter
-from typing import Annotated, Literal, Self
+from typing import Literal
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from tasks.data_schema import PACKAGE, REPOSITORY, Data, Name, Split, Validate
+from tasks.data_schema import Data, Name, Split, Validate
 from tasks.label_schema import Labels, MarkedColumns
 from tasks.pod_schema import Pods
 from tasks.section import Section
 from tasks.sweep_schema import Sweep
+from tasks.training_schema import BaseModelChoice, Lora, Prompt, Train
 
 METRICS = {
     "label_scoring": ("macro_f1", "accuracy", "roc_auc", "f1"),
@@ -42,152 +43,6 @@ class Licence(Section):
 
     data: str = Field(description="Licence of the data: redistribution and commercial use.")
     base_model: str = Field(description="Licence of the base model.")
-
-
-class Quantization(Section):
-    """transformers' BitsAndBytesConfig: how `train` packs the base model; every other step has it unquantised."""
-
-    load_in_4bit: bool = Field(False, description="Pack the base's linear layers into 4 bits while the adapter is trained.")
-    load_in_8bit: bool = Field(False, description="Pack them into 8 bits.")
-    bnb_4bit_quant_type: Literal["fp4", "nf4"] = Field("fp4", description="4-bit numbers: floating point, or quantiles of a normal curve.")
-    bnb_4bit_use_double_quant: bool = Field(False, description="Quantise the 4-bit blocks' scales as well.")
-    bnb_4bit_compute_dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="Numbers that 4-bit weights are unpacked to for computing."
-    )
-    bnb_4bit_quant_storage: Literal["uint8", "float32", "bfloat16", "float16"] = Field(
-        "uint8", description="Type of the tensors that hold 4-bit weights."
-    )
-
-    @model_validator(mode="after")
-    def _one_width(self) -> Self:
-        if self.load_in_4bit == self.load_in_8bit:
-            found = "both" if self.load_in_4bit else "neither"
-            raise ValueError(f"{found} of load_in_4bit and load_in_8bit is true, exactly one expected; set one")
-        fields = {key: field for key, field in type(self).model_fields.items() if key.startswith("bnb_4bit")}
-        given = [key for key, field in fields.items() if getattr(self, key) != field.default]
-        if self.load_in_8bit and given:
-            raise ValueError(f"{given[0]} is given with load_in_8bit, load_in_4bit expected with it; remove it")
-        return self
-
-
-class BaseModelChoice(Section):
-    """The model that the adapter is trained on."""
-
-    name: str = Field(
-        min_length=1,
-        max_length=300,
-        pattern=f"^(pypi:{PACKAGE}|folder:/.*|{REPOSITORY})$",
-        description="Hub id (owner/name), pypi:PACKAGE==VERSION (a GGUF in a package), or folder:/ABSOLUTE/PATH.",
-    )
-    revision: str | None = Field(
-        None,
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$",
-        description="Commit or tag on the Hub; without one the present head, recorded.",
-    )
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="Numbers to compute in; auto: bfloat16 where the device is fast in it, otherwise float32."
-    )
-    quantization: Quantization | None = Field(None, description="Bits of the base model while it is trained on; without it unquantised.")
-
-
-class Prompt(Section):
-    """How a row becomes a prompt and its answer."""
-
-    template: str = Field(
-        "",
-        description="The prompt, with {text} where the row's text goes and {labels} for the list of labels. A chat has a chat template.",
-    )
-    answer: str = Field(
-        "",
-        description="The answer, with {label}, or for label generation {labels}, one a line; the end token follows by itself. A "
-        "classification head and a chat need none.",
-    )
-    stop: str | None = Field(None, min_length=1, description="Token that ends a structured answer, in place of the end token.")
-    new_tokens: tuple[str, ...] = Field((), description="Special tokens that the base model does not know: each gets a row of its own.")
-    max_tokens: int = Field(ge=8, le=8192, description="Longest prompt with answer, tokens; the text is cut to fit, the answer never.")
-
-    chat_template: str | None = Field(None, description="Jinja template of a conversation's turns, in place of the tokenizer's own.")
-    system: str | None = Field(None, min_length=1, description="What the system's turn says, before the others; empty: there is none.")
-    cut: Literal["start", "end"] = Field(
-        "end", description="Which side of a chat's text is cut where it is too long; a dialogue loses its oldest turns first."
-    )
-
-    @model_validator(mode="after")
-    def _fields(self) -> Self:
-        if self.template and self.template.count("{text}") != 1:
-            raise ValueError(f"template holds {{text}} {self.template.count('{text}')} times, once expected; mark the text's place")
-        places = self.answer.count("{label}") + self.answer.count("{labels}")
-        if self.answer and places != 1:
-            raise ValueError(f"answer holds {{label}} {places} times, once expected; mark the label's place")
-        return self
-
-
-class Lora(Section):
-    """PEFT's LoraConfig."""
-
-    r: int = Field(ge=1, le=1024, description="Rank of the adapter.")
-    lora_alpha: int = Field(ge=1, le=4096, description="Scaling: the update is multiplied by lora_alpha / r.")
-    lora_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout in the adapter.")
-    target_modules: tuple[str, ...] | Literal["all-linear"] = Field(description="Layers that get an adapter.")
-    bias: Literal["none", "all", "lora_only"] = Field("none", description="Which biases are trained.")
-    train_new_tokens: bool = Field(
-        True, description="Whether the embedding rows of prompt.new_tokens are trained; otherwise they stay as they were drawn."
-    )
-
-    @model_validator(mode="after")
-    def _targets(self) -> Self:
-        if not self.target_modules:
-            raise ValueError("target_modules is empty, names of layers or all-linear expected; name some")
-        return self
-
-
-class Train(Section):
-    """transformers' TrainingArguments, and the two keys that say what is learned from."""
-
-    rows: int | None = Field(None, ge=1, description="Training rows to use, drawn with the seed, balance kept; empty: all.")
-    loss_on: Literal["labels", "answer", "sequence"] = Field(
-        "answer",
-        description="Which tokens carry loss: the answer and its end token; with `labels` the label's token competes with the "
-        "other labels' alone, as in scoring; with `sequence` the prompt too.",
-    )
-    loss_on_end: bool = Field(True, description="Whether the end token carries loss; without it a model does not learn to stop.")
-    num_train_epochs: float = Field(1.0, gt=0, le=1000, description="Passes over the training rows.")
-    max_steps: int | None = Field(None, ge=1, le=10_000_000, description="Optimiser steps; where given it replaces the epochs.")
-    learning_rate: float = Field(gt=0, le=1, description="Peak learning rate.")
-    lr_scheduler_type: Literal["linear", "constant", "cosine"] = Field("linear", description="Schedule of the learning rate.")
-    warmup_steps: int = Field(0, ge=0, description="Steps of rising learning rate.")
-    weight_decay: float = Field(0.0, ge=0, description="Weight decay.")
-    max_grad_norm: float = Field(1.0, ge=0, description="Gradient clipping; 0 switches it off.")
-    per_device_train_batch_size: int = Field(ge=1, le=4096, description="Rows a forward pass.")
-    gradient_accumulation_steps: int = Field(1, ge=1, description="Forward passes a step.")
-    optim: Literal["adamw_torch", "adamw_8bit", "paged_adamw_8bit"] = Field(
-        "adamw_torch", description="Optimiser; those in 8 bits, the second with states that may leave the GPU, are bitsandbytes'."
-    )
-    fp16: bool = Field(False, description="Mixed precision in float16 with loss scaling; needs a GPU.")
-    train_sampling_strategy: Literal["random", "group_by_length"] = Field(
-        "random", description="Order of rows; group_by_length spends less on padding."
-    )
-    class_weights: Literal["auto"] | tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
-        None,
-        description="With a classification head: weight of each label's rows in the loss, in the labels' order; auto: inverse frequency in "
-        "the training part, their mean 1.",
-    )
-    eval_strategy: Literal["no", "epoch", "steps"] = Field("no", description="When the validation part is scored during the training.")
-    eval_steps: int | None = Field(None, ge=1, description="With eval_strategy steps: steps between evaluations.")
-    metric_for_best_model: str | None = Field(
-        None, description="Keep the checkpoint whose evaluation is best by it: loss, or with a classification head a metric of the kind."
-    )
-    activation_checkpointing: bool = Field(False, description="Recompute activations to save memory.")
-    save_steps: int = Field(50, ge=1, description="Steps between checkpoints.")
-    logging_steps: int = Field(5, ge=1, description="Steps between logged metrics.")
-    seed: int = Field(ge=0, le=2**31 - 1, description="Seed of the adapter's start, the drawn rows and their order.")
-    gpus: int = Field(
-        1,
-        ge=1,
-        le=16,
-        description="GPUs of one machine that train together, each a batch of its own: a step takes per_device_train_batch_size x "
-        "gradient_accumulation_steps x gpus rows. On a processor so many processes.",
-    )
 
 
 class Evaluate(Section):
@@ -262,37 +117,13 @@ class Recipe(Section):
     pods: Pods = Pods()
     run: RunOptions = RunOptions()
 
-    @model_validator(mode="after")
-    def _known_metrics(self) -> Self:
-        known = [name for name in METRICS[self.kind] if name != "f1" or self.labels.positive is not None]
-        named = {"gate": (self.gate.metric, *self.gate.floors), "sweep": self.sweep.metrics if self.sweep else ()}
-        for section, names in named.items():
-            if bad := [name for name in names if name not in known]:
-                raise ValueError(f"{section} names the metric {bad[0]!r}, one of {', '.join(known)} expected; correct the name")
-        return self
-
     @property
     def multi_label(self) -> bool:
         """Whether a row may have several labels; they are joined by `LABEL_SEPARATOR` in the parts."""
         return self.kind in MULTI_LABEL
 
-    @model_validator(mode="after")
-    def _data_and_labels_fit(self) -> Self:
-        if found := next(chain(_misfits(self), _training_misfits(self)), None):
-            raise ValueError(found)
-        return self
-
-    @model_validator(mode="after")
-    def _rows_of_every_label(self) -> Self:
-        if self.train.rows is not None and self.train.rows < len(self.labels.names):
-            raise ValueError(f"train.rows is {self.train.rows} with {len(self.labels.names)} labels, a row of each expected; use more rows")
-        if self.sweep and min(self.sweep.rows) < len(self.labels.names):
-            raise ValueError(
-                f"sweep.rows holds {min(self.sweep.rows)} with {len(self.labels.names)} labels, a row of each expected; use more rows"
-            )
-        if self.sweep and self.train.seed in self.sweep.repeat_seeds:
-            raise ValueError(f"sweep.repeat_seeds holds train.seed {self.train.seed}, further seeds expected; remove it")
-        return self
+    def _misfits(self) -> Iterator[str]:
+        return chain(_metric_misfits(self), _data_misfits(self), _training_misfits(self), _size_misfits(self))
 
     def dump(self) -> str:
         """YAML of the whole recipe, with every default written out."""
@@ -395,7 +226,7 @@ def _structure_misfits(recipe: Recipe) -> Iterator[str]:
         yield "lora.target_modules holds lm_head, whose rows of new tokens are kept with the adapter; remove it"
 
 
-def _misfits(recipe: Recipe) -> Iterator[str]:
+def _data_misfits(recipe: Recipe) -> Iterator[str]:
     """What does not fit between data, labels and split."""
     data, labels, split = recipe.data, recipe.labels, recipe.split
     if labels.names and not isinstance(labels.rule, MarkedColumns) and any(table.label is None for table in data.tables()):
@@ -418,3 +249,23 @@ def _misfits(recipe: Recipe) -> Iterator[str]:
         yield "split.test is 0 with both files pooled, test rows expected; enlarge it"
     if data.test is None and split.published_rows is not None:
         yield "split.published_rows is given without data.test, a published test file expected; remove it"
+
+
+def _metric_misfits(recipe: Recipe) -> Iterator[str]:
+    """Metrics that the kind does not report."""
+    known = [name for name in METRICS[recipe.kind] if name != "f1" or recipe.labels.positive is not None]
+    named = {"gate": (recipe.gate.metric, *recipe.gate.floors), "sweep": recipe.sweep.metrics if recipe.sweep else ()}
+    for section, names in named.items():
+        if bad := [name for name in names if name not in known]:
+            yield f"{section} names the metric {bad[0]!r}, one of {', '.join(known)} expected; correct the name"
+
+
+def _size_misfits(recipe: Recipe) -> Iterator[str]:
+    """Rows that are too few for a row of every label, and a seed that is no further one."""
+    train, sweep, labels = recipe.train, recipe.sweep, len(recipe.labels.names)
+    if train.rows is not None and train.rows < labels:
+        yield f"train.rows is {train.rows} with {labels} labels, a row of each expected; use more rows"
+    if sweep and min(sweep.rows) < labels:
+        yield f"sweep.rows holds {min(sweep.rows)} with {labels} labels, a row of each expected; use more rows"
+    if sweep and train.seed in sweep.repeat_seeds:
+        yield f"sweep.repeat_seeds holds train.seed {train.seed}, further seeds expected; remove it"

@@ -8,9 +8,9 @@ import pytest
 from tasks import recipe as recipes
 from tasks.errors import RecipeError, RecipeErrors
 from tasks.models import load_model
-from tasks.schema import Quantization
 from tasks.steps import perform
 from tasks.trainer import with_adapter
+from tasks.training_schema import Quantization
 from tests import tiny
 
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
