@@ -162,6 +162,16 @@ def test_a_pod_that_no_node_takes_waits(cluster: AnyCluster) -> None:
     assert refused(lambda: cluster.read("one"))[0] == 404, "what never ran goes at once"
 
 
+def test_a_tainted_node_takes_those_alone_that_tolerate_it(cluster: AnyCluster, kubernetes_api: KubernetesApi) -> None:
+    taint = {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}
+    kubernetes_api.cluster.add_node("node-pool", labels={"pool": "train"}, taints=(taint,))
+    cluster.create(pod("one", nodeSelector={"pool": "train"}))
+    seen = cluster.until("one", lambda pod: pod.status.conditions)
+    assert "1 node(s) had untolerated taint {nvidia.com/gpu: present}" in seen.status.conditions[0].message
+    tolerations = [{"key": "nvidia.com/gpu", "operator": "Exists"}]
+    assert cluster.run(pod("two", nodeSelector={"pool": "train"}, tolerations=tolerations)).spec.node_name == "node-pool"
+
+
 def test_a_deleted_pod_gets_its_grace(cluster: AnyCluster) -> None:
     cluster.create(pod("one", PATIENT.replace("sys.exit", "time.sleep(0.5), sys.exit")))
     cluster.printed("one", "ready")

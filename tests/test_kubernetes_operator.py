@@ -36,7 +36,7 @@ def context() -> Any:
     return {"ti": ti, "run_id": "manual__1", "dag": SimpleNamespace()}
 
 
-def test_the_operator_runs_a_pod_to_its_end(kubernetes_api: KubernetesApi, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_operator_runs_a_pod_to_its_end(kubernetes_api: KubernetesApi) -> None:
     operator("print('trained')").execute(context())
     (pod,) = kubernetes_api.pods(dag_id="d", step="train")
     assert pod["status"]["phase"] == "Succeeded"

@@ -13,7 +13,7 @@ from kubernetes_validate.utils import latest_version, schema_contents
 from referencing import Registry
 from referencing import Resource as SchemaResource
 
-from tests.kubernetes_api.answers import Object, Refusal, bad_request, invalid
+from tests.kubernetes_api.answers import Object, bad_request, invalid
 from tests.kubernetes_api.quantities import BadQuantityError, quantity
 from tests.kubernetes_api.resources import Resource
 
@@ -215,6 +215,3 @@ def same_spec(before: Object, after: Object) -> None:
         why = "Forbidden: pod updates may not change fields other than `spec.containers[*].image`, `spec.initContainers[*].image`, "
         why += "`spec.activeDeadlineSeconds`, `spec.tolerations` (only additions to existing tolerations)"
         raise invalid("Pod", before["metadata"]["name"], [("FieldValueForbidden", "spec", why)])
-
-
-__all__ = ["VERSION", "Refusal", "check", "same_spec"]

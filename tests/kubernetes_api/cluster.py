@@ -3,7 +3,6 @@
 import contextlib
 import fnmatch
 import threading
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -21,15 +20,6 @@ FORCED_GRACE = 1.0
 """What a kubelet gives a pod whose object has been deleted without grace."""
 
 
-@dataclass
-class Pace:
-    """Seconds that things take."""
-
-    scheduling: float = 0.05
-    pulling: float = 0.05
-    backoff: float = 0.5
-
-
 class Cluster:
     """Three nodes, one of them with GPUs, and whatever is created.
 
@@ -43,7 +33,6 @@ class Cluster:
         self.images: dict[str, Image] = known_images()
         self.claims: dict[tuple[str, str], Path] = {}
         """Folders that stand for claims, where a test has said which."""
-        self.pace = Pace()
         self.lives: dict[str, PodLife] = {}
         """By uid, those that are over as well: their logs stay."""
         self.faults = Faults(self)

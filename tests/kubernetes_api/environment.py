@@ -31,7 +31,7 @@ def plan(container: Object, image: Image, pod: Object, volumes: Volumes, look: L
     root = volumes.folder / "root"
     root.mkdir(exist_ok=True)
     env = {"HOSTNAME": pod["metadata"]["name"], "HOME": str(root)} | image.environment() | given
-    cwd = Path(rewrite(container["workingDir"])) if container.get("workingDir") else image.folder or root
+    cwd = Path(rewrite(container["workingDir"])) if container.get("workingDir") else root
     return Plan(
         argv=image.command([rewrite(expand(part, given)) for part in argv]),
         env={name: rewrite(value) for name, value in env.items()},

@@ -1,4 +1,4 @@
-"""What images hold, as far as a command sees it: which Python, and which environment."""
+"""What images hold, as far as a command sees it: this environment's Python, and variables."""
 
 import os
 import re
@@ -19,27 +19,23 @@ class Image:
     """An image's part in a container.
 
     Attributes:
-        python: interpreter that `python` means in it.
         env: environment that it sets.
         entrypoint: what runs where a container names no command.
-        folder: where commands start; without one, an empty folder.
         user: the user that it runs as, unless the pod says another.
     """
 
-    python: str = sys.executable
     env: dict[str, str] = field(default_factory=dict)
     entrypoint: tuple[str, ...] = ()
-    folder: Path | None = None
     user: int = 0
 
     def environment(self) -> dict[str, str]:
         """Every variable that a command finds before the pod adds its own."""
-        path = os.pathsep.join((str(Path(self.python).parent), "/usr/local/bin", "/usr/bin", "/bin"))
+        path = os.pathsep.join((str(Path(sys.executable).parent), "/usr/local/bin", "/usr/bin", "/bin"))
         return {"PATH": path, **self.env}
 
     def command(self, argv: list[str]) -> list[str]:
-        """The command with this image's own interpreter in the place of `python`."""
-        return [self.python, *argv[1:]] if argv[0] in ("python", "python3") else argv
+        """The command with this environment's interpreter in the place of `python`."""
+        return [sys.executable, *argv[1:]] if argv[0] in ("python", "python3") else argv
 
 
 def known_images() -> dict[str, Image]:
@@ -47,4 +43,4 @@ def known_images() -> dict[str, Image]:
     plain = Image(env={"PYTHONUNBUFFERED": "1"})
     threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}  # many tiny trainings share few cores here
     steps = Image(env={"PYTHONPATH": str(CHECKOUT), "PYTHONUNBUFFERED": "1", **threads}, user=1000)
-    return {STEPS: steps, "python:3.11-slim": plain, "busybox:1.36": Image(entrypoint=("sh",))}
+    return {STEPS: steps, "python:3.11-slim": plain}

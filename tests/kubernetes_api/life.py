@@ -18,8 +18,9 @@ from tests.kubernetes_api.volumes import NotReadyError, Volumes
 if TYPE_CHECKING:
     from tests.kubernetes_api.cluster import Cluster
 
+SCHEDULING_SECONDS = 0.05
 RETRY_SECONDS = 0.5
-"""Between two looks at something that a pod waits for."""
+"""Between two looks at something that a pod waits for, and before a container's next run."""
 LATE = "Pod was active on the node longer than the specified deadline"
 
 
@@ -112,7 +113,7 @@ class PodLife:
     # Its steps
 
     def _find_node(self) -> None:
-        self.pause(self.cluster.pace.scheduling)
+        self.pause(SCHEDULING_SECONDS)
         told = ""
         while not (self.node and not self.unschedulable):
             pod = self.look("pods", self.pod_name) if self.cluster.store.has("pods", self.namespace, self.pod_name) else self.pod
@@ -162,7 +163,7 @@ class PodLife:
             for container in filter(self._again, containers):
                 container.back_off()
                 self.publish()
-                self.pause(self.cluster.pace.backoff)
+                self.pause(RETRY_SECONDS)
                 self._start(container)
             self.publish()
 

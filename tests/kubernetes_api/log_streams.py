@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator
-from datetime import datetime
 
 from tests.kubernetes_api.answers import Object, bad_request
 from tests.kubernetes_api.cluster import Cluster
@@ -56,8 +55,6 @@ def _lines(log: Log, query: Query) -> Iterator[Line | None]:
     since = 0
     if "sinceSeconds" in query:
         since = time.time_ns() - int(query["sinceSeconds"]) * 10**9
-    elif "sinceTime" in query:
-        since = int(datetime.fromisoformat(query["sinceTime"]).timestamp() * 1e9)
     kept = list(log.lines)
     start = next((number for number, line in enumerate(kept) if line.time_ns >= since), len(kept))
     if "tailLines" in query:

@@ -8,22 +8,25 @@ from tests.kubernetes_api.images import REFERENCE, Image
 if TYPE_CHECKING:
     from tests.kubernetes_api.life import PodLife
 
+PULLING_SECONDS = 0.05
+BACK_OFF_SECONDS = 0.5
+
 
 def pull(life: "PodLife", container: Container) -> Image:
     """The container's image, once it is there; until then the pod's status says what keeps it."""
-    name, pace = container.spec["image"], life.cluster.pace
+    name = container.spec["image"]
     life.event("Normal", "Pulling", f'Pulling image "{name}"', container)
-    life.pause(pace.pulling)
+    life.pause(PULLING_SECONDS)
     tries = 0
     while True:
         image = life.cluster.image(name)
         if image and not life.pull_error:
-            life.event("Normal", "Pulled", f'Successfully pulled image "{name}" in {pace.pulling}s', container)
+            life.event("Normal", "Pulled", f'Successfully pulled image "{name}" in {PULLING_SECONDS}s', container)
             return image
         missing = f'failed to pull and unpack image "{name}": failed to resolve reference "{name}": {name}: not found'
         _tell(life, container, life.pull_error or missing, tries)
         tries += 1
-        life.pause(pace.backoff)
+        life.pause(BACK_OFF_SECONDS)
 
 
 def _tell(life: "PodLife", container: Container, why: str, tries: int) -> None:

@@ -8,13 +8,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import yaml
 
+from tests.http_body import body_of
 from tests.kubernetes_api.answers import Refusal, bad_request, unauthorized
 from tests.kubernetes_api.call_faults import CallFaults
 from tests.kubernetes_api.cluster import Cluster
@@ -28,10 +29,7 @@ class Seen:
     method: str
     path: str
     query: dict[str, str]
-    body: bytes
     code: int
-    agent: str
-    time: float = field(default_factory=time.time)
 
 
 class Server(ThreadingHTTPServer):
@@ -103,7 +101,7 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def _serve(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = body_of(self)
         address = urlsplit(self.path)
         query = dict(parse_qsl(address.query))
         code = 0
@@ -116,22 +114,22 @@ class Handler(BaseHTTPRequestHandler):
             answer = self.server.routes.answer(Request(self.command, address.path, query, kind, _read(body, kind)))
             time.sleep(self.server.faults.linger)
             code = answer.code
-            self._note(address.path, query, body, code)
+            self._note(address.path, query, code)
             self._send(answer)
         except Refusal as refused:
-            self._note(address.path, query, body, refused.code)
+            self._note(address.path, query, refused.code)
             self._send_object(refused.status(), refused.code, refused.headers)
         except OSError:
             self.close_connection = True
         except Exception as error:
             if code:
                 raise
-            self._note(address.path, query, body, 500)
+            self._note(address.path, query, 500)
             self._send_object(Refusal(500, "InternalError", f"the fake API has a bug: {error!r}").status(), 500)
             raise
 
-    def _note(self, path: str, query: dict[str, str], body: bytes, code: int) -> None:
-        self.server.requests.append(Seen(self.command, path, query, body, code, self.headers.get("User-Agent") or ""))
+    def _note(self, path: str, query: dict[str, str], code: int) -> None:
+        self.server.requests.append(Seen(self.command, path, query, code))
 
     def _send(self, answer: Answer) -> None:
         if answer.stream is None:

@@ -49,8 +49,8 @@ class Volumes:
         if kind == "persistentVolumeClaim":
             self._look("persistentvolumeclaims", source["claimName"])
             folder = self._claim(source["claimName"])
-        elif kind == "hostPath":
-            return Path(source["path"])
+        elif kind not in ("emptyDir", "secret", "configMap"):
+            raise NotReadyError(f'volume "{name}" is of the kind {kind}, which the fake cluster does not know')
         folder.mkdir(parents=True, exist_ok=True)
         for path, content in self._files(kind, source):
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -58,15 +58,6 @@ class Volumes:
         return folder
 
     def _files(self, kind: str, source: Object) -> Iterator[tuple[str, bytes]]:
-        if kind == "projected":
-            for part in source.get("sources", ()):
-                inner = next(iter(part))
-                yield from self._files(inner, part[inner])
-        if kind == "serviceAccountToken":
-            yield source["path"], b"a token of a cluster that runs no API for its pods"
-        if kind == "downwardAPI":
-            for item in source.get("items", ()):
-                yield item["path"], field_of(self.pod, item["fieldRef"]["fieldPath"]).encode()
         if kind in ("secret", "configMap"):
             try:
                 found = keys_of(self._look, kind, source.get("secretName") or source["name"])
