@@ -28,13 +28,6 @@ UNPULLED = ("ErrImagePull", "ImagePullBackOff")
 BUSY = ("too many requests", "rate limit", "qps", "timeout", "temporarily", "unavailable", "bad gateway", "connection re")
 """What the cluster says of a registry that is only busy; it asks again by itself."""
 
-KNOWN = {
-    error.exit_code: error
-    for error in vars(errors).values()
-    if isinstance(error, type) and issubclass(error, LoraflowError) and error not in (LoraflowError, errors.RecipeErrors)
-}
-"""Exit code to the error of ours that it says; 1 is any bug's."""
-
 
 class Action(Enum):
     """What follows."""
@@ -146,7 +139,7 @@ class _Case:
             return DONE
         if exit_code == errors.InterruptedRunError.exit_code:
             return self.taken() or self.again("was told to end, and did")
-        if error := KNOWN.get(exit_code):
+        if error := errors.BY_EXIT_CODE.get(exit_code):
             says = (error.__doc__ or "").strip().splitlines()[0]
             action = Action.SKIP if error is errors.Skip else Action.RETRY if error.retryable else Action.FINAL
             return Finding(action, self._words(f"ended with exit code {exit_code}, {error.__name__}: {says}"), exit_code, own=True)

@@ -1,7 +1,7 @@
 """What can go wrong, and whether a retry mends it.
 
 Every message a user meets reads `where: what was found, what was expected; what to do`. The exit code is what the DAG sees
-of a step that ended: `runners.py` retries only where `retryable` says so.
+of a step that ended: it retries where `retryable` says so, and after a bug.
 """
 
 from typing import Any, ClassVar
@@ -104,7 +104,10 @@ class RecipeErrors(RecipeError):
         self.where, self.found, self.expected, self.remedy = "recipe", str(self), "", ""
 
 
-FINAL_EXIT_CODES = frozenset(error.exit_code for error in (RecipeError, DataError, ContractError, GateError, PreflightError, SettingsError))
+BY_EXIT_CODE: dict[int, type[LoraflowError]] = {error.exit_code: error for error in LoraflowError.__subclasses__()}
+"""Exit code to the error that it says; 1 is any bug's."""
+
+FINAL_EXIT_CODES = frozenset(code for code, error in BY_EXIT_CODE.items() if not error.retryable and error is not Skip)
 """Exit codes of faults that a retry cannot mend."""
 
 

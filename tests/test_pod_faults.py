@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from dags.pod_faults import KNOWN, Action, Finding, Terms, gone, message_of, read, refused
+from dags.pod_faults import Action, Finding, Terms, gone, message_of, read, refused
 from dags.pod_status import brief, stage
-from tasks.errors import FINAL_EXIT_CODES
+from tasks.errors import BY_EXIT_CODE, FINAL_EXIT_CODES
 
 MADE = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 TERMS = Terms("train", "registry.example/steps:1", "16Gi", "50Gi", deadline_hours=24, schedule_minutes=60, start_minutes=20)
@@ -151,7 +151,7 @@ def test_each_fault_is_one_sentence_and_one_action(fault: str) -> None:
     assert (action is Action.FINAL) == (exit_code in FINAL_EXIT_CODES)
 
 
-@pytest.mark.parametrize("exit_code", sorted(KNOWN))
+@pytest.mark.parametrize("exit_code", sorted(BY_EXIT_CODE))
 def test_an_exit_code_of_ours_goes_before_what_the_cluster_did(exit_code: int) -> None:
     finding = at(40, pod({"terminated": {"exitCode": exit_code}}, disruption("DisruptionTarget", "PreemptionByScheduler"), phase="Failed"))
     expected = {
@@ -169,7 +169,7 @@ def test_an_exit_code_of_ours_goes_before_what_the_cluster_did(exit_code: int) -
     assert finding and finding.action.name == expected[exit_code]
     if exit_code != 143:
         assert finding.own and finding.exit_code == exit_code
-        assert finding.words.startswith(f"train: pod tiny-train-1: ended with exit code {exit_code}, {KNOWN[exit_code].__name__}: ")
+        assert finding.words.startswith(f"train: pod tiny-train-1: ended with exit code {exit_code}, {BY_EXIT_CODE[exit_code].__name__}: ")
 
 
 def test_a_step_whose_batch_cannot_be_halved_is_not_tried_again_with_the_same_memory() -> None:
