@@ -59,7 +59,7 @@ class Child:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 process_group=self._watcher.pid,
-                preexec_fn=_dies_with(os.getpid()),
+                preexec_fn=dies_with(os.getpid()),
             )
         except BaseException:
             self._end_group()
@@ -124,15 +124,15 @@ class Child:
         self._watcher.wait()
 
 
-def _dies_with(parent: int) -> Callable[[], None] | None:
-    """What the child does before it runs its command, so that the kernel ends it with its parent; Linux only."""
+def dies_with(parent: int) -> Callable[[], None] | None:
+    """What a child does at its start, so that the kernel ends it with its parent, by SIGKILL; None where that is not Linux."""
     if sys.platform != "linux":
         return None
     libc = ctypes.CDLL(None)  # loaded here: after the fork there is no time for it
 
-    def before_the_command() -> None:
+    def tell_the_kernel() -> None:
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it died before the kernel was told
             os._exit(1)
 
-    return before_the_command
+    return tell_the_kernel

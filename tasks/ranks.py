@@ -22,6 +22,7 @@ from typing import Any, TypeVar, cast
 
 from tasks import interruption
 from tasks.errors import InterruptedRunError, LoraflowError, ServiceError
+from tasks.lifeline import dies_with
 from tasks.memory import Shortage, kernel_kills, shortage
 
 J = TypeVar("J")
@@ -135,7 +136,8 @@ class _Fault:
 
 def _take_part(number: int, count: int, folder: Path, parent: int, work: Callable[[J], R], job: J, what: str) -> None:
     """One of the processes, from its start to its end."""
-    _die_with(parent)
+    if tell_the_kernel := dies_with(parent):  # torch asks for SIGINT, which a process that waits for the others does not hear
+        tell_the_kernel()
     interruption.listen(what, lambda: os._exit(InterruptedRunError.exit_code), patient=True)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches all of them; the parent sees to it
     logging.getLogger("bitsandbytes.backends").setLevel(logging.ERROR)
@@ -153,14 +155,6 @@ def _take_part(number: int, count: int, folder: Path, parent: int, work: Callabl
         _write(folder / f"fault-{number}", _Fault(number, time.monotonic(), known, traceback.format_exc()))
         sys.stderr.flush()
         os._exit(error.exit_code if isinstance(error, LoraflowError) else 1)  # a library's thread may wait for the others for ever
-
-
-def _die_with(parent: int) -> None:
-    from torch.multiprocessing import _prctl_pr_set_pdeathsig  # type: ignore[attr-defined]
-
-    _prctl_pr_set_pdeathsig(signal.SIGKILL)  # torch asks for SIGINT, which a process that waits for the others does not hear
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def _meet(number: int, count: int, folder: Path) -> None:
