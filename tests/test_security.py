@@ -19,7 +19,7 @@ from tasks.errors import ContractError, LoraflowError, RecipeError, RecipeErrors
 from tasks.settings import CHECKOUT
 from tasks.workspace import Run, run_folder
 
-CODE = [path for folder in ("dags", "tasks", "docker", "benchmarks") for path in sorted((CHECKOUT / folder).rglob("*.py"))]
+CODE = [path for folder in ("dags", "tasks", "docker", "benchmarks", "docs", ".ci") for path in sorted((CHECKOUT / folder).rglob("*.py"))]
 SHELLS = {
     ("os", "system"), ("os", "popen"), ("subprocess", "getoutput"), ("subprocess", "getstatusoutput"),
     ("asyncio", "create_subprocess_shell"), ("pty", "spawn"), ("commands", "getoutput"),
@@ -45,9 +45,10 @@ def calls_of_shells(tree: ast.AST) -> Iterator[str]:
         for keyword in node.keywords:
             if keyword.arg == "shell" and not (isinstance(keyword.value, ast.Constant) and keyword.value.value is False):
                 yield f"line {node.lineno}: shell="
-        first = node.args[0] if node.args else None
-        if isinstance(first, ast.List) and first.elts and isinstance(first.elts[0], ast.Constant) and first.elts[0].value in INTERPRETERS:
-            yield f"line {node.lineno}: {first.elts[0].value} as a command"
+        match node.args:
+            case [ast.List(elts=[ast.Constant(value=str(first)), *_]) | ast.Tuple(elts=[ast.Constant(value=str(first)), *_]), *_]:
+                if first in INTERPRETERS:
+                    yield f"line {node.lineno}: {first} as a command"
 
 
 @pytest.mark.parametrize("path", CODE, ids=lambda path: str(path.relative_to(CHECKOUT)))
@@ -61,6 +62,7 @@ def test_the_search_for_shells_finds_them() -> None:
         "subprocess.run('x', shell=True)",
         "run(c, shell=flag)",
         "Popen(['sh', '-c', x])",
+        "run(('bash', x))",
         "eval(x)",
         "os.popen(x)",
     ):
