@@ -14,9 +14,10 @@ import pytest
 import yaml
 
 from tasks.contracts import STEPS
+from tasks.settings import CHECKOUT
 from tests import tiny
 from tests.images.conftest import IMAGES, Images
-from tests.images.engine import CHECKOUT, CONFINED, Engine
+from tests.images.engine import CONFINED, Engine
 
 pytestmark = [pytest.mark.timeout(7200)]
 

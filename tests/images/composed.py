@@ -18,10 +18,12 @@ import httpx
 import pytest
 import yaml
 
+from tasks.embedded.configuration import environment_file
+from tasks.settings import CHECKOUT
 from tests import tiny
 from tests.images import standins
 from tests.images.conftest import WORKER, Images
-from tests.images.engine import CHECKOUT, Engine
+from tests.images.engine import Engine
 
 pytestmark = [pytest.mark.timeout(7200)]
 
@@ -151,9 +153,7 @@ def _drawn(folder: Path) -> dict[str, str]:
     """What docker/env.py draws, drawn by itself: beside a copy of it."""
     shutil.copy(CHECKOUT / "docker" / "env.py", folder / "env.py")
     subprocess.run([sys.executable, str(folder / "env.py")], check=True)
-    assert (folder / ".env").stat().st_mode & 0o777 == 0o600
-    assert subprocess.run([sys.executable, str(folder / "env.py")], capture_output=True).returncode == 1  # nothing is overwritten
-    return dict(line.split("=", 1) for line in (folder / ".env").read_text().splitlines() if "=" in line and line[0] != "#")
+    return environment_file(folder / ".env")
 
 
 def _write_override(folder: Path, services: dict[str, Any]) -> None:

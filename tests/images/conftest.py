@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from tasks.settings import CHECKOUT
 from tests.images import engine as engines
 from tests.images import standins
-from tests.images.engine import CHECKOUT, Engine
+from tests.images.engine import Engine
 
 WORKER = "--extra=steps --extra=s3 --extra=dvc-s3 --extra=demo --extra=airflow --extra=kubernetes --extra=postgres"
 """EXTRAS of compose.yaml's scheduler; `test_compose_asks_for_what_is_tested` holds the two together."""

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+from tasks.settings import CHECKOUT
+
 STORE = "LORAFLOW_IMAGE_STORE"
 """Environment variable: folder that podman keeps images in; default: `.loraflow/images` in the checkout."""
 
