@@ -1,4 +1,4 @@
-"""Ask the advisory service for known vulnerabilities of what requirements.lock pins: `python .ci/audit.py`.
+"""Ask the advisory service for known vulnerabilities of what the locks pin: `python .ci/audit.py`.
 
 It fails on one that a newer version mends, unless `.ci/advisories.yaml` says until when it is accepted, and why. Where the service
 does not answer, as on a machine without the network, it says so and passes: what it would tell does not depend on the change at hand.
@@ -17,7 +17,8 @@ from typing import Any
 import yaml
 
 HERE = Path(__file__).resolve().parent
-LOCK = HERE.parent / "requirements.lock"
+LOCKS = (HERE.parent / "requirements.lock", HERE.parent / "docker" / "airflow.lock")
+"""What an environment and the images of steps and MLflow hold, and what Airflow's image does."""
 ACCEPTED = HERE / "advisories.yaml"
 SECONDS = 120
 UNREACHED = re.compile(r"ConnectionError|Could not connect|ConnectTimeout|ReadTimeout|ProxyError|SSLError|HTTPError|ServiceError")
@@ -27,12 +28,12 @@ Json = dict[str, Any]
 
 
 def pins(lock: str) -> list[str]:
-    """The pinned packages of a lock file, without hashes: torch has none, and pip-audit takes all or none."""
+    """The pinned packages of a lock, without hashes: torch has none, and pip-audit takes all or none."""
     return [found[1] for line in lock.splitlines() if (found := re.match(r"([A-Za-z0-9][A-Za-z0-9._-]*(?:\[[^\]]*\])?==[^\s;\\]+)", line))]
 
 
 def rounds(requirements: list[str]) -> Iterator[list[str]]:
-    """The packages in lists without a package twice, which pip-audit refuses: a lock has one pin for each range of Pythons."""
+    """The packages in lists without a package twice, which pip-audit refuses: locks have pins for several Pythons, and share some."""
     left = requirements
     while left:
         now = {pin.partition("==")[0]: pin for pin in reversed(left)}
@@ -93,7 +94,7 @@ def report(answers: list[Json], exceptions: set[tuple[str, str]]) -> tuple[list[
 def main() -> int:
     """Exit code: 1 where something has to be mended."""
     answers: list[Json] = []
-    for requirements in rounds(pins(LOCK.read_text(encoding="utf-8"))):
+    for requirements in rounds([pin for lock in LOCKS for pin in pins(lock.read_text(encoding="utf-8"))]):
         answered = ask(requirements)
         if answered is None:
             print(SILENT)
