@@ -81,7 +81,7 @@ class LocalPlan(LocalStep):
         """Run the step; the manifest says which trials there are."""
         super().execute(context)
         with faults.readable(self.log):
-            return [trial.name for trial in run_of(self.recipe, context["run_id"]).read(Plan).trials]
+            return run_of(self.recipe, context["run_id"]).read(Plan).parts
 
 
 class LocalTrial(LocalStep):

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from tasks import interruption
 from tasks import recipe as recipes
-from tasks.contracts import STEPS, SWEEP_STEPS, Approval, Evaluation, Plan, RegisteredVersion, TrialScores
+from tasks.contracts import CONTRACTS, STEPS, SWEEP_STEPS, Approval, Evaluation, Plan, RegisteredVersion, TrialScores
 from tasks.errors import ContractError, InterruptedRunError, LoraflowError, RecipeError, Skip
 from tasks.redaction import without_secrets
 from tasks.schema import Recipe
@@ -73,7 +73,7 @@ def _perform(step: str, run: Run, generation: int = 0, part: str = "") -> None:
     perform(step, run, generation, part)
 
 
-for _step in dict.fromkeys((*STEPS, *SWEEP_STEPS)):
+for _step in CONTRACTS:
     _step_command(_step)
 
 
@@ -100,7 +100,7 @@ def sweep(recipe: str, run_id: Annotated[str, typer.Option(help="Name of the run
     """The grid of a recipe's `sweep` here, one training after the other, without Airflow."""
     run = _start(recipe, run_id, profile, set_)
     for step in SWEEP_STEPS:
-        parts = [trial.name for trial in run.read(Plan).trials] if step == TrialScores.step else [""]
+        parts = run.read(Plan).parts if step == TrialScores.step else [""]
         for part in parts:
             try:
                 _perform(step, run, part=part)

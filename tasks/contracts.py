@@ -4,7 +4,7 @@ Paths are relative to the run's folder, so that a run can be moved as a whole. K
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 SCHEMA = 1
 
@@ -327,6 +327,11 @@ class Plan:
     tracked: TrackedRun
     """The sweep's MLflow run; the trials' runs are its children."""
 
+    @property
+    def parts(self) -> list[str]:
+        """Names of the trials, each a part of the step `trial`."""
+        return [trial.name for trial in self.trials]
+
 
 @dataclass(frozen=True)
 class Point:
@@ -392,11 +397,5 @@ STEPS = (
 SWEEP_STEPS = (*STEPS[: STEPS.index(DatasetVersion.step) + 1], Plan.step, TrialScores.step, Comparison.step)
 """The steps of a sweep, likewise; `trial` is taken once for each trial of the plan."""
 
-CONTRACTS: dict[str, type[Manifest]] = {
-    contract.step: contract
-    for contract in (
-        Preflight, Download, ValidRows, DatasetParts, DatasetVersion, Adapter, MergedModel, Evaluation, RegisteredVersion, Promotion,
-        Publication, Plan, TrialScores, Comparison,
-    )
-}  # fmt: skip
-"""Step to contract."""
+CONTRACTS: dict[str, type[Manifest]] = {contract.step: contract for contract in get_args(Manifest) if contract is not Approval}
+"""Every step to its contract."""

@@ -7,13 +7,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tasks.contracts import STEPS, SWEEP_STEPS
+from tasks.contracts import CONTRACTS
 from tasks.section import Section
 
 StepName = Annotated[str, Field(pattern=r"^[a-z]+$")]
 Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|[kMGT]i?)?$", max_length=20)]
 Cores = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?m?$", max_length=20)]
-STEP_NAMES = tuple(dict.fromkeys((*STEPS, *SWEEP_STEPS)))
 LABEL = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?")
 
 
@@ -63,9 +62,9 @@ class Pods(Section):
         for key in ("steps", "step_resources", "gpu_steps"):
             named = getattr(self, key)
             for step in () if named == "all" else named:
-                if step not in STEP_NAMES:
-                    near = difflib.get_close_matches(step, STEP_NAMES, n=1)
-                    remedy = f"did you mean {near[0]}?" if near else f"one of: {', '.join(STEP_NAMES)}"
+                if step not in CONTRACTS:
+                    near = difflib.get_close_matches(step, CONTRACTS, n=1)
+                    remedy = f"did you mean {near[0]}?" if near else f"one of: {', '.join(CONTRACTS)}"
                     yield f"{key} holds {step}, the name of a step expected; {remedy}"
         if "preflight" in self.gpu_steps:
             yield "gpu_steps holds preflight, which looks whether a GPU is worth asking for; remove it"
