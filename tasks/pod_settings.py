@@ -6,7 +6,7 @@ A laptop's defaults are folders of the home folder; in a pod that folder is scra
 from collections.abc import Iterable, Iterator
 from urllib.parse import urlsplit
 
-from tasks.contracts import STEPS
+from tasks.contracts import CONTRACTS, STEPS
 from tasks.errors import SettingsError
 from tasks.settings import Settings
 
@@ -47,7 +47,7 @@ def _missing(settings: Settings, steps: frozenset[str]) -> Iterator[SettingsErro
         value = getattr(settings, name)
         if users & steps and not _reaches(name, value, settings):
             variable, found = f"LORAFLOW_{name.upper()}", f"is {value}, on one machine" if value else "not set"
-            used = ", ".join(step for step in STEPS if step in users & steps) or ", ".join(sorted(users & steps))
+            used = ", ".join(step for step in CONTRACTS if step in users & steps)
             yield SettingsError(variable, found, f"{EXPECTED[name]} expected", f"set it: {used} would keep what they do in their pods")
     for name in ("runs", *NEEDS):
         if _holds_a_password(getattr(settings, name)):
