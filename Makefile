@@ -85,7 +85,7 @@ format: setup ## Put the code into its format
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
-lock: ## Resolve the dependencies anew into requirements.lock
+lock: ## Resolve the dependencies anew into requirements.lock and docker/airflow.lock
 	@test -x $(UV) || $(PYTHON) -m pip install --quiet --disable-pip-version-check --target .uv uv==$(UV_VERSION)
 	$(COMPILE) $(EXTRAS:%=--extra %) pyproject.toml -o requirements.lock
 	@# torch's build depends on the machine, so it is pinned without a hash.
