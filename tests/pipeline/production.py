@@ -100,8 +100,9 @@ def on_loopback(folder: Path, recipes: Path) -> Iterator[Production]:
             **keys,  # Airflow's side reads manifests in the bucket
             **_postgres(database.database("airflow")),
         }
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
         for name, value in {**store, **keys}.items():
-            stack.enter_context(_variable(name, value))
+            patch.setenv(name, value)
         airflow = stack.enter_context(_airflow(folder, recipes, fake.kubeconfig, ours))
         api = client.CoreV1Api(config.new_client_from_config(str(fake.kubeconfig)))
         yield Production(airflow, api, NAMESPACE, folder, fake, s3, hub, database)
@@ -163,11 +164,3 @@ def _git_server(folder: Path) -> Iterator[str]:
     command += [f"--base-path={folder}", str(folder)]
     with server(command, os.environ, folder / "log", lambda: socket.create_connection(("127.0.0.1", port), 1).close() is None):
         yield f"git://127.0.0.1:{port}/data.git"
-
-
-@contextmanager
-def _variable(name: str, value: str) -> Iterator[None]:
-    """An environment variable of this process, as it was afterwards."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(name, value)
-        yield
