@@ -20,6 +20,7 @@ from tests import tiny
 from tests.kubernetes_api.fixture import any_cluster, kubernetes_api  # noqa: F401  fixtures for all
 from tests.mlflow_server import running as tracking_server
 from tests.s3_server import s3, s3_endpoint  # noqa: F401
+from tests.stored_runs import fresh, new_machine  # noqa: F401
 
 os.environ.update(TELEMETRY_OFF)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

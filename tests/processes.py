@@ -54,6 +54,12 @@ def until(found: Callable[[], object], process: "subprocess.Popen[str]", seconds
         time.sleep(0.02)
 
 
+def kill(process: "subprocess.Popen[str]") -> None:
+    """Kill a step and its group, as a lost machine does, while it is still at work."""
+    os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
+
+
 def children(process: "subprocess.Popen[str]") -> list[psutil.Process]:
     """Processes below a process."""
     return list(psutil.Process(process.pid).children(recursive=True))
@@ -73,8 +79,12 @@ def weights(run: Run) -> "dict[str, torch.Tensor]":
 
 
 def apart(one: Run, other: Run) -> float:
-    """The largest difference between the weights of two adapters."""
-    first, second = weights(one), weights(other)
+    """The largest difference between the adapters of two runs."""
+    return difference(weights(one), weights(other))
+
+
+def difference(first: "dict[str, torch.Tensor]", second: "dict[str, torch.Tensor]") -> float:
+    """The largest difference between weights of the same names."""
     assert first.keys() == second.keys()
     return max(float((first[name] - second[name]).abs().max()) for name in first)
 

@@ -1,10 +1,5 @@
 """Whole runs in a bucket, every step on a machine that has seen nothing of the run: the same results as in a folder."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +13,8 @@ from tasks.progress import read_position
 from tasks.settings import settings
 from tasks.steps import perform
 from tasks.workspace import Run, run_folder
+from tests import processes
+from tests.processes import difference, kill, until, weights
 from tests.s3_server import S3
 
 TO_EVALUATE = STEPS[: STEPS.index("evaluate") + 1]
@@ -28,25 +25,6 @@ def started(runs: Path | str, document: dict[str, Any], run_id: str = "one") -> 
     run = Run(run_folder(runs, "tiny", run_id))
     run.freeze(recipes.resolve(document, "full", SMALL))
     return run
-
-
-@pytest.fixture
-def new_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Path]:
-    """Take an empty scratch folder."""
-    machines = iter(range(100))
-
-    def take() -> Path:
-        scratch = tmp_path / f"machine-{next(machines)}"
-        monkeypatch.setenv("LORAFLOW_SCRATCH", str(scratch))
-        return scratch
-
-    return take
-
-
-def weights(run: Run) -> dict[str, Any]:
-    from safetensors.torch import load_file
-
-    return load_file(run.path(run.read(Adapter).path) / "adapter_model.safetensors")
 
 
 def test_a_whole_run_in_a_bucket_ends_as_in_a_folder(
@@ -87,18 +65,12 @@ def test_a_training_killed_on_one_machine_goes_on_on_another(
     new_machine()
     for step in TO_EVALUATE[: TO_EVALUATE.index("train") + 1]:
         perform(step, Run(run.uri))
-    undisturbed, expected = run.read(Adapter), weights(run)
+    undisturbed, expected = run.read(Adapter), weights(run)  # the next generation removes them
 
     new_machine()
-    command = [sys.executable, "-m", "tasks", "train", "--run", run.uri, "--generation", "1"]
-    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
-        if any(path.endswith("checkpoint-10.listing") for path in s3.objects("tiny/one/train/g1-kept/")):
-            break
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "the training ended before it could be killed"
+    with processes.step("train", run, "--generation", "1") as process:
+        until(lambda: any(path.endswith("checkpoint-10.listing") for path in s3.objects("tiny/one/train/g1-kept/")), process)
+        kill(process)
     assert run.generation("train") is None
     assert any(path.endswith(f"/{LEDGER}") for path in s3.objects("tiny/one/train/g1-kept/"))
 
@@ -108,7 +80,6 @@ def test_a_training_killed_on_one_machine_goes_on_on_another(
     assert isinstance(resumed, Adapter) and resumed.resumed_from_step >= 10
     assert resumed.final_loss == pytest.approx(undisturbed.final_loss, abs=1e-6)
     assert resumed.emissions and resumed.emissions.attempts == 2
-    found = weights(Run(run.uri))
-    assert all(expected[name].allclose(found[name], atol=1e-6) for name in expected)
+    assert difference(expected, weights(Run(run.uri))) < 1e-6
     fetched = {path for asked in s3.asked() if "bytes=" in asked and "/checkpoint-" in (path := asked.partition("?")[0])}
     assert {path.split("/checkpoint-")[1].split("/")[0] for path in fetched} == {str(resumed.resumed_from_step)}, "the last one alone"

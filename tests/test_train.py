@@ -1,11 +1,6 @@
 """The step `train`: what is learned, and what is left of it when the process dies."""
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -30,12 +25,7 @@ from tasks.trainer import with_adapter
 from tasks.training_rows import draw_rows
 from tasks.workspace import Run
 from tests import tiny
-
-
-def weights(run: Run) -> dict[str, Any]:
-    from safetensors.torch import load_file
-
-    return load_file(run.path(run.read(Adapter).path) / "adapter_model.safetensors")
+from tests.processes import apart, kill, step, until
 
 
 def test_training_learns_the_labels_and_the_end_token(trained: Run, tiny_base: Path) -> None:
@@ -112,28 +102,18 @@ def test_the_reported_loss_is_the_mean_over_all_tokens_of_the_answers(home: Path
     assert found.final_loss == pytest.approx(expected, rel=1e-5)
 
 
-def test_killed_training_resumes_and_ends_in_the_same_state(home: Path, tiny_base: Path) -> None:
-    rows = tiny.tweets(360)
-    document = tiny.recipe_document(tiny_base, home / "none.csv")
-    whole = tiny.start_at_train(home / "runs/tiny/whole", tiny_base, rows, document)
-    killed = tiny.start_at_train(home / "runs/tiny/killed", tiny_base, rows, document)
-    perform("train", whole)
-    command = [sys.executable, "-m", "tasks", "train", "--run", str(killed.folder)]
-    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
+def test_killed_training_resumes_and_ends_in_the_same_state(trained: Run, home: Path, tiny_base: Path) -> None:
+    killed = tiny.start_at_train(home / "runs/tiny/killed", tiny_base, tiny.tweets(360))
     kept = killed.folder / "train" / "g0-kept"
-    deadline = time.monotonic() + 120
-    while newest_whole(kept) is None and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "the training ended before it could be killed"
+    with step("train", killed) as process:
+        until(lambda: newest_whole(kept), process)
+        kill(process)
     assert not (killed.folder / "train.json").exists()
     assert [found.info.status for found in _tracked("tiny/killed")] == ["RUNNING"]
     again = perform("train", killed)
     assert again.resumed_from_step > 0
     assert not kept.exists() and [path.name for path in (killed.folder / "train").iterdir()] == ["g0-a2"]
-    undisturbed, resumed = weights(whole), weights(killed)
-    assert undisturbed.keys() == resumed.keys()
-    assert all(undisturbed[name].allclose(resumed[name], atol=1e-6) for name in undisturbed)
+    assert apart(trained, killed) < 1e-6
     assert [found.info.status for found in _tracked("tiny/killed")] == ["FINISHED"]
 
 
@@ -155,8 +135,8 @@ def test_done_step_returns_at_once_and_a_cleared_one_runs_again(trained: Run, mo
 
 
 def test_a_checkpoint_cut_short_is_passed_over(tmp_path: Path) -> None:
-    for step in (10, 20):
-        folder = tmp_path / f"checkpoint-{step}"
+    for number in (10, 20):
+        folder = tmp_path / f"checkpoint-{number}"
         folder.mkdir()
         (folder / "optimizer.pt").write_bytes(b"12345678")
         mark_whole(folder)
