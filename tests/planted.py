@@ -1,6 +1,6 @@
 """Secrets that a test can find again: planted wherever loraflow may be given one, and looked for in whatever a run leaves behind.
 
-secrets = plant(monkeypatch)          # the environment now holds them
+plant(monkeypatch)                    # the environment now holds them
 address = with_password("http://127.0.0.1:5000", "MLFLOW")
 ...                                   # run, let things fail
 assert leaks(home, done.stdout, done.stderr) == []
@@ -39,24 +39,15 @@ def with_password(address: str, name: str) -> str:
     return f"{scheme}://somebody:{quote(secret(name), safe='')}@{rest}"
 
 
-def plant(monkeypatch: pytest.MonkeyPatch, *keep: str) -> dict[str, str]:
-    """Put a secret into every variable that holds one.
-
-    Args:
-        monkeypatch: takes them away again.
-        keep: variables that a service of the test has set, and that stay.
-
-    Returns:
-        Variable to secret.
-    """
-    planted = {name: secret(name) for name in VARIABLES if name not in keep}
-    planted |= {name: with_password("http://127.0.0.1:9", "proxy") for name in PROXIES if name not in keep}
-    for name, value in planted.items():
-        monkeypatch.setenv(name, value)
+def plant(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a secret into every variable that holds one."""
+    for name in VARIABLES:
+        monkeypatch.setenv(name, secret(name))
+    for name in PROXIES:
+        monkeypatch.setenv(name, with_password("http://127.0.0.1:9", "proxy"))
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.setenv(name, NO_PROXY)
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "somebody")
-    return planted
 
 
 def leaks(*places: Path | str | bytes) -> list[str]:

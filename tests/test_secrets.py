@@ -43,8 +43,7 @@ def services(
         "gate": {"metric": "macro_f1", "beats_base": False},
     }
     (tmp_path / "recipes" / "tiny.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
-    plant(monkeypatch, "AWS_SECRET_ACCESS_KEY")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret("AWS_SECRET_ACCESS_KEY"))
+    plant(monkeypatch)
     monkeypatch.setenv("LORAFLOW_RECIPES", str(tmp_path / "recipes"))
     monkeypatch.setenv("LORAFLOW_PROFILE", "full")
     monkeypatch.setenv("LORAFLOW_DVC_REMOTE", f"{s3.url}/dvc")
