@@ -10,7 +10,7 @@ from airflow.sdk import BaseOperator
 
 from dags import faults
 from dags.links import MlflowLink, links_of
-from dags.start import run_of
+from dags.start import generation_of, run_of
 from dags.step_log import StepLog
 from tasks import errors
 from tasks.contracts import Plan
@@ -36,9 +36,7 @@ class LocalStep(BaseOperator):
 
     def execute(self, context: Any) -> Any:
         """Run the step to its end, its output in the task's log line by line."""
-        ti = context["ti"]
-        run = run_of(self.recipe, context["run_id"])
-        generation = ti.max_tries - self.retries  # a clear raises max_tries, a retry does not
+        run, generation = run_of(self.recipe, context["run_id"]), generation_of(self, context)
         argv = [sys.executable, "-m", "tasks", self.step, "--run", run.uri, "--generation", str(generation)]
         argv += ["--part", self.part] if self.part else []
         self.log.info("%s", " ".join(argv))

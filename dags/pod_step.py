@@ -28,7 +28,7 @@ from dags.pod_api import PodApi
 from dags.pod_faults import Action, Finding, Terms
 from dags.pod_watch import PodWatch
 from dags.pods import CONTAINER, Json, Work
-from dags.start import run_of
+from dags.start import generation_of, run_of
 from dags.step_log import Place, timestamp
 from tasks.contracts import Plan
 from tasks.errors import ContractError, ServiceError, SettingsError
@@ -145,8 +145,7 @@ class PodStep(KubernetesPodOperator):
 
     def _work(self, context: Any) -> tuple[Run, Work]:
         run = run_of(self.recipe, context["run_id"])
-        generation = context["ti"].max_tries - self.retries  # a clear raises max_tries, a retry does not
-        return run, Work(run.recipe, run.uri, run.id.partition("/")[2], self.step, generation, self.part)
+        return run, Work(run.recipe, run.uri, run.id.partition("/")[2], self.step, generation_of(self, context), self.part)
 
     def _done(self, run: Run, work: Work, patience: float = 0.0) -> bool:
         """Whether the step's valid manifest is there, or comes to be seen."""

@@ -18,6 +18,12 @@ def run_of(recipe: str, run_id: str) -> Run:
     return Run(run_folder(settings().runs_folder, recipe, run_id))
 
 
+def generation_of(task: BaseOperator, context: Any) -> int:
+    """The generation of a task's step: a clear raises max_tries, and so the generation; a retry does not."""
+    generation: int = context["ti"].max_tries - task.retries
+    return generation
+
+
 class Start(BaseOperator):
     """Check the recipe with the form's values and freeze it for this run.
 
