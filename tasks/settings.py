@@ -28,9 +28,6 @@ TELEMETRY_OFF = {
 }
 """Environment under which no library reports its use to anybody."""
 
-PATHS = ("home", "recipes", "mirror", "runs", "scratch")
-"""Settings that are folders on this machine, but for a URL."""
-
 Names = Annotated[
     tuple[str, ...],
     NoDecode,
@@ -155,7 +152,7 @@ def settings() -> Settings:
     except ValidationError as error:
         faults = [f"{_variable(fault['loc'])} is {fault['input']!r:.80} ({fault['msg']})" for fault in error.errors()]
         raise SettingsError("settings", "; ".join(faults), remedy="see docs/settings.md") from None
-    absolute = {name: value.expanduser().absolute() for name in PATHS if isinstance(value := getattr(found, name), Path)}
+    absolute = {name: value.expanduser().absolute() for name, value in found if isinstance(value, Path)}
     return found.model_copy(update=absolute)
 
 
