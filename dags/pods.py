@@ -9,15 +9,12 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.pod_schema import LABEL
+from tasks.pod_schema import GPU, LABEL, amount
 from tasks.schema import Recipe
 from tasks.settings import TELEMETRY_OFF, Settings
 
 CONTAINER = "step"
-GPU = "nvidia.com/gpu"
 SCRATCH = "/scratch"
-TRAININGS = ("train", "trial")
-"""Steps that train, and so take all the GPUs of the recipe."""
 
 PASSED_ON = (
     "runner", "runs", "data_repo", "dvc_remote", "hub", "mlflow_uri", "mlflow_ui", "country_iso_code", "allowed_hosts",
@@ -63,9 +60,7 @@ class Work:
     @property
     def gpus(self) -> int:
         """How many GPUs the pod asks for."""
-        if self.step not in self.recipe.pods.gpu_steps:
-            return 0
-        return self.recipe.train.gpus if self.step in TRAININGS else 1
+        return self.recipe.pods.gpus_of(self.step, self.recipe.train.gpus)
 
 
 def labels(work: Work) -> dict[str, str]:
@@ -178,8 +173,7 @@ def _literal(value: Any) -> str:
 
 def _cores(work: Work) -> int:
     """Whole processor cores of the pod."""
-    cpu = work.recipe.pods.resources_of(work.step).cpu
-    return int(float(cpu[:-1])) // 1000 if cpu.endswith("m") else int(float(cpu))
+    return int(amount(work.recipe.pods.resources_of(work.step).cpu))
 
 
 def _volumes(work: Work, settings: Settings) -> list[Json]:

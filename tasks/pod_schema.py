@@ -13,6 +13,12 @@ from tasks.section import Section
 StepName = Annotated[str, Field(pattern=r"^[a-z]+$")]
 Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|[kMGT]i?)?$", max_length=20)]
 Cores = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?m?$", max_length=20)]
+GPU = "nvidia.com/gpu"
+"""What Kubernetes calls a GPU, as a resource."""
+
+TRAININGS = ("train", "trial")
+"""Steps that train, and so take all the GPUs of the recipe."""
+
 LABEL = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?")
 
 
@@ -76,6 +82,21 @@ class Pods(Section):
         """Whether a step runs as a pod, where the runner has pods."""
         return self.steps == "all" or step in self.steps
 
+    def gpus_of(self, step: str, training: int) -> int:
+        """How many GPUs the pod of a step asks for; `training` is `train.gpus`."""
+        if step not in self.gpu_steps:
+            return 0
+        return training if step in TRAININGS else 1
+
     def resources_of(self, step: str) -> Resources:
         """What the pod of a step asks for."""
         return self.step_resources.get(step, self.resources)
+
+
+def amount(quantity: str) -> float:
+    """A quantity of Kubernetes (4Gi, 500M, 250m) as a number: bytes, or cores."""
+    number, unit = quantity.rstrip("mkMGTi"), quantity.lstrip("0123456789.")
+    if unit in ("", "m"):
+        return float(number) / (1000 if unit else 1)
+    power = "kMGT".index(unit[0]) + 1
+    return float(number) * float((1024 if unit.endswith("i") else 1000) ** power)

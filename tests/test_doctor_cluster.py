@@ -30,8 +30,8 @@ def levels(recipe: Any = None) -> dict[str, str]:
     return {finding.what: finding.level for finding in looked(recipe=recipe).values()}
 
 
-def gpus(number: int, **selector: str) -> Any:
-    pods = Pods(gpu_steps=("train",), node_selector=selector)
+def gpus(number: int, step: str = "train", **selector: str) -> Any:
+    pods = Pods(gpu_steps=(step,), node_selector=selector)
     return SimpleNamespace(pods=pods, train=SimpleNamespace(gpus=number))
 
 
@@ -84,6 +84,7 @@ def test_secrets_that_we_may_not_read_are_no_fault(kubernetes_api: KubernetesApi
 
 def test_too_few_gpus_are_a_warning_since_nodes_may_be_made_on_demand() -> None:
     assert levels(gpus(16))["GPUs"] == "warning"
+    assert levels(gpus(16, "evaluate"))["GPUs"] == "ok", "one, whatever the training takes"
     assert levels(gpus(1, pool="nowhere"))["GPUs"] == "warning"
     (found,) = [each for each in looked(recipe=gpus(1, pool="nowhere")).values() if each.what == "GPUs"]
     assert found.found == "no node with pool=nowhere has 1, the most is 0"

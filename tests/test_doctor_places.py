@@ -11,6 +11,7 @@ from tasks.contracts import Finding
 from tasks.doctor import machine, places, tracking_server
 from tasks.doctor.findings import Check, examine
 from tasks.doctor.needs import Needs
+from tasks.pod_schema import amount
 from tasks.settings import settings
 from tests.s3_server import S3
 
@@ -159,7 +160,7 @@ def test_a_disk_without_room(home: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize(("quantity", "expected"), [("4Gi", 4 * 2**30), ("500M", 5e8), ("1.5k", 1500), ("250m", 0.25), ("7", 7)])
 def test_quantities_of_kubernetes(quantity: str, expected: float) -> None:
-    assert machine.in_bytes(quantity) == expected
+    assert amount(quantity) == expected
 
 
 def test_a_database_that_another_holds(home: Path) -> None:

@@ -14,6 +14,7 @@ from tasks.contracts import Finding
 from tasks.doctor.findings import fault, good, warning
 from tasks.doctor.needs import Needs
 from tasks.errors import LoraflowError, ServiceError, SettingsError
+from tasks.pod_schema import GPU
 from tasks.settings import quiet_environment
 
 WHAT = "cluster"
@@ -26,8 +27,6 @@ RIGHTS = (
     ("events", "", ("list",)),
 )
 """What the runner does, as docker/kubernetes/rights.yaml grants it: resource, subresource, verbs."""
-
-GPU = "nvidia.com/gpu"
 
 
 def cluster(needs: Needs) -> Iterator[Finding]:
@@ -203,7 +202,8 @@ def _gpus(core: Any, needs: Needs) -> Finding | None:
     recipe = needs.recipe
     if recipe is None or not recipe.pods.gpu_steps:
         return None
-    wanted, selector = recipe.train.gpus, ",".join(f"{key}={value}" for key, value in recipe.pods.node_selector.items())
+    wanted = max(recipe.pods.gpus_of(step, recipe.train.gpus) for step in recipe.pods.gpu_steps)
+    selector = ",".join(f"{key}={value}" for key, value in recipe.pods.node_selector.items())
     try:
         nodes = core.list_node(label_selector=selector, _request_timeout=SECONDS).items
     except ApiException as error:

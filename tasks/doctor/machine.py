@@ -9,6 +9,7 @@ from pathlib import Path
 from tasks.contracts import Finding
 from tasks.doctor.findings import fault, good, warning
 from tasks.doctor.needs import Needs, scheme
+from tasks.pod_schema import amount
 
 GB = 1_000_000_000
 SPARE = GB
@@ -117,7 +118,7 @@ def pod_room(needs: Needs, weights: int | None) -> Iterator[Finding]:
             "ephemeral_storage": (asked.ephemeral_storage, weights * (1 if step == "train" else 2)),
         }
         for key, (quantity, needed) in wanted.items():
-            if not needs.here(step) and in_bytes(quantity) < needed:
+            if not needs.here(step) and amount(quantity) < needed:
                 remedy = f"raise pods.step_resources.{step}.{key}, or pods.resources.{key}"
                 yield warning(f"pod of {step}", f"{key} is {quantity}, the base model takes about {in_gb(needed)} of it", remedy)
 
@@ -146,12 +147,3 @@ def standing(folder: Path) -> Path:
 def in_gb(number: int) -> str:
     """Bytes as a text."""
     return f"{number / GB:,.1f} GB"
-
-
-def in_bytes(quantity: str) -> float:
-    """A quantity of Kubernetes (4Gi, 500M) in bytes."""
-    number, unit = quantity.rstrip("mkMGTi"), quantity.lstrip("0123456789.")
-    if unit in ("", "m"):
-        return float(number) * (0.001 if unit else 1.0)
-    power = "kMGT".index(unit[0]) + 1
-    return float(number) * float((1024 if unit.endswith("i") else 1000) ** power)
