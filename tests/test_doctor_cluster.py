@@ -82,6 +82,24 @@ def test_secrets_that_we_may_not_read_are_no_fault(kubernetes_api: KubernetesApi
     assert (found.level, found.found) == ("ok", "tokens: not looked for, we may not read it")
 
 
+def test_a_claim_that_waits_for_its_first_pod_is_a_warning(kubernetes_api: KubernetesApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORAFLOW_VOLUME_CLAIM", "runs")
+    head = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "runs", "namespace": NAMESPACE}}
+    kubernetes_api.cluster.store.create("persistentvolumeclaims", head | {"status": {"phase": "Pending"}})
+    (found,) = [each for each in looked().values() if each.what == "volume claim"]
+    assert (found.level, found.found) == ("warning", "runs is Pending")
+
+
+def test_a_queue_that_is_not_there_is_asked_for_in_either_version(kubernetes_api: KubernetesApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORAFLOW_KUEUE_QUEUE", "gpus")
+    (found,) = [each for each in looked().values() if each.what == "queue"]
+    assert (found.found, found.remedy) == (
+        f"gpus is not in namespace {NAMESPACE}", "make it, or install Kueue: pods would wait for ever",
+    )  # fmt: skip
+    asked = [seen.path for seen in kubernetes_api.requests if seen.path.endswith("/localqueues/gpus")]
+    assert asked == [f"/apis/kueue.x-k8s.io/{version}/namespaces/{NAMESPACE}/localqueues/gpus" for version in ("v1beta2", "v1beta1")]
+
+
 def test_too_few_gpus_are_a_warning_since_nodes_may_be_made_on_demand() -> None:
     assert levels(gpus(16))["GPUs"] == "warning"
     assert levels(gpus(16, "evaluate"))["GPUs"] == "ok", "one, whatever the training takes"

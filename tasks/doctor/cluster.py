@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 from tasks.contracts import Finding
 from tasks.doctor.findings import fault, good, warning
 from tasks.doctor.needs import Needs
-from tasks.errors import LoraflowError, ServiceError, SettingsError
+from tasks.errors import ServiceError, SettingsError
 from tasks.pod_schema import GPU
 from tasks.settings import quiet_environment
 
@@ -53,9 +53,11 @@ def cluster(needs: Needs) -> Iterator[Finding]:
         ),
     ]
     if ours.volume_claim:
-        named.append(partial(_bound, core, ours.volume_claim, ours.namespace))
+        read = core.read_namespaced_persistent_volume_claim
+        named.append(partial(_there, "volume claim", ours.volume_claim, read, ours.namespace, _bound))
     if queue := (needs.recipe and needs.recipe.pods.queue) or ours.kueue_queue:
-        named.append(partial(_queue, custom, queue, ours.namespace))
+        remedy = "make it, or install Kueue: pods would wait for ever"
+        named.append(partial(_there, "queue", queue, partial(_read_queue, custom), ours.namespace, missing=remedy))
     with ThreadPoolExecutor(max_workers=8) as pool:
         yield from filter(None, pool.map(lambda look: look(), named))
 
@@ -146,53 +148,51 @@ def _rights(api: Any, namespace: str) -> Finding:
     return good("cluster rights", f"what the runner does is allowed in namespace {namespace}")
 
 
-def _there(what: str, name: str, read: Callable[..., Any], namespace: str) -> Finding:
-    """Whether something that pods name is there; where we may not look, which is well for secrets, that is said."""
+def _there(
+    what: str, name: str, read: Callable[..., Any], namespace: str, judged: Callable[[Any], Finding] | None = None, missing: str = ""
+) -> Finding:
+    """Whether something that pods name is there; where we may not look, which is well for secrets, that is said.
+
+    Args:
+        what: kind of thing.
+        name: of the thing.
+        read: asks the API for it.
+        namespace: where it should be.
+        judged: what is found of one that is there; without it, that.
+        missing: what to do where it is not there.
+    """
     from kubernetes.client import ApiException
 
     try:
-        read(name, namespace, _request_timeout=SECONDS)
+        there = read(name, namespace, _request_timeout=SECONDS)
     except ApiException as error:
         if error.status == 404:
-            return fault(what, f"{name} is not in namespace {namespace}", f"make it, or correct the setting that names {name}")
+            return fault(what, f"{name} is not in namespace {namespace}", missing or f"make it, or correct the setting that names {name}")
         if error.status == 403:
             return good(what, f"{name}: not looked for, we may not read it")
         return _refused(what, error)
-    return good(what, f"{name} is there")
+    return judged(there) if judged else good(what, f"{name} is there")
 
 
-def _bound(core: Any, name: str, namespace: str) -> Finding:
-    from kubernetes.client import ApiException
-
-    try:
-        claim = core.read_namespaced_persistent_volume_claim(name, namespace, _request_timeout=SECONDS)
-    except ApiException as error:
-        if error.status == 403:
-            return good("volume claim", f"{name}: not looked for, we may not read it")
-        return _refused("volume claim", error) if error.status != 404 else fault("volume claim", f"{name} is not there", "make it")
-    if claim.status.phase == "Bound":
+def _bound(claim: Any) -> Finding:
+    name, phase = claim.metadata.name, claim.status.phase
+    if phase == "Bound":
         return good("volume claim", f"{name} is bound")
     # A claim that waits for its first pod to choose a node is pending until then.
-    return warning("volume claim", f"{name} is {claim.status.phase}", "see kubectl describe pvc; one that waits for its first pod is well")
+    return warning("volume claim", f"{name} is {phase}", "see kubectl describe pvc; one that waits for its first pod is well")
 
 
-def _queue(custom: Any, name: str, namespace: str) -> Finding:
+def _read_queue(custom: Any, name: str, namespace: str, **options: Any) -> Any:
+    """A LocalQueue of Kueue, which serves one or both of these versions."""
     from kubernetes.client import ApiException
 
-    last: Exception | None = None
-    for version in ("v1beta2", "v1beta1"):  # Kueue serves one or both of them
-        try:
-            custom.get_namespaced_custom_object("kueue.x-k8s.io", version, namespace, "localqueues", name, _request_timeout=SECONDS)
-            return good("queue", f"{name} is there")
-        except ApiException as error:
-            last = error
-            if error.status != 404:
-                break
-    if getattr(last, "status", None) == 404:
-        return fault("queue", f"no LocalQueue {name} in namespace {namespace}, pods would wait for ever", "make it, or install Kueue")
-    if getattr(last, "status", None) == 403:
-        return good("queue", f"{name}: not looked for, we may not read it")
-    return _refused("queue", last or LoraflowError("queue", "no answer"))
+    read = partial(custom.get_namespaced_custom_object, "kueue.x-k8s.io", namespace=namespace, plural="localqueues", name=name, **options)
+    try:
+        return read(version="v1beta2")
+    except ApiException as error:
+        if error.status != 404:
+            raise
+        return read(version="v1beta1")
 
 
 def _gpus(core: Any, needs: Needs) -> Finding | None:
