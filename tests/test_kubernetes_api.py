@@ -7,16 +7,13 @@ import asyncio
 import base64
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from kubernetes import client
 
 from tests.kubernetes_api.answers import Object
 from tests.kubernetes_api.fake import KubernetesApi
-from tests.kubernetes_api.fixture import REAL, AnyCluster
+from tests.kubernetes_api.fixture import REAL, AnyCluster, ended, refused
 from tests.kubernetes_api.images import Image
 from tests.kubernetes_api.manifests import IMAGE, PATIENT, pod
 
@@ -24,17 +21,6 @@ from tests.kubernetes_api.manifests import IMAGE, PATIENT, pod
 @pytest.fixture
 def cluster(any_cluster: AnyCluster) -> AnyCluster:
     return any_cluster
-
-
-def ended(pod: Any) -> tuple[str, int]:
-    state = pod.status.container_statuses[0].state.terminated
-    return state.reason, state.exit_code
-
-
-def refused(call: Callable[[], object]) -> tuple[int, Object]:
-    with pytest.raises(client.ApiException) as caught:
-        call()
-    return caught.value.status, json.loads(caught.value.body)
 
 
 def test_a_pod_lives_from_pending_to_succeeded(cluster: AnyCluster) -> None:

@@ -13,7 +13,7 @@ from urllib3.exceptions import HTTPError
 
 from tests.kubernetes_api import faults
 from tests.kubernetes_api.fake import NAMESPACE, KubernetesApi
-from tests.kubernetes_api.fixture import AnyCluster
+from tests.kubernetes_api.fixture import AnyCluster, ended
 from tests.kubernetes_api.images import CHECKOUT
 from tests.kubernetes_api.manifests import PATIENT, pod
 
@@ -33,11 +33,6 @@ def ready(cluster: AnyCluster, name: str) -> None:
 
 def condition(pod: Any, kind: str) -> tuple[str, str]:
     return next((one.status, one.reason) for one in pod.status.conditions if one.type == kind)
-
-
-def ended(pod: Any) -> tuple[str, int]:
-    state = pod.status.container_statuses[0].state.terminated
-    return state.reason, state.exit_code
 
 
 @pytest.mark.parametrize(

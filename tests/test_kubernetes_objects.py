@@ -1,6 +1,5 @@
 """The small Kubernetes API as real clients see it: how objects are found, watched, changed and refused."""
 
-import json
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
@@ -12,7 +11,7 @@ from kubernetes import client
 
 from tests.kubernetes_api.answers import Object
 from tests.kubernetes_api.fake import KubernetesApi
-from tests.kubernetes_api.fixture import AnyCluster
+from tests.kubernetes_api.fixture import AnyCluster, refused
 from tests.kubernetes_api.manifests import PATIENT, pod
 from tests.kubernetes_api.quantities import quantity
 from tests.kubernetes_api.selectors import by_labels
@@ -21,12 +20,6 @@ from tests.kubernetes_api.selectors import by_labels
 @pytest.fixture
 def cluster(any_cluster: AnyCluster) -> AnyCluster:
     return any_cluster
-
-
-def refused(call: Callable[[], object]) -> tuple[int, Object]:
-    with pytest.raises(client.ApiException) as caught:
-        call()
-    return caught.value.status, json.loads(caught.value.body)
 
 
 def test_lists_are_selected_and_paged(cluster: AnyCluster) -> None:

@@ -4,6 +4,7 @@ What needs a switch of the fake asks for `kubernetes_api`. What needs nothing bu
 LORAFLOW_TEST_KUBECONFIG set to a kubeconfig's path it runs on that cluster, in a namespace of its own, else on the fake.
 """
 
+import json
 import os
 import time
 import uuid
@@ -94,6 +95,21 @@ class AnyCluster:
         while any(pod.metadata.name == name for pod in self.core.list_namespaced_pod(self.namespace).items):
             assert time.monotonic() < deadline, f"{name} is still there"
             time.sleep(0.1)
+
+
+def ended(pod: Any) -> tuple[str, int]:
+    """Reason and exit code of the container of a pod that is over."""
+    state = pod.status.container_statuses[0].state.terminated
+    return state.reason, state.exit_code
+
+
+def refused(call: Callable[[], object]) -> tuple[int, dict[str, Any]]:
+    """Code and Status object of a call that is refused."""
+    from kubernetes.client import ApiException
+
+    with pytest.raises(ApiException) as caught:
+        call()
+    return caught.value.status, json.loads(caught.value.body)
 
 
 @pytest.fixture

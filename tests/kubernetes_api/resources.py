@@ -53,4 +53,4 @@ RESOURCES = (
     Resource("priorityclasses", "PriorityClass", "scheduling.k8s.io", namespaced=False),
 )
 BY_PATH = {(resource.group, resource.plural): resource for resource in RESOURCES}
-GROUPS = sorted({resource.group for resource in RESOURCES if resource.group} | {"authorization.k8s.io", "authentication.k8s.io"})
+GROUPS = sorted({resource.group for resource in RESOURCES if resource.group} | {"authorization.k8s.io"})

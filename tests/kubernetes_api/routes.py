@@ -22,7 +22,6 @@ from tests.kubernetes_api.watching import LONGEST, Fits, Watched, watch
 PATH = re.compile(
     r"/(?:api|apis/(?P<group>[a-z0-9.]+))/v1(?:/namespaces/(?P<namespace>[^/]+)(?=/))?/(?P<plural>[a-z]+)(?:/(?P<name>[^/]+)(?:/(?P<part>[a-z]+))?)?"
 )
-REVIEWS = ("selfsubjectaccessreviews", "selfsubjectreviews")
 
 
 @dataclass(frozen=True)
@@ -70,8 +69,8 @@ class Routes:
         if match is None:
             raise no_such_path()
         group, plural = match["group"] or "", match["plural"]
-        if plural in REVIEWS and request.method == "POST":
-            return self._review(plural, request.body)
+        if plural == "selfsubjectaccessreviews" and request.method == "POST":
+            return self._review(request.body)
         resource = BY_PATH.get((group, plural))
         if resource is None or (match["namespace"] and not resource.namespaced):
             raise no_such_path()
@@ -159,7 +158,6 @@ class Routes:
             fits=self._fits(resource, query),
             version=query.get("resourceVersion", ""),
             timeout=float(query.get("timeoutSeconds") or LONGEST),
-            bookmarks=query.get("allowWatchBookmarks") in YES,
         )
         return watch(self.cluster.store, wanted)
 
@@ -220,11 +218,8 @@ class Routes:
             raise Refusal(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
         raise no_such_path()
 
-    def _review(self, plural: str, body: Object) -> Answer:
-        group = "authentication" if plural == "selfsubjectreviews" else "authorization"
-        head = {"apiVersion": f"{group}.k8s.io/v1", "kind": body.get("kind", ""), "metadata": {"creationTimestamp": None}}
-        if group == "authentication":
-            return Answer(head | {"status": {"userInfo": {"username": "tester", "groups": ["system:authenticated"]}}}, 201)
+    def _review(self, body: Object) -> Answer:
+        head = {"apiVersion": "authorization.k8s.io/v1", "kind": body.get("kind", ""), "metadata": {"creationTimestamp": None}}
         wanted = body.get("spec", {}).get("resourceAttributes") or {}
         resource = "/".join(filter(None, (wanted.get("resource"), wanted.get("subresource"))))
         parts = (wanted.get(key, "") for key in ("namespace", "name", "group"))

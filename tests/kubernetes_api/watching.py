@@ -11,7 +11,6 @@ from tests.kubernetes_api.store import Change, Store
 
 TICK = 0.2
 LONGEST = 1800.0
-BOOKMARK_SECONDS = 10.0
 
 Fits = Callable[[Object], bool]
 
@@ -25,7 +24,6 @@ class Watched:
     fits: Fits
     version: str
     timeout: float = LONGEST
-    bookmarks: bool = False
 
 
 def watch(store: Store, wanted: Watched) -> Iterator[bytes]:
@@ -39,7 +37,6 @@ def watch(store: Store, wanted: Watched) -> Iterator[bytes]:
                 yield _line("ADDED", thing)
     else:
         version = int(wanted.version)
-    marked = time.monotonic()
     while (left := until - time.monotonic()) > 0:
         try:
             with store.changed:
@@ -54,13 +51,8 @@ def watch(store: Store, wanted: Watched) -> Iterator[bytes]:
             version = change.version
             if seen := _seen(change, wanted.fits):
                 yield _line(seen, change.object)
-        if wanted.bookmarks and time.monotonic() - marked > BOOKMARK_SECONDS:
-            marked = time.monotonic()
-            yield _bookmark(wanted.resource, version)
         if not changes:
             yield b""
-    if wanted.bookmarks:
-        yield _bookmark(wanted.resource, version)
 
 
 def _seen(change: Change, fits: Fits) -> str:
@@ -70,11 +62,6 @@ def _seen(change: Change, fits: Fits) -> str:
     if before and after:
         return "MODIFIED"
     return "ADDED" if after else "DELETED" if before else ""
-
-
-def _bookmark(resource: Resource, version: int) -> bytes:
-    meta = {"resourceVersion": str(version), "creationTimestamp": None}
-    return _line("BOOKMARK", {"kind": resource.kind, "apiVersion": resource.api_version, "metadata": meta})
 
 
 def _line(kind: str, thing: Object) -> bytes:
