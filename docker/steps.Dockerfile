@@ -38,7 +38,7 @@ RUN apt-get update && \
     rm -rf /var/lib/apt/lists/* && \
     groupadd --gid 1000 loraflow && \
     useradd --uid 1000 --gid 1000 --no-create-home --home-dir /scratch/home --shell /usr/sbin/nologin loraflow && \
-    install -d -o 1000 -g 1000 /opt/airflow /opt/airflow/logs /opt/airflow/login /scratch /scratch/home /var/lib/loraflow
+    install -d -o 1000 -g 1000 /opt/airflow /opt/airflow/logs /opt/airflow/login /scratch /scratch/home
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /opt/loraflow /opt/loraflow
 COPY docker/airflow.cfg /opt/airflow/
