@@ -3,9 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -13,8 +11,6 @@ from rich.progress import Progress as Bar
 
 from tasks.errors import ServiceError
 from tasks.workspace import Run
-
-T = TypeVar("T")
 
 LOG_SECONDS = 10.0
 FILE_SECONDS = 1.0
@@ -114,14 +110,6 @@ class Progress:
         elif now - self._logged >= LOG_SECONDS:
             self._logged = now
             print(position.line(), file=sys.stderr, flush=True)
-
-
-def track(run: Run, step: str, what: str, things: Iterable[T], total: int, unit: str) -> Iterator[T]:
-    """Iterate with progress."""
-    with Progress(run, step, what, total, unit) as progress:
-        for thing in things:
-            yield thing
-            progress.advance()
 
 
 def read_position(run: Run) -> Position | None:
