@@ -15,6 +15,7 @@ from tasks.doctor import probe
 from tasks.doctor.findings import fault, good
 from tasks.doctor.machine import standing
 from tasks.doctor.needs import Needs, scheme
+from tasks.file_systems import file_system
 
 PROBE_SECONDS = 45.0
 """A store that takes longer for a few bytes does not answer."""
@@ -27,11 +28,9 @@ def workspace(needs: Needs) -> Iterator[Finding]:
     if not scheme(needs.place):
         yield folder_finding("workspace", Path(needs.place), "LORAFLOW_RUNS")
         return
-    import fsspec
-
+    store = file_system(scheme(needs.place))
     try:
-        store, folder = fsspec.core.url_to_fs(needs.place, skip_instance_cache=True)
-        probe.probe(store, folder)
+        probe.probe(store, store._strip_protocol(needs.place))
     except Exception as error:  # each store's client has errors of its own
         said = f"{needs.place}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
         yield fault("workspace", said, "check LORAFLOW_RUNS, its credentials and the network", passing=probe.passing(error))
