@@ -7,10 +7,11 @@ from airflow.sdk import BaseOperator
 from dags import faults
 from dags.form import Form
 from tasks.errors import SettingsError
+from tasks.place import run_folder
 from tasks.pod_settings import missing_for_pods
 from tasks.schema import Recipe
 from tasks.settings import settings
-from tasks.workspace import RECIPE, Run, run_folder
+from tasks.workspace import RECIPE, Run
 
 
 def run_of(recipe: str, run_id: str) -> Run:

@@ -17,9 +17,9 @@ from typing import Any
 from tasks import gguf, hub_model
 from tasks.cache import alone_with, publish, say, sha256_of
 from tasks.errors import RecipeError
+from tasks.files import link_or_copy, write_atomically
 from tasks.settings import settings
 from tasks.wheels import ShowProgress
-from tasks.workspace import link_or_copy, write_atomically
 
 SMALL = ("*.json", "*.jinja", "*.model", "*.txt", "*.md", "*.html", "LICEN[CS]E*", "NOTICE*", "USE_POLICY*")
 """What belongs to a model beside its weights: configuration, tokenizer, licences."""

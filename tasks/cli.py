@@ -18,10 +18,11 @@ from tasks import interruption
 from tasks import recipe as recipes
 from tasks.contracts import CONTRACTS, STEPS, SWEEP_STEPS, Approval, Evaluation, Plan, RegisteredVersion, TrialScores
 from tasks.errors import ContractError, InterruptedRunError, LoraflowError, RecipeError, Skip
+from tasks.place import run_folder
 from tasks.redaction import without_secrets
 from tasks.schema import Recipe
 from tasks.settings import TELEMETRY_OFF, settings
-from tasks.workspace import Run, run_folder
+from tasks.workspace import Run
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 

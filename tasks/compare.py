@@ -13,9 +13,10 @@ from collections.abc import Iterator
 
 from tasks import plots, tracking
 from tasks.contracts import Comparison, Plan, TrialScores
+from tasks.files import write_atomically
 from tasks.grid import grid_of
 from tasks.sweep_schema import Sweep
-from tasks.workspace import Run, write_atomically
+from tasks.workspace import Run
 
 Lines = dict[int, dict[int, list[float]]]
 """Of one metric: size to number of epochs to the value of each seed, the grid's own first."""

@@ -11,8 +11,8 @@ from pathlib import Path
 from filelock import FileLock
 
 from tasks.errors import ContractError, LoraflowError, ServiceError
+from tasks.files import link_or_copy
 from tasks.redaction import without_secrets
-from tasks.workspace import link_or_copy
 
 FOLDER_NAMESPACE = "loraflow"
 

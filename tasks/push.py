@@ -12,10 +12,11 @@ from pathlib import Path
 from tasks import hub, model_card
 from tasks.contracts import Adapter, DatasetVersion, Download, MergedModel, Promotion, Publication
 from tasks.errors import ContractError, Skip
+from tasks.files import link_or_copy
 from tasks.model_card import What
 from tasks.progress import Progress
 from tasks.settings import settings
-from tasks.workspace import Run, link_or_copy
+from tasks.workspace import Run
 
 
 def push(run: Run) -> Publication:

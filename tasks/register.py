@@ -22,11 +22,12 @@ from tasks import lineage, tracking
 from tasks.champion import champion_version
 from tasks.contracts import Adapter, MergedModel, RegisteredVersion
 from tasks.errors import ServiceError
+from tasks.files import link_or_copy
 from tasks.kinds import kind_of
 from tasks.progress import Progress
 from tasks.schema import Recipe
 from tasks.settings import settings
-from tasks.workspace import RECIPE, Run, link_or_copy
+from tasks.workspace import RECIPE, Run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -17,6 +17,7 @@ from pydantic import TypeAdapter
 from tasks import memory, scoring, tracking
 from tasks.contracts import DatasetVersion, Download, Emissions, Plan, Point, Scores, Trial, TrialScores
 from tasks.errors import ContractError
+from tasks.files import write_atomically
 from tasks.grid import grid_of, recipe_of
 from tasks.micro_batch import halved
 from tasks.ranks import in_ranks
@@ -24,7 +25,7 @@ from tasks.scoring import Rows
 from tasks.tokens import Tokens
 from tasks.trainer import fit
 from tasks.training_job import Job, job_of
-from tasks.workspace import Run, write_atomically
+from tasks.workspace import Run
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback

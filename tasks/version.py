@@ -19,10 +19,11 @@ from typing import get_args
 from tasks.contracts import DatasetParts, DatasetVersion, Download, Part, PartName
 from tasks.data_repository import Clone, cloned, tag_of
 from tasks.errors import DataError, ServiceError
+from tasks.files import link_or_copy
 from tasks.pin import folder_hash, listing, matches_pin
 from tasks.progress import Progress
 from tasks.schema import LABEL_SEPARATOR
-from tasks.workspace import Run, link_or_copy
+from tasks.workspace import Run
 
 ATTEMPTS = 10
 """How often a run that lost the race against another tries again; each round somebody wins."""

@@ -30,10 +30,7 @@ from tasks import recipe as recipes
 from tasks.contracts import Manifest
 from tasks.envelope import Envelope, enclosed, opened, paths_below
 from tasks.errors import ContractError, DataError, RecipeError, ServiceError
-from tasks.files import link_or_copy as link_or_copy
-from tasks.files import write_atomically as write_atomically
 from tasks.place import place_at
-from tasks.place import run_folder as run_folder
 from tasks.schema import Recipe
 
 M = TypeVar("M", bound=Manifest)

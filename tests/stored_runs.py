@@ -9,7 +9,8 @@ import pytest
 
 from tasks.checkpoints import mark_whole
 from tasks.contracts import MergedModel
-from tasks.workspace import Run, run_folder
+from tasks.place import run_folder
+from tasks.workspace import Run
 from tests.s3_server import S3
 
 

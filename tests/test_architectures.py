@@ -17,6 +17,7 @@ from tasks import recipe as recipes
 from tasks import tracking
 from tasks.contracts import Adapter, BaseModelFiles, DatasetVersion, Download, MergedModel, Part
 from tasks.errors import DataError
+from tasks.files import link_or_copy
 from tasks.generation import log_probabilities
 from tasks.kinds import Columns, Example, classes_of, examples_of, kind_of, numbers, words
 from tasks.models import HEAD_WEIGHT, load_adapter, load_model
@@ -25,7 +26,7 @@ from tasks.schema import Recipe
 from tasks.steps import perform
 from tasks.tokens import TOKENIZER_FILES, Tokens
 from tasks.train import train
-from tasks.workspace import Run, link_or_copy
+from tasks.workspace import Run
 from tests import tiny, tiny_models
 
 CASES = ["ethos", "unsmile", "sentiment_ko", "stop_hate", "stop_hate with biases", "gitana"]

@@ -13,12 +13,13 @@ from tasks import recipe as recipes
 from tasks import tracking
 from tasks.contracts import Adapter, BaseModelFiles, DatasetVersion, Download, Evaluation, MergedModel, Part, RegisteredVersion
 from tasks.errors import DataError, RecipeError, RecipeErrors
+from tasks.files import link_or_copy
 from tasks.kinds import chat
 from tasks.models import load_model
 from tasks.schema import METRICS, Recipe
 from tasks.steps import perform
 from tasks.tokens import Tokens
-from tasks.workspace import Run, link_or_copy
+from tasks.workspace import Run
 from tests import evaluated, tiny
 
 LLAMA_2 = (

@@ -10,12 +10,13 @@ from tasks import merge as step
 from tasks import recipe as recipes
 from tasks.contracts import Adapter, BaseModelFiles, DatasetVersion, Download, MergedModel, Part
 from tasks.errors import ContractError
+from tasks.files import link_or_copy
 from tasks.kinds import chat
 from tasks.models import load_adapter, load_model
 from tasks.steps import perform
 from tasks.tokens import Tokens
 from tasks.trainer import with_adapter
-from tasks.workspace import Run, link_or_copy
+from tasks.workspace import Run
 from tests import tiny, tiny_gptj
 from tests.tiny_models import LLAMA_2, build_llama
 

@@ -10,9 +10,10 @@ import pytest
 from tasks import parquet, recipe
 from tasks.contracts import BaseModelFiles, DatasetParts, Download, SourceFile, ValidRows
 from tasks.errors import DataError, RecipeErrors
+from tasks.files import link_or_copy
 from tasks.schema import Recipe
 from tasks.steps import perform
-from tasks.workspace import Run, link_or_copy
+from tasks.workspace import Run
 from tests import tiny
 
 NAMES = ("negative", "neutral", "positive")

@@ -15,8 +15,9 @@ from tasks import near_copies, parquet
 from tasks import recipe as recipes
 from tasks.contracts import BaseModelFiles, DatasetParts, Download, Part, SourceFile, ValidRows
 from tasks.data_schema import Table
+from tasks.files import link_or_copy
 from tasks.steps import perform
-from tasks.workspace import Run, link_or_copy
+from tasks.workspace import Run
 
 Prepare = Callable[..., tuple[Run, ValidRows, DatasetParts]]
 

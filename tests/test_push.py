@@ -11,9 +11,10 @@ import pytest
 
 from tasks.contracts import Adapter, DatasetVersion, MergedModel, Publication
 from tasks.errors import ContractError, ServiceError, Skip
+from tasks.files import write_atomically
 from tasks.settings import CHECKOUT, quiet_environment
 from tasks.steps import perform
-from tasks.workspace import Run, write_atomically
+from tasks.workspace import Run
 from tests import evaluated
 from tests.hub_server import TOKEN, HubState, hub_server
 

@@ -9,10 +9,11 @@ import pytest
 from tasks import recipe as recipes
 from tasks.contracts import STEPS, Adapter, Evaluation, Publication
 from tasks.emissions import LEDGER
+from tasks.place import run_folder
 from tasks.progress import read_position
 from tasks.settings import settings
 from tasks.steps import perform
-from tasks.workspace import Run, run_folder
+from tasks.workspace import Run
 from tests import processes
 from tests.processes import difference, kill, until, weights
 from tests.s3_server import S3

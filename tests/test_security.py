@@ -16,8 +16,9 @@ from tasks import recipe as recipes
 from tasks.allowed_hosts import allowed, check_host
 from tasks.data_schema import Source
 from tasks.errors import ContractError, LoraflowError, RecipeError, RecipeErrors
+from tasks.place import run_folder
 from tasks.settings import CHECKOUT
-from tasks.workspace import Run, run_folder
+from tasks.workspace import Run
 
 CODE = [path for folder in ("dags", "tasks", "docker", "benchmarks", "docs", ".ci") for path in sorted((CHECKOUT / folder).rglob("*.py"))]
 SHELLS = {

@@ -276,7 +276,7 @@ def test_only_new_data_is_cut(start: Start) -> None:
 
 def test_ethos_is_cut_as_the_tutorial_cuts_it(mirror: Path, home: Path) -> None:
     from tasks.contracts import BaseModelFiles, Download, SourceFile
-    from tasks.workspace import link_or_copy
+    from tasks.files import link_or_copy
 
     run = Run(home / "runs" / "ethos" / "test")
     run.folder.mkdir(parents=True)

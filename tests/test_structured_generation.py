@@ -16,6 +16,7 @@ from tasks import model_card
 from tasks import recipe as recipes
 from tasks.contracts import Adapter, BaseModelFiles, DatasetVersion, Download, Evaluation, MergedModel, Part
 from tasks.errors import DataError, RecipeError, RecipeErrors
+from tasks.files import link_or_copy
 from tasks.kinds import structured_generation as kind
 from tasks.models import load_model
 from tasks.new_tokens import extended, new_rows
@@ -23,7 +24,7 @@ from tasks.schema import Recipe
 from tasks.steps import perform
 from tasks.tokens import Tokens
 from tasks.train import train
-from tasks.workspace import Run, link_or_copy
+from tasks.workspace import Run
 from tests import tiny, tiny_gptj
 
 RESULTS = {"lovely": "positive", "awful": "negative", "table": "neutral"}

@@ -7,7 +7,8 @@ from typing import Any
 
 from tasks import recipe as recipes
 from tasks.contracts import BaseModelFiles, DatasetVersion, Download, Part
-from tasks.workspace import Run, link_or_copy
+from tasks.files import link_or_copy
+from tasks.workspace import Run
 
 POSITIVE = ["lovely", "great", "sunny", "kind"]
 NEGATIVE = ["awful", "broken", "rainy", "rude"]

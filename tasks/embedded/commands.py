@@ -15,8 +15,9 @@ from tasks.embedded.follow import Follower
 from tasks.embedded.keeper import State
 from tasks.embedded.summary import summary
 from tasks.errors import LoraflowError
+from tasks.place import run_folder
 from tasks.settings import settings
-from tasks.workspace import Run, run_folder
+from tasks.workspace import Run
 
 LOG_WIDTH = 160
 

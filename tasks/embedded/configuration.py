@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from tasks.files import write_atomically
 from tasks.settings import CHECKOUT, Settings, quiet_environment
-from tasks.workspace import write_atomically
 
 HOST = "127.0.0.1"
 MARK = "LORAFLOW_SERVERS"

@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from tasks.embedded import keeper
+from tasks.files import link_or_copy
 from tasks.settings import Settings
-from tasks.workspace import link_or_copy
 from tests.pipeline.shell import WAIT_SECONDS, Shell
 
 pytestmark = [pytest.mark.timeout(1800)]
