@@ -7,6 +7,7 @@ whoever comes later (another try, another worker) finds the one that runs.
 import hashlib
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tasks.pod_schema import GPU, LABEL, amount
@@ -196,4 +197,4 @@ def _mounts(work: Work, settings: Settings) -> list[Json]:
 
 
 def _on_volume(settings: Settings) -> bool:
-    return bool(settings.volume_claim) and "://" not in str(settings.runs)
+    return bool(settings.volume_claim) and isinstance(settings.runs, Path)

@@ -4,6 +4,7 @@ A laptop's defaults are folders of the home folder; in a pod that folder is scra
 """
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from tasks.contracts import CONTRACTS, STEPS
@@ -39,7 +40,7 @@ def missing_for_pods(settings: Settings, steps: Iterable[str] = STEPS) -> list[S
 def _missing(settings: Settings, steps: frozenset[str]) -> Iterator[SettingsError]:
     if not settings.image:
         yield SettingsError("LORAFLOW_IMAGE", "not set", "the image of the steps expected", "set it")
-    if not _is_url(settings.runs) and not (settings.runs and settings.volume_claim):
+    if not _is_url(settings.runs) and not (isinstance(settings.runs, Path) and settings.volume_claim):
         found = f"is {settings.runs or 'not set'}, which pods cannot reach"
         remedy = "set an s3:// URL, or a folder and the claim of its volume in LORAFLOW_VOLUME_CLAIM"
         yield SettingsError("LORAFLOW_RUNS", found, "a workspace of Airflow's and of the pods expected", remedy)

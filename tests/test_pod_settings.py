@@ -70,6 +70,9 @@ def test_places_on_the_volume_that_pods_mount_are_places_for_pods(monkeypatch: p
     monkeypatch.setenv("LORAFLOW_RUNS", "/mnt/runs")
     assert len(missing()) == 1
     monkeypatch.setenv("LORAFLOW_VOLUME_CLAIM", "runs")
+    monkeypatch.setenv("LORAFLOW_RUNS", "file:///mnt/runs")
+    assert missing() and missing()[0].startswith("LORAFLOW_RUNS: is file:///mnt/runs, "), "a volume is mounted at a folder alone"
+    monkeypatch.setenv("LORAFLOW_RUNS", "/mnt/runs")
     monkeypatch.setenv("LORAFLOW_HUB", "folder:/mnt/runs/hub")
     monkeypatch.setenv("LORAFLOW_DVC_REMOTE", "/mnt/runs/dvc")
     monkeypatch.setenv("LORAFLOW_DATA_REPO", "git@host:team/data.git")
