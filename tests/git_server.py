@@ -3,13 +3,12 @@
 import base64
 import os
 import subprocess
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
-from tests.http_body import body_of
+from tests.http_server import body_of, serving
 
 CGI = Path(subprocess.run(["git", "--exec-path"], capture_output=True, text=True, check=True).stdout.strip()) / "git-http-backend"
 
@@ -18,13 +17,8 @@ CGI = Path(subprocess.run(["git", "--exec-path"], capture_output=True, text=True
 def git_server(root: Path, user: str, password: str) -> Iterator[str]:
     """Serve the repositories below a folder; gives the address without the password."""
     handler = type("Handler", (_Handler,), {"root": root, "login": base64.b64encode(f"{user}:{password}".encode()).decode()})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with serving(handler) as address:
+        yield address
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -6,16 +6,15 @@ Spoken as huggingface_hub 1.x speaks: whoami, validate-yaml, repos/create, preup
 import base64
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import yaml
 
-from tests.http_body import body_of
+from tests.http_server import body_of, serving
 
 TOKEN = "hf_loopbackSecret"
 WHO = {"type": "user", "name": "maintainer", "orgs": [{"name": "team", "roleInOrg": "write"}], "auth": {"accessToken": {"role": "write"}}}
@@ -48,16 +47,8 @@ class HubState:
 def hub_server() -> Iterator[HubState]:
     """Serve an empty Hub until the block ends."""
     state = HubState()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"state": state}))
-    state.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with serving(type("Handler", (_Handler,), {"state": state})) as state.url:
         yield state
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 class _Handler(BaseHTTPRequestHandler):

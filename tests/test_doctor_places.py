@@ -2,6 +2,7 @@
 
 import subprocess
 import tempfile
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tasks.doctor.findings import Check, examine
 from tasks.doctor.needs import Needs
 from tasks.pod_schema import amount
 from tasks.settings import settings
+from tests.http_server import serving
 from tests.s3_server import S3
 
 
@@ -210,9 +212,6 @@ def test_a_real_server_is_written_to_and_left_as_it_was(mlflow_server: str, monk
 
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_server_that_refuses_us_is_asked_once(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    import threading
-    from http.server import BaseHTTPRequestHandler, HTTPServer
-
     class Refuse(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             self.send_error(status)
@@ -222,10 +221,8 @@ def test_a_server_that_refuses_us_is_asked_once(status: int, monkeypatch: pytest
         def log_message(self, *_: object) -> None:
             pass
 
-    with HTTPServer(("127.0.0.1", 0), Refuse) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setenv("LORAFLOW_MLFLOW_URI", f"http://127.0.0.1:{server.server_port}")
+    with serving(Refuse) as address:
+        monkeypatch.setenv("LORAFLOW_MLFLOW_URI", address)
         found = look(tracking_server.tracking_server)["check"]
-        server.shutdown()
     assert (found.level, found.passing) == ("fault", False)
     assert f"error code {status}" in found.found and found.remedy.startswith("set MLFLOW_TRACKING_USERNAME")

@@ -5,12 +5,13 @@ import json
 import os
 import shutil
 import subprocess
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
+
+from tests.http_server import serving
 
 PIN = Path(__file__).resolve().parent.parent / "docker" / "pin.sh"
 INDEX = "application/vnd.oci.image.index.v1+json"
@@ -42,19 +43,16 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Its address, which skopeo takes without TLS."""
     if not shutil.which("skopeo"):
         pytest.skip("skopeo is not installed (on Debian: apt-get install skopeo)")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Registry)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = f"127.0.0.1:{server.server_port}"
     settings = tmp_path / ".config" / "containers"
     settings.mkdir(parents=True)
-    (settings / "registries.conf").write_text(f'[[registry]]\nlocation = "{address}"\ninsecure = true\n')
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    yield address
-    server.shutdown()
-    server.server_close()
+    with serving(Registry) as url:
+        address = url.removeprefix("http://")
+        (settings / "registries.conf").write_text(f'[[registry]]\nlocation = "{address}"\ninsecure = true\n')
+        yield address
 
 
 def pin(*files: Path, **env: str) -> "subprocess.CompletedProcess[str]":

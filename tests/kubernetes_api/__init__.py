@@ -1,7 +1,8 @@
 """A small Kubernetes API server on loopback: pods whose commands run as processes here, and switches for what goes wrong in clusters.
 
 A client sees nothing but the public API, so that what passes against it can pass against a cluster. What it cannot do: enforce
-a read-only root file system, a user or a limit (they are checked as part of the spec alone), probes, lifecycle hooks, exec.
+a read-only root file system, a user or a limit (they are checked as part of the spec alone), probes, lifecycle hooks, exec, and
+volumes but claims, secrets, config maps and emptyDir.
 Two pods see the same disk; a path in a volume is rewritten where it stands in a command, an argument, a variable or workingDir.
 
 store, resources, selectors, patches, quantities     objects, their versions, and how clients find and change them

@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import yaml
 
-from tests.http_body import body_of
+from tests.http_server import body_of
 from tests.kubernetes_api.answers import Refusal, bad_request, unauthorized
 from tests.kubernetes_api.call_faults import CallFaults
 from tests.kubernetes_api.cluster import Cluster
