@@ -42,6 +42,11 @@ def token() -> str | bool:
     return os.environ.get("HF_TOKEN") or False
 
 
+def page(path: str) -> str:
+    """Address of a page of the Hub, for a reader."""
+    return f"{os.environ.get('HF_ENDPOINT', 'https://huggingface.co').rstrip('/')}/{path}"
+
+
 def fetch_file(kind: Kind, name: str, commit: str, file: str, folder: Path, reach: Callable[[int], None]) -> Path:
     """Fetch a file into a folder; a transfer that was cut, in this attempt or an earlier one, goes on where it stopped.
 
@@ -104,8 +109,8 @@ def faults(kind: Kind, name: str, revision: str | None) -> Iterator[None]:
     try:
         yield
     except errors.GatedRepoError:
-        page = f"{os.environ.get('HF_ENDPOINT', 'https://huggingface.co').rstrip('/')}/{'datasets/' * (kind is DATASET)}{name}"
-        remedy = f"ask for it on the {kind.noun}'s page and set HF_TOKEN: accept the terms at {page}"
+        terms = page(f"{'datasets/' * (kind is DATASET)}{name}")
+        remedy = f"ask for it on the {kind.noun}'s page and set HF_TOKEN: accept the terms at {terms}"
         if token():
             remedy += " with the account of the token, which must have the right to read gated repositories"
         raise RecipeError(where, "gated", "access expected", remedy) from None

@@ -1,10 +1,9 @@
 """The Hugging Face Hub as a place to publish to: whether the token is good, and may write to the namespace."""
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
-from tasks import hub
+from tasks import hub, hub_client
 from tasks.contracts import Finding
 from tasks.doctor.findings import fault, good, warning
 from tasks.doctor.needs import Needs
@@ -20,7 +19,7 @@ def hub_rights(needs: Needs) -> Iterator[Finding]:
     namespace = hub.namespace(place)
     if not place.startswith("hub:") or not needs.publishes:
         return
-    token = os.environ.get("HF_TOKEN", "")
+    token = hub_client.token()
     if not token:
         yield fault(
             WHAT, "HF_TOKEN is not set, a token that may write expected", f"make one at {_page()}, or publish to a folder (LORAFLOW_HUB)"
@@ -30,10 +29,10 @@ def hub_rights(needs: Needs) -> Iterator[Finding]:
 
 
 def _page() -> str:
-    return f"{os.environ.get('HF_ENDPOINT', 'https://huggingface.co').rstrip('/')}/settings/tokens"
+    return hub_client.page("settings/tokens")
 
 
-def _who(token: str) -> dict[str, Any] | Finding:
+def _who(token: str | bool) -> dict[str, Any] | Finding:
     from httpx2 import HTTPError
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
