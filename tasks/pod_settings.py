@@ -5,10 +5,10 @@ A laptop's defaults are folders of the home folder; in a pod that folder is scra
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from tasks.contracts import CONTRACTS, STEPS
 from tasks.errors import SettingsError
+from tasks.redaction import without_credentials
 from tasks.settings import Settings
 
 NEEDS = {
@@ -51,7 +51,8 @@ def _missing(settings: Settings, steps: frozenset[str]) -> Iterator[SettingsErro
             used = ", ".join(step for step in CONTRACTS if step in users & steps)
             yield SettingsError(variable, found, f"{EXPECTED[name]} expected", f"set it: {used} would keep what they do in their pods")
     for name in ("runs", *NEEDS):
-        if _holds_a_password(getattr(settings, name)):
+        value = str(getattr(settings, name))
+        if value != without_credentials(value):
             remedy = "take it out, and put it into a secret that LORAFLOW_POD_SECRETS names"
             yield SettingsError(f"LORAFLOW_{name.upper()}", "holds a password", "none expected, since it stands in the pods' specs", remedy)
 
@@ -70,12 +71,3 @@ def _reaches(name: str, value: str | None, settings: Settings) -> bool:
 
 def _is_url(value: object) -> bool:
     return "://" in str(value or "") and not str(value).startswith(("file://", "local://"))
-
-
-def _holds_a_password(value: object) -> bool:
-    """Also a token that stands where the user does, as git hosts take it."""
-    try:
-        url = urlsplit(str(value or ""))
-    except ValueError:
-        return False
-    return bool(url.password or (url.username and url.scheme in ("http", "https")))
