@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 def evaluate(run: Run) -> Evaluation:
     """Score the merged model as a user loads it, compare it with base model, majority class and champion, and ask the gate."""
-    with tracking.tracked(run) as tracked, memory.noted(run, "evaluate"):
-        return memory.within_memory(run.recipe, "evaluate", run.halvings("evaluate"), partial(_evaluate, run, tracked))
+    with tracking.tracked(run) as tracked:
+        return memory.within_memory(run, run.recipe, "evaluate", partial(_evaluate, run, tracked))
 
 
 def _evaluate(run: Run, tracked: TrackedRun) -> Evaluation:

@@ -28,13 +28,15 @@ class Shortage(MemoryError):
     """Memory ran out in another process; its text says whose."""
 
 
-def within_memory(recipe: Recipe, step: str, halvings: int, work: Callable[[], T]) -> T:
-    """What the work returns; where memory runs out in it, a fault that says what the retry takes, after what it held is given back.
+def within_memory(run: "Run", recipe: Recipe, step: str, work: Callable[[], T]) -> T:
+    """What the work returns; where memory runs out in it, a fault that says what the retry takes.
+
+    Before it is raised, what the work held is given back, and the lack is noted for the next attempt of this generation.
 
     Args:
-        recipe: the frozen one.
+        run: whose step it is.
+        recipe: the frozen one, or as the trial has it.
         step: whose batches may be too large.
-        halvings: how often they have been halved.
         work: the work.
 
     Raises:
@@ -48,7 +50,10 @@ def within_memory(recipe: Recipe, step: str, halvings: int, work: Callable[[], T
             raise
         traceback.clear_frames(error.__traceback__)
     free()
-    raise lack_of_memory(recipe, step, halvings, found)  # out here, the fault keeps nothing alive that was meant to go
+    fault = lack_of_memory(recipe, step, run.halvings(step), found)
+    if isinstance(fault, OutOfMemoryError):
+        run.note_out_of_memory(step)
+    raise fault  # out here, it keeps nothing alive that was meant to go
 
 
 def shortage(error: BaseException) -> str | None:
@@ -97,21 +102,6 @@ def free() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-@contextmanager
-def noted(run: "Run", step: str) -> Iterator[None]:
-    """Let a lack of memory inside be known to the next attempt of this generation.
-
-    Raises:
-        OutOfMemoryError: as it came.
-    """
-    try:
-        yield
-    except OutOfMemoryError:
-        generation = int(run.attempt.name.partition("-")[0].removeprefix("g"))
-        run.note_out_of_memory(step, generation)
-        raise
 
 
 def kernel_kills() -> int:

@@ -7,6 +7,7 @@ Writes  Adapter                      runs/<id>/train.json
 
 import time
 from dataclasses import replace
+from functools import partial
 
 from tasks import memory, tracking
 from tasks.contracts import Adapter
@@ -20,9 +21,9 @@ from tasks.workspace import Run
 def train(run: Run) -> Adapter:
     """Train the LoRA adapter; the loss runs in MLflow, checkpoints let a killed training go on."""
     began = time.monotonic()
-    with tracking.tracked(run) as tracked, memory.noted(run, "train"):
+    with tracking.tracked(run) as tracked:
         job = job_of(run, run.recipe, tracked, "train")
-        adapter = memory.within_memory(run.recipe, "train", job.halvings, lambda: in_ranks(run.recipe.train.gpus, adapter_of, job, "train"))
+        adapter = memory.within_memory(run, run.recipe, "train", partial(in_ranks, run.recipe.train.gpus, adapter_of, job, "train"))
     assert adapter
     return replace(adapter, seconds=time.monotonic() - began)
 

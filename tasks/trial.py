@@ -41,10 +41,10 @@ def trial(run: Run) -> TrialScores:
     tokens = Tokens(run.path(run.read(Download).base_model.path), recipe.prompt.new_tokens)
     part = scoring.read_rows(recipe, run.path(run.read(DatasetVersion).parts["test"].path))
     rows, _, _ = scoring.fitting(recipe, tokens, part)
-    with tracking.tracked(run, one.name) as tracked, memory.noted(run, "trial"):
+    with tracking.tracked(run, one.name) as tracked:
         taken = Taken(job_of(run, recipe, tracked, "trial"), one, rows, kept)
         work = partial(in_ranks, recipe.train.gpus, trained_and_scored, taken, "trial")
-        found = memory.within_memory(recipe, "trial", taken.job.halvings, work)
+        found = memory.within_memory(run, recipe, "trial", work)
         assert found
         steps, emissions = found
         scores = _read(kept)

@@ -138,8 +138,9 @@ class Run:
         current = self._generation is None or noted.get("generation") == self._generation
         return int(noted.get("halvings", 0)) if current else 0
 
-    def note_out_of_memory(self, step: str, generation: int, part: str = "") -> None:
-        """Remember that an attempt ran out of memory; a new generation begins without such notes."""
+    def note_out_of_memory(self, step: str, generation: int | None = None, part: str = "") -> None:
+        """Remember that an attempt of a generation ran out of memory, by default the running one; a new one begins without such notes."""
+        generation = generation if generation is not None else self._generation or 0
         noted = self._memory(step, part)
         before = noted.get("halvings", 0) if noted.get("generation") == generation else 0
         self.put(f"{_name(step, part or self.part)}.memory.json", json.dumps({"generation": generation, "halvings": before + 1}))
