@@ -28,7 +28,7 @@ def started(runs: Path | str, document: dict[str, Any], run_id: str = "one") -> 
     return run
 
 
-def test_a_whole_run_in_a_bucket_ends_as_in_a_folder(
+def test_a_whole_run_in_a_bucket_ends_as_in_a_folder_and_a_killed_training_goes_on_elsewhere(
     s3: S3, home: Path, tiny_document: dict[str, Any], new_machine: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inside = started(settings().runs_folder, tiny_document)
@@ -56,16 +56,11 @@ def test_a_whole_run_in_a_bucket_ends_as_in_a_folder(
     files = {f"{step}.{kind}" for step in STEPS for kind in ("json", "claim")}
     assert beside - set(STEPS) == {"recipe.yaml", "progress.json", "mlflow.url"} | files
     assert not [path for path in s3.objects() if b"test-planted-secret" in s3.read(path)]
+    killed_and_gone_on(s3, run, new_machine)
 
 
-def test_a_training_killed_on_one_machine_goes_on_on_another(
-    s3: S3, home: Path, tiny_document: dict[str, Any], new_machine: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LORAFLOW_RUNS", s3.url)
-    run = started(s3.url, tiny_document)
-    new_machine()
-    for step in TO_EVALUATE[: TO_EVALUATE.index("train") + 1]:
-        perform(step, Run(run.uri))
+def killed_and_gone_on(s3: S3, run: Run, new_machine: Callable[[], Path]) -> None:
+    """A training that is asked for anew, killed on one machine, ends on another as the first one did."""
     undisturbed, expected = run.read(Adapter), weights(run)  # the next generation removes them
 
     new_machine()
