@@ -212,7 +212,8 @@ class ObjectStore:
             ContractError: a later attempt has taken over.
         """
         name = self._of_kept(self._name, folder.name)
-        self._check_claim_if_possible()
+        with suppress(ServiceError):
+            self._check_claim()
         try:
             for file in self.kept.glob("*"):
                 if file.is_file():
@@ -224,10 +225,6 @@ class ObjectStore:
             _say(f"{folder.name} could not be handed up, going on without it ({error})")
             return False
         return True
-
-    def _check_claim_if_possible(self) -> None:
-        with suppress(ServiceError):
-            self._check_claim()
 
     def _tidy_kept(self) -> None:
         """Remove former attempts' files, and every checkpoint that the trainer has removed here."""

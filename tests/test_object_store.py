@@ -148,10 +148,16 @@ def test_out_of_memory_is_remembered_for_one_generation(s3: S3, fresh: Callable[
         def work(run: Run) -> MergedModel:
             return MergedModel(str(run.halvings("merge")), "", 1)
 
+        def runs_out(run: Run) -> MergedModel:
+            run.note_out_of_memory("merge")
+            return dies(run)
+
         assert run.perform("merge", work, contract=MergedModel).path == "2"
         assert run.perform("merge", work, contract=MergedModel, generation=1).path == "0"
         run.note_out_of_memory("merge", 1)
         assert run.halvings("merge") == 1
+        begin(run, runs_out, generation=2)
+        assert json.loads(run.get("merge.memory.json") or "") == {"generation": 2, "halvings": 1}, "of the generation that ran"
         run.note_out_of_memory("trial", 0, "a")
         assert (run.halvings("trial", "a"), run.halvings("trial", "b")) == (1, 0)
 
