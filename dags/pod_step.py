@@ -78,6 +78,8 @@ class PodStep(KubernetesPodOperator):
             run, work = self._work(context)
             if self._done(run, work):
                 self.log.info("%s: its manifest is there, so it is done", self.step)
+                if left := self._api.find(work.pod_name):  # by a worker that died before it could read it and end it
+                    self._watch(work, left, {})
                 return self.result(run)
             self._start(context, work, {})
 

@@ -22,6 +22,14 @@ pytestmark = pytest.mark.usefixtures("pod_log")
 MakeRun = Callable[..., Run]
 
 
+def wait_until(what: Callable[[], Any], seconds: float = 30) -> None:
+    """Return once it holds."""
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, f"not so within {seconds:g} s"
+        time.sleep(0.1)
+
+
 @pytest.mark.parametrize("fault", [faults.evict(grace=0.2), faults.preempt, faults.drain, faults.shut_down_node, faults.lose])
 def test_a_pod_that_the_cluster_takes_is_followed_by_another_in_the_same_try(
     fault: faults.Fault, make_run: MakeRun, tiny_document: Any, kubernetes_api: KubernetesApi, pod_log: Any
@@ -129,6 +137,18 @@ def test_a_worker_s_death_neither_kills_nor_doubles_a_pod(
     assert any(message.endswith("was made by an earlier try, and goes on") for message in messages(pod_log))
 
 
+def test_a_pod_that_ended_well_while_its_worker_was_dead_is_read_and_removed(
+    make_run: MakeRun, tiny_document: Any, kubernetes_api: KubernetesApi, pod_log: Any
+) -> None:
+    run = make_run(tiny_document)
+    park(run, "download")
+    wait_until(lambda: run.has(Download))
+    perform(run, "download", try_number=2)
+    (pod,) = kubernetes_api.pods()
+    assert there_now(kubernetes_api) == []
+    assert kubernetes_api.log(pod["metadata"]["name"]).splitlines()[0] in messages(pod_log)
+
+
 def test_of_two_workers_at_once_one_makes_the_pod(make_run: MakeRun, tiny_document: Any, kubernetes_api: KubernetesApi) -> None:
     run = make_run(tiny_document)
     triggers: list[Any] = []
@@ -150,10 +170,7 @@ def test_a_task_that_is_marked_or_cleared_ends_its_pod(
         asyncio.run(again(trigger).on_kill())
     else:
         task.on_kill()
-    deadline = time.monotonic() + 30
-    while there_now(kubernetes_api) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert there_now(kubernetes_api) == []
+    wait_until(lambda: not there_now(kubernetes_api))
     (pod,) = kubernetes_api.pods()
     assert "deletionTimestamp" in pod["metadata"] and any("ending pod" in message for message in messages(pod_log))
 
