@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
@@ -45,13 +45,14 @@ def ended(process: "subprocess.Popen[str]", seconds: float = 120) -> tuple[int, 
     return process.returncode, printed
 
 
-def until(found: Callable[[], object], process: "subprocess.Popen[str]", seconds: float = 120) -> None:
-    """Wait for something that a running process brings about."""
+def until(found: Callable[[], Any], process: "subprocess.Popen[str] | None" = None, seconds: float = 120) -> Any:
+    """What is found, once it is; fails where the process that is to bring it about ends first."""
     deadline = time.monotonic() + seconds
-    while not found():
-        assert process.poll() is None, f"it ended first: {ended(process)}"
+    while not (value := found()):
+        assert process is None or process.poll() is None, f"it ended first: {process and ended(process)}"
         assert time.monotonic() < deadline, "it did not come about"
         time.sleep(0.02)
+    return value
 
 
 def kill(process: "subprocess.Popen[str]") -> None:

@@ -14,6 +14,7 @@ import pytest
 from tasks import lifeline
 from tasks.lifeline import Child
 from tasks.settings import CHECKOUT
+from tests.processes import until
 
 BUSY = """
 import subprocess, sys, time
@@ -52,13 +53,6 @@ def gone(pid: int) -> bool:
         return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
-
-
-def until(what: Callable[[], bool], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.02)
 
 
 @pytest.fixture

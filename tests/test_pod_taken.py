@@ -3,7 +3,6 @@
 import asyncio
 import re
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,18 +15,11 @@ from tests import tiny
 from tests.kubernetes_api import faults
 from tests.kubernetes_api.fake import KubernetesApi
 from tests.parked import again, context, fails, messages, operator, park, perform, there_now
+from tests.processes import until
 
 pytest_plugins = ["tests.parked"]
 pytestmark = pytest.mark.usefixtures("pod_log")
 MakeRun = Callable[..., Run]
-
-
-def wait_until(what: Callable[[], Any], seconds: float = 30) -> None:
-    """Return once it holds."""
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, f"not so within {seconds:g} s"
-        time.sleep(0.1)
 
 
 @pytest.mark.parametrize("fault", [faults.evict(grace=0.2), faults.preempt, faults.drain, faults.shut_down_node, faults.lose])
@@ -142,7 +134,7 @@ def test_a_pod_that_ended_well_while_its_worker_was_dead_is_read_and_removed(
 ) -> None:
     run = make_run(tiny_document)
     park(run, "download")
-    wait_until(lambda: run.has(Download))
+    until(lambda: run.has(Download))
     perform(run, "download", try_number=2)
     (pod,) = kubernetes_api.pods()
     assert there_now(kubernetes_api) == []
@@ -170,7 +162,7 @@ def test_a_task_that_is_marked_or_cleared_ends_its_pod(
         asyncio.run(again(trigger).on_kill())
     else:
         task.on_kill()
-    wait_until(lambda: not there_now(kubernetes_api))
+    until(lambda: not there_now(kubernetes_api))
     (pod,) = kubernetes_api.pods()
     assert "deletionTimestamp" in pod["metadata"] and any("ending pod" in message for message in messages(pod_log))
 
