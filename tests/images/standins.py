@@ -6,6 +6,7 @@ Dockerfile, a build argument or an image's environment would carry it on.
 
 import configparser
 import os
+import pwd
 import re
 import shutil
 import ssl
@@ -104,10 +105,14 @@ def _prepare_python(root: Path) -> None:
 
 
 def pip_settings() -> dict[str, list[str]]:
-    """What pip on this machine is told of indexes: option to values."""
-    lines = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True).stdout.splitlines()
+    """What pip on this machine is told of indexes: option to values. As in the Makefile, the account's own settings count also
+    where HOME leads elsewhere.
+    """
+    homes = ({}, {"HOME": pwd.getpwuid(os.getuid()).pw_dir})
+    command = [sys.executable, "-m", "pip", "config", "list"]
+    told = [subprocess.run(command, capture_output=True, text=True, env={**os.environ, **home}).stdout for home in homes]
     found: dict[str, list[str]] = {}
-    for line in lines:
+    for line in "".join(told).splitlines():
         key, _, value = line.partition("=")
         option = key.rpartition(".")[2]
         if option in ("index-url", "extra-index-url", "find-links"):
