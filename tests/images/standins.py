@@ -5,6 +5,7 @@ Dockerfile, a build argument or an image's environment would carry it on.
 """
 
 import configparser
+import hashlib
 import os
 import pwd
 import re
@@ -15,38 +16,41 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.images.engine import Engine
 
 PYTHON = ("python3", "python3-pip", "python3-venv", "ca-certificates", "netbase", "tzdata")
+LABEL = "loraflow.stand-in"
 SYSTEM = "/etc/ssl/certs/ca-certificates.crt"
 
 
 def python_base(engine: Engine, name: str) -> bool:
     """See to it that a Python base image is there; whether it is a stand-in."""
-    if engine.has(name):
-        return _is_stand_in(engine, name)
-    _bootstrap(engine, name, PYTHON, _prepare_python)
-    return True
+    return _have(engine, name, PYTHON, _prepare_python)
 
 
 def postgres(engine: Engine, name: str) -> bool:
     """See to it that the Postgres image is there; whether it is a stand-in, with the version of Debian."""
-    if engine.has(name):
-        return _is_stand_in(engine, name)
     change = ['ENTRYPOINT ["/usr/local/bin/start"]', "USER 999:999"]
-    _bootstrap(engine, name, ("postgresql", "netbase"), _prepare_postgres, change)
+    return _have(engine, name, ("postgresql", "netbase"), _prepare_postgres, change)
+
+
+def _have(engine: Engine, name: str, packages: Sequence[str], prepare: Callable[[Path], None], changes: Sequence[str] = ()) -> bool:
+    """See to it that an image is there; whether it is a stand-in. One that was made for other settings of pip is made anew."""
+    made_for = hashlib.sha256(repr((packages, pip_settings())).encode()).hexdigest()[:12]
+    if engine.has(name):
+        config: Any = engine.inspect(name)["Config"]
+        label = (config.get("Labels") or {}).get(LABEL)
+        if label in (None, made_for):
+            return label is not None
+    _bootstrap(engine, name, packages, prepare, [f"LABEL {LABEL}={made_for}", *changes])
     return True
 
 
-def _is_stand_in(engine: Engine, name: str) -> bool:
-    config = engine.inspect(name)["Config"]
-    return isinstance(config, dict) and "loraflow.stand-in" in (config.get("Labels") or {})
-
-
-def _bootstrap(engine: Engine, name: str, packages: Sequence[str], prepare: Callable[[Path], None], changes: Sequence[str] = ()) -> None:
+def _bootstrap(engine: Engine, name: str, packages: Sequence[str], prepare: Callable[[Path], None], changes: Sequence[str]) -> None:
     """An image of Debian's packages alone."""
     if os.getuid() != 0 or not shutil.which("debootstrap"):
         pytest.skip(f"{name} cannot be pulled, and a stand-in needs root and debootstrap")
@@ -59,7 +63,7 @@ def _bootstrap(engine: Engine, name: str, packages: Sequence[str], prepare: Call
         _copy_apt_sources(root)
         prepare(root)
         tar = subprocess.Popen(["tar", "-C", str(root), "--numeric-owner", "-c", "."], stdout=subprocess.PIPE)
-        change = [text for one in ("LABEL loraflow.stand-in=yes", 'CMD ["bash"]', *changes) for text in ("--change", one)]
+        change = [text for one in ('CMD ["bash"]', *changes) for text in ("--change", one)]
         subprocess.run([engine.name, "import", *change, "-", name], stdin=tar.stdout, env=engine.env, check=True, capture_output=True)
         assert tar.wait() == 0
 
