@@ -165,7 +165,7 @@ def test_a_training_that_ran_out_of_memory_goes_on_with_half_the_micro_batch(
 ) -> None:
     fake = production_set.fake
     assert fake and stormy.state == "success"
-    fake.arm(faults.out_of_memory(), log="training 1", **{"loraflow/step": "train"})
+    fake.arm(faults.out_of_memory(), log="training 0/", **{"loraflow/step": "train"})
     run = production_set.airflow.trigger(RECIPE, data="latest")
     run.wait("train", "success")
     told = [record["event"] for record in run.log("train", 1)]
