@@ -92,7 +92,7 @@ def keep(places: Places) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
         places.logs.mkdir(parents=True, exist_ok=True)
         process = subprocess.Popen((sys.executable, "-c", KEEPER.format(servers=code)), cwd=CHECKOUT)
         started.append(process)
-        until(lambda: all((places.logs / f"{name}.log").exists() for name in code) and keeper.lives(places))
+        until(lambda: all((places.logs / f"{name}.log").exists() for name in code) and keeper.lives(places), seconds=30)
         return process
 
     yield start
@@ -182,7 +182,7 @@ def test_a_server_that_ends_while_starting_is_reported_with_the_end_of_its_log(h
         servers.up(Console())
     assert str(error.value).startswith("migrate: ended while starting, a running server expected; see the end of")
     assert "unable to open database file" in str(error.value)
-    until(lambda: not keeper.lives(Places(home)))
+    until(lambda: not keeper.lives(Places(home)), seconds=30)
     assert not (home / "servers" / "up").exists()
 
 
@@ -203,11 +203,11 @@ def test_the_servers_end_when_the_command_is_killed(keep: Any, places: Places) -
     assert command.stdout
     command.stdout.readline()
     process = keep(one=RUNAWAY)
-    child = int(until(lambda: (places.home / "runaway").exists() and (places.home / "runaway").read_text()))
+    child = int(until(lambda: (places.home / "runaway").exists() and (places.home / "runaway").read_text(), seconds=30))
     assert not gone(child)
     command.kill()
     assert process.wait(15) == 0
-    until(lambda: gone(child))
+    until(lambda: gone(child), seconds=30)
     command.wait()
     command.stdout.close()
 
@@ -224,7 +224,7 @@ def test_down_ends_what_stays_and_finds_nothing_the_second_time(keep: Any, place
     places.servers.mkdir(parents=True)
     (places.servers / "up").touch()
     process = keep(one=RUNAWAY)
-    child = int(until(lambda: (places.home / "runaway").exists() and (places.home / "runaway").read_text()))
+    child = int(until(lambda: (places.home / "runaway").exists() and (places.home / "runaway").read_text(), seconds=30))
     time.sleep(2 * keeper.LOOK_SECONDS)
     assert process.poll() is None
     assert servers.down(Console())
@@ -236,13 +236,13 @@ def test_down_ends_what_a_killed_keeper_left_and_nobody_else(keep: Any, places: 
     places.servers.mkdir(parents=True)
     (places.servers / "up").touch()
     process = keep(one=RUNAWAY)
-    child = int(until(lambda: (places.home / "runaway").exists() and (places.home / "runaway").read_text()))
+    child = int(until(lambda: (places.home / "runaway").exists() and (places.home / "runaway").read_text(), seconds=30))
     stranger = subprocess.Popen((sys.executable, "-c", SLEEP), env={**os.environ, MARK: "of another home"})
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not gone(child) and not keeper.lives(places)
     assert servers.down(Console())
-    until(lambda: gone(child))
+    until(lambda: gone(child), seconds=30)
     assert stranger.poll() is None
     stranger.kill()
     stranger.wait()

@@ -106,7 +106,7 @@ def test_an_ended_child_takes_along_what_it_left_behind() -> None:
     with Child(python(code), os.environ) as child:
         (left,) = map(int, child.lines())  # ends although the process left behind holds the output open
         assert not gone(left)
-    until(lambda: gone(left))
+    until(lambda: gone(left), seconds=10)
     assert time.monotonic() - began < 20
 
 
@@ -132,7 +132,7 @@ def test_end_is_by_sigkill_where_sigterm_is_not_heard(monkeypatch: pytest.Monkey
 def test_kill_9_of_the_parent_ends_child_and_grandchild(start: Callable) -> None:
     process, pids = start(WORKER)
     process.kill()
-    until(lambda: all(gone(pid) for pid in pids))
+    until(lambda: all(gone(pid) for pid in pids), seconds=10)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the parent-death signal is Linux's")
@@ -140,24 +140,24 @@ def test_kill_9_of_parent_and_watcher_ends_the_child(start: Callable) -> None:
     process, (_, child, watcher, _grandchild) = start(WORKER)
     os.kill(watcher, signal.SIGKILL)
     process.kill()
-    until(lambda: gone(child))
+    until(lambda: gone(child), seconds=10)
 
 
 def test_kill_9_of_the_parents_parent_ends_all(start: Callable) -> None:
     process, pids = start(SUPERVISOR)
     assert psutil.Process(pids[0]).ppid() == process.pid
     process.kill()
-    until(lambda: all(gone(pid) for pid in pids))
+    until(lambda: all(gone(pid) for pid in pids), seconds=10)
 
 
 def test_kill_9_of_the_child_ends_its_own_children(start: Callable) -> None:
     _, (worker, child, watcher, grandchild) = start(WORKER)
     os.kill(child, signal.SIGKILL)
-    until(lambda: all(gone(pid) for pid in (worker, child, watcher, grandchild)))
+    until(lambda: all(gone(pid) for pid in (worker, child, watcher, grandchild)), seconds=10)
 
 
 def test_a_command_that_is_not_there_leaves_no_watcher(tmp_path: Path) -> None:
     before = {process.pid for process in psutil.Process().children()}
     with pytest.raises(FileNotFoundError):
         Child([str(tmp_path / "nothing")], os.environ)
-    until(lambda: {process.pid for process in psutil.Process().children() if not gone(process.pid)} <= before)
+    until(lambda: {process.pid for process in psutil.Process().children() if not gone(process.pid)} <= before, seconds=10)
