@@ -1,4 +1,4 @@
-"""What a task asks of the cluster about its pod: find it, make it, end it, read what it printed. Pods are plain JSON here."""
+"""What tasks ask of the cluster about pods: find, make and end them, read what they printed. Pods are plain JSON here."""
 
 from collections.abc import Callable
 from typing import Any
@@ -33,6 +33,12 @@ class PodApi:
                 return None
             raise
         return pod if uid in (None, pod["metadata"]["uid"]) else None
+
+    @generic_api_retry
+    def all(self, selector: str) -> list[Json]:
+        """The pods whose labels fit."""
+        found: list[Json] = self._plain(self._client.list_namespaced_pod(self._namespace, label_selector=selector))["items"]
+        return found
 
     @generic_api_retry
     def make(self, pod: V1Pod) -> Json:

@@ -6,8 +6,7 @@ API refuses a second one, and a later try finds the first.
 """
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any
@@ -16,13 +15,10 @@ from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
 from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
 from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
-from airflow.sdk.exceptions import AirflowNotFoundException
 from airflow.settings import pod_mutation_hook
 from kubernetes.client import ApiException
-from kubernetes.config import ConfigException
-from urllib3.exceptions import HTTPError
 
-from dags import faults, pod_faults, pods
+from dags import cluster, faults, pod_faults, pods
 from dags.links import MlflowLink, links_of
 from dags.pod_api import PodApi
 from dags.pod_faults import Action, Finding, Terms
@@ -31,7 +27,7 @@ from dags.pods import CONTAINER, Json, Work
 from dags.start import generation_of, run_of
 from dags.step_log import Place, timestamp
 from tasks.contracts import Plan
-from tasks.errors import ContractError, ServiceError, SettingsError
+from tasks.errors import ContractError, ServiceError
 from tasks.settings import settings
 from tasks.workspace import Run
 
@@ -56,8 +52,7 @@ class PodStep(KubernetesPodOperator):
     def __init__(self, step: str, recipe: str, part: str = "", **kwargs: Any) -> None:
         where = settings()
         ours = {
-            "kubernetes_conn_id": where.kubernetes_conn,
-            "in_cluster": None if where.kubernetes_conn else True,
+            **cluster.connection(),
             "namespace": where.namespace,
             "base_container_name": CONTAINER,
             "deferrable": True,
@@ -116,34 +111,14 @@ class PodStep(KubernetesPodOperator):
     @cached_property
     def hook(self) -> KubernetesHook:
         """The connection that the settings name, or the cluster that this runs in; no default connection that happens to be there."""
-        return KubernetesHook(conn_id=None, kubernetes_conn_id=self.kubernetes_conn_id, in_cluster=self.in_cluster)
+        return cluster.hook()
 
     @cached_property
     def _api(self) -> PodApi:
         return PodApi(self.client, str(self.namespace))
 
-    @contextmanager
-    def _readable(self) -> Iterator[None]:
-        """End the task in our own words where the cluster cannot be reached, or does not let us."""
-        where = f"{self.step}: the cluster"
-        with faults.readable(self.log):
-            try:
-                yield
-            except (ConfigException, AirflowNotFoundException) as error:
-                raise SettingsError(where, f"no way to it ({error})", "a connection expected", "set LORAFLOW_KUBERNETES_CONN") from None
-            except ApiException as error:
-                message = pod_faults.message_of(error.body, error.reason)
-                if error.status == 403:
-                    raise SettingsError(
-                        where, f"forbids it ({message})", "Airflow's rights expected", "grant them: docs/kubernetes.md"
-                    ) from None
-                raise ServiceError(
-                    where, f"answered {error.status} ({message})", "what was asked for expected", "it is asked again"
-                ) from None
-            except HTTPError as error:
-                raise ServiceError(
-                    where, f"no answer ({error})", "one expected", "it is asked again, and a pod that runs goes on"
-                ) from None
+    def _readable(self) -> AbstractContextManager[None]:
+        return cluster.readable(self.step, self.log)
 
     def _work(self, context: Any) -> tuple[Run, Work]:
         run = run_of(self.recipe, context["run_id"])

@@ -44,6 +44,7 @@ def retrain(form: Form) -> DAG:
             >> Approve(recipe=form.name)
             >> step("promote")
             >> step("push")
+            >> runners.closing(form.recipe)
         )
     return dag
 

@@ -48,6 +48,7 @@ def sweep(form: Form) -> DAG:
             >> planned
             >> trials
             >> step("compare")
+            >> runners.closing(form.recipe)
         )
     return dag
 

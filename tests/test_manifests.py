@@ -192,9 +192,8 @@ def test_airflow_has_the_rights_that_it_uses_and_no_other() -> None:
     provider = Path(distribution("apache-airflow-providers-cncf-kubernetes").locate_file("airflow/providers/cncf/kubernetes"))
     files = [provider / name for name in ("operators/pod.py", "utils/pod_manager.py", "hooks/kubernetes.py", "triggers/pod.py")]
     used = {right for call in manifests.calls([*files, *(CHECKOUT / "dags").glob("*.py")]) if (right := manifests.right_of(call))}
-    # For the XCom sidecar and Istio's, of which the steps' pods have neither; and to find a pod and to mark it as read, where ours
-    # has a name that is known and is deleted.
-    never = {("get", "pods/exec"), ("list", "pods"), ("patch", "pods")}
+    # For the XCom sidecar and Istio's, of which the steps' pods have neither; and to mark a pod as read, where ours is deleted.
+    never = {("get", "pods/exec"), ("patch", "pods")}
     assert never < used
     assert used - never == manifests.granted()
     asked = {(verb, f"{kind}/{part}".rstrip("/")) for kind, part, verbs in RIGHTS for verb in verbs}

@@ -23,13 +23,13 @@ def test_a_cluster_s_client_is_imported_where_steps_are_pods_alone(airflow_home:
     there = parse(airflow_home, kubernetes, LORAFLOW_RECIPES=str(recipes_folder), **CLUSTER)
     assert (here["errors"], here["heavy"]) == ({}, [])
     assert (there["errors"], there["heavy"]) == ({}, ["kubernetes", "kubernetes_asyncio"])
-    assert here["dags"] == there["dags"]
+    assert {dag: [*tasks, "end_pods"] for dag, tasks in here["dags"].items()} == there["dags"]
 
 
 def test_the_steps_that_a_recipe_names_are_pods_and_the_others_processes(recipes_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def kinds(dag: Any) -> dict[str, str]:
         found = {task.task_id: getattr(task, "operator_class", type(task)).__name__ for task in dag.tasks}
-        return {step: kind for step, kind in found.items() if kind not in ("Start", "Approve")}
+        return {step: kind for step, kind in found.items() if kind not in ("Start", "Approve", "EndPods")}
 
     for name, value in CLUSTER.items():
         monkeypatch.setenv(name, value)

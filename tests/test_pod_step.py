@@ -15,7 +15,7 @@ from tests import tiny
 from tests.kubernetes_api import faults
 from tests.kubernetes_api.fake import KubernetesApi
 from tests.kubernetes_api.images import STEPS as IMAGE
-from tests.parked import fails, messages, operator, perform, there_now
+from tests.parked import context, fails, messages, operator, perform, there_now
 
 pytest_plugins = ["tests.parked"]
 pytestmark = pytest.mark.usefixtures("pod_log")
@@ -196,12 +196,17 @@ def test_no_secret_is_in_what_a_pod_leaves_behind(
 
 
 def test_a_step_needs_no_right_but_those_that_airflow_is_given(
-    make_run: MakeRun, tiny_document: Any, kubernetes_api: KubernetesApi
+    make_run: MakeRun, tiny_document: Any, kubernetes_api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from dags import end_pods
     from tasks.doctor.cluster import RIGHTS
 
+    monkeypatch.setattr(end_pods, "SETTLE_SECONDS", 0.0)
+
     kubernetes_api.arm(faults.evict(grace=0.2), log="download: run")
-    perform(make_run(tiny_document), "download")
+    run = make_run(tiny_document)
+    perform(run, "download")
+    end_pods.EndPods(recipe=run.recipe.name).execute(context(run, "end_pods"))
     place = re.compile(r"/api/v1/namespaces/loraflow/(?P<kind>\w+)(/(?P<name>[^/]+)(/(?P<part>\w+))?)?")
     asked = set()
     for request in kubernetes_api.requests:

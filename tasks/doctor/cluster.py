@@ -22,7 +22,7 @@ SECONDS = 15
 """How long the API may take for one answer."""
 
 RIGHTS = (
-    ("pods", "", ("create", "get", "delete")),
+    ("pods", "", ("create", "get", "list", "delete")),
     ("pods", "log", ("get",)),
     ("events", "", ("list",)),
 )

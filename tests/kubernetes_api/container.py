@@ -135,6 +135,12 @@ class Container:
             if self._child and (not self._first or _has_handler(self._child.pid, signal.SIGTERM)):
                 _send(self._child.pid, signal.SIGTERM)
 
+    def hold(self, held: bool) -> None:
+        """Let the container's first process stand still, or go on."""
+        with self._guard:
+            if self._child:
+                _send(self._child.pid, signal.SIGSTOP if held else signal.SIGCONT)
+
     def kill(self, out_of_memory: bool = False) -> None:
         """SIGKILL."""
         with self._guard:

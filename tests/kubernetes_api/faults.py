@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 Fault = Callable[["Cluster", PodLife], None]
 
+HELD_SECONDS = 0.5
+"""How long a pod that a fault strikes at a line stands still, for the fault to come to it there."""
+
 NO_GPU = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu. preemption: 0/3 nodes are available: 3 No preemption victims."
 LOW = "The node was low on resource: {resource}. Threshold quantity: 100Mi, available: 52Mi. "
 LOW += "Container {container} was using 3Gi, request is 0, has larger consumption of {resource}. "
@@ -232,7 +235,9 @@ class Faults:
         """A pod has printed a line."""
         for armed in list(self._armed):
             if armed.log and armed.log in line and armed.takes(life):
+                life.hold(True)  # a step that prints the line as one of its last would be done before the fault's signal came
                 armed.fault(self._cluster, life)
+                self.later(HELD_SECONDS, lambda: life.hold(False))
 
     def later(self, seconds: float, action: Callable[[], None]) -> None:
         """Do something after a time."""

@@ -97,6 +97,11 @@ class PodLife:
             self.conditions.set("DisruptionTarget", "True", **ending.condition)
             self.publish()
 
+    def hold(self, held: bool) -> None:
+        """Let its processes stand still, or go on."""
+        for container in self.containers:
+            container.hold(held)
+
     def nudge(self) -> None:
         """Look again at what it waits for."""
         with self._turn:
