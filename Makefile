@@ -63,7 +63,7 @@ down: ## End them, and whatever they run
 	@test ! -x .venv/bin/python || $(LORAFLOW) down
 
 test: setup ## Run the tests: make test [TESTS=tests/test_split.py]
-	.venv/bin/python -m pytest -n 2 --dist loadfile $(TESTS)
+	.venv/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 test-cluster: setup ## Run on a real cluster what tests of pods need no fake: make test-cluster KUBECONFIG=FILE
 	LORAFLOW_TEST_KUBECONFIG=$(abspath $(or $(KUBECONFIG),$(error KUBECONFIG is missing: make test-cluster KUBECONFIG=FILE))) \
