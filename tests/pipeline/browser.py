@@ -119,7 +119,10 @@ class Journey:
         self.page.goto(f"{self.run}/tasks/{task}")
         self.page.get_by_text(f"-m tasks {task}").first.wait_for()
         self._settle()
-        self._keep("log")
+        if self._pictures:
+            self.page.get_by_role("button", name="fullscreen").click()  # beside the graph its lines are cut off
+            self._settle()
+            self._keep("log")
         return self.page.locator("main, #root").first.inner_text()
 
     def follow_link(self, task: str, expected: str) -> str:
