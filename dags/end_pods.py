@@ -19,19 +19,14 @@ SETTLE_SECONDS = 15.0
 
 
 class EndPods(BaseOperator):
-    """End the pods that the run's tasks have left.
+    """End the pods that the run's tasks have left."""
 
-    Args:
-        recipe: name of the recipe.
-    """
-
-    def __init__(self, recipe: str, **kwargs: Any) -> None:
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**{"task_id": "end_pods", "doc_md": __doc__, "do_xcom_push": False, **kwargs})
-        self.recipe = recipe
 
     def execute(self, context: Any) -> None:
         """Look twice."""
-        wanted = {"loraflow/recipe": self.recipe, "dag_id": context["dag"].dag_id, "run_id": context["run_id"]}
+        wanted = {"app.kubernetes.io/part-of": "loraflow", "dag_id": context["dag"].dag_id, "run_id": context["run_id"]}
         selector = ",".join(f"{name}={make_safe_label_value(value)}" for name, value in wanted.items())
         with cluster.readable(self.task_id, self.log):
             api = PodApi(cluster.hook().core_v1_client, settings().namespace)

@@ -110,7 +110,7 @@ class PodStep(KubernetesPodOperator):
 
     @cached_property
     def hook(self) -> KubernetesHook:
-        """The connection that the settings name, or the cluster that this runs in; no default connection that happens to be there."""
+        """The way to the cluster that the settings name."""
         return cluster.hook()
 
     @cached_property

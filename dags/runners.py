@@ -38,7 +38,7 @@ def closing(recipe: Recipe) -> list[BaseOperator]:
     """What follows the last step, whatever became of the others: where steps are pods, the end of those left behind."""
     if settings().runner == "local" or not recipe.pods.steps:
         return []
-    return [import_module("dags.end_pods").EndPods(recipe=recipe.name).as_teardown()]  # no matter for how the run ends
+    return [import_module("dags.end_pods").EndPods().as_teardown()]  # no matter for how the run ends
 
 
 def _kind(name: str, recipe: Recipe, kind: str, local: type[BaseOperator]) -> type[BaseOperator]:

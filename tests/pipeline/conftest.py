@@ -10,7 +10,7 @@ from tests import tiny
 from tests.pipeline.airflow_servers import Airflow, running
 
 
-@pytest.fixture(scope="module")  # its servers take a third of a core even where nothing runs
+@pytest.fixture(scope="module")  # its servers use a core even where nothing runs
 def airflow(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, tiny_csv: Path) -> Iterator[Airflow]:
     """A real Airflow with the recipe `tiny`, which has a grid, and `hasty`, where a reviewer has a minute to answer."""
     folder = tmp_path_factory.mktemp("pipeline")

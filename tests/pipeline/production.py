@@ -126,7 +126,7 @@ def _airflow(folder: Path, recipes: Path, kubeconfig: Path, ours: Mapping[str, s
         **ours,
         "LORAFLOW_RUNNER": "kubernetes",
         "LORAFLOW_KUBERNETES_CONN": CONNECTION,
-        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "60",  # its recipes stay as they are, and parsing takes a quarter of a core
+        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "60",  # its recipes stay as they are, and parsing is dear
         f"AIRFLOW_CONN_{CONNECTION.upper()}": json.dumps(connection),
     }
     home = folder / "home"
