@@ -1,6 +1,7 @@
 """A text as the turns of a conversation, rendered by a chat template (Jinja) as transformers renders it, without torch."""
 
 from tasks.errors import RecipeError
+from tasks.framing import literal
 from tasks.kinds import Encoder
 from tasks.schema import Recipe
 
@@ -27,15 +28,18 @@ def messages_of(recipe: Recipe, text: str) -> list[Message]:
 def render(recipe: Recipe, tokens: Encoder, messages: list[Message], answer: str | None = None) -> str:
     """The conversation as the model reads it: up to where the assistant answers, or with its answer.
 
+    What was said in it is marked for `tokens.encode`, so that no turn can end or open another one.
+
     Raises:
         RecipeError: there is no chat template, or it refuses these turns.
     """
     from jinja2 import TemplateError
     from transformers.utils.chat_template_utils import render_jinja_template  # what its tokenizers render with; it needs no torch
 
-    turns = [{"role": "system", "content": recipe.prompt.system}, *messages] if recipe.prompt.system else list(messages)
-    if answer is not None:
-        turns.append({"role": "assistant", "content": answer})
+    turns = list(messages) if answer is None else [*messages, {"role": "assistant", "content": answer}]
+    turns = [{**turn, "content": literal(recipe, tokens, turn["content"])} for turn in turns]
+    if recipe.prompt.system:
+        turns.insert(0, {"role": "system", "content": recipe.prompt.system})
     where = f"{recipe.name}.yaml: prompt.chat_template"
     source = recipe.prompt.chat_template or tokens.chat_template
     if source is None:

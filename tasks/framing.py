@@ -1,5 +1,7 @@
 """A text within the prompt's frame: the template before and after it, the text cut to fit, frame and answer never."""
 
+from string import Template
+
 from tasks.errors import DataError, RecipeError
 from tasks.kinds import Encoder
 from tasks.schema import Recipe
@@ -8,6 +10,12 @@ from tasks.schema import Recipe
 def template(recipe: Recipe) -> str:
     """The prompt's template with the labels' names in it; {text} marks the text's place."""
     return recipe.prompt.template.replace("{labels}", ", ".join(recipe.labels.names))
+
+
+def literal(recipe: Recipe, tokens: Encoder, text: str) -> str:
+    """What somebody wrote, marked so that no control token is read in it; the words of the recipe stay as they are."""
+    prompt = recipe.prompt
+    return tokens.literal(text, (prompt.template or prompt.chat_template or "") + prompt.answer)
 
 
 def frame(recipe: Recipe, tokens: Encoder) -> tuple[list[int], list[int]]:
@@ -53,11 +61,37 @@ def framed(recipe: Recipe, tokens: Encoder, text: str, room: int) -> tuple[list[
     """
     if not text.strip():
         raise DataError(recipe.name, "a row's text is empty", "a text expected", "add an expectation that rejects such rows")
-    whole = [*_beginning(tokens), *tokens.encode(template(recipe).replace("{text}", text))]
+    marked = literal(recipe, tokens, text)
+    whole = [*_beginning(tokens), *tokens.encode(template(recipe).replace("{text}", marked))]
     if len(whole) <= room:
         return whole, False
     before, after = frame(recipe, tokens)
-    return [*before, *tokens.encode(text)[: room - len(before) - len(after)], *after], True
+    return [*before, *tokens.encode(marked)[: room - len(before) - len(after)], *after], True
+
+
+SNIPPET = Template('''import re
+
+control = "|".join(re.escape(token.content) for token in tokenizer.added_tokens_decoder.values() if token.special)
+
+
+def encode(text):
+    """Token ids of the prompt with a text in it; what the text spells like a control token stays text."""
+    first, *others = ${prompt}.replace("{text}", re.sub(f"(?={control})(.)", "\\\\1\\ufdd0", text)).split("\\ufdd0")
+    ids, newline = tokenizer.encode(first$special), tokenizer.encode("\\n", add_special_tokens=False)
+    for piece in others:
+        ids += tokenizer.encode("\\n" + piece, add_special_tokens=False)[len(newline) :]
+    return ids
+''')
+
+
+def snippet(prompt: str, *, rendered: bool = False) -> str:
+    """Python for the model card that defines `encode`, the token ids of the prompt of a text; `tokenizer` is there already.
+
+    Args:
+        prompt: Python that gives the prompt, `{text}` in the text's place.
+        rendered: a chat template made it, which writes the beginning token itself.
+    """
+    return SNIPPET.substitute(prompt=prompt, special=", add_special_tokens=False" if rendered else "")
 
 
 def _beginning(tokens: Encoder) -> list[int]:

@@ -27,6 +27,8 @@ def extended(recipe: Recipe, base: Path) -> Tokens:
         RecipeError: the base model knows one of them already.
     """
     plain, new = Tokens(base), recipe.prompt.new_tokens
+    if not new:
+        return plain
     if known := [token for token in new if plain.id_of(token) is not None]:
         where = f"{recipe.name}.yaml: prompt.new_tokens"
         raise RecipeError(where, f"this base model knows {known[0]!r} already", "tokens that are new to it expected", "remove it")

@@ -1,109 +1,237 @@
-"""A tokenizer read from a model's folder without torch: what `download` checks labels with, and all kinds encode with."""
+"""A tokenizer as transformers reads it from a model's folder; what a text spells like a control token stays text."""
 
 import json
-import shutil
+import os
+import re
+import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from tasks.errors import RecipeError
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model", "chat_template.jinja")
-"""What makes up a tokenizer; the first holds the vocabulary."""
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model", "vocab.json",
+    "merges.txt", "chat_template.jinja",
+)  # fmt: skip
+"""What makes up a tokenizer, as the families of models here store it."""
+
+BREAK = "\ufdd0"
+"""Parts a text inside of what would be a control token. Unicode keeps this code point for internal use; no text holds it."""
+
+
+def without_torch() -> None:
+    """Let transformers read configurations and tokenizers without torch: a third of the memory and half of the time.
+
+    For a process that loads no model. Call it before transformers is imported.
+    """
+    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]  # an import of it fails, as on a machine without it
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # transformers warns that it found no torch
 
 
 class Tokens:
-    """The fast tokenizer in a folder (`tokenizer.json`, special tokens named in `tokenizer_config.json`).
+    """The tokenizer in a folder, as `AutoTokenizer` loads it.
 
     Args:
-        folder: folder of the base model.
-        new_tokens: special tokens to know besides; those that it knows already stay as they are.
+        folder: folder of the model.
+        new_tokens: special tokens to add.
 
     Raises:
-        RecipeError: the folder holds no fast tokenizer, or it names no end token.
+        RecipeError: transformers loads no fast tokenizer from the folder, or the tokenizer has no end token.
     """
 
     def __init__(self, folder: Path, new_tokens: Sequence[str] = ()) -> None:
-        self.folder = folder
-        file = folder / "tokenizer.json"
-        if not file.exists():
-            raise RecipeError(str(folder), "no tokenizer.json", "a fast tokenizer expected", "choose a base model that ships one")
-        from tokenizers import AddedToken, Tokenizer
+        from tokenizers import AddedToken
 
-        try:
-            self._tokenizer = Tokenizer.from_file(str(file))
-        except Exception as error:  # the library raises nothing narrower
-            raise RecipeError(str(file), f"not readable ({error})", "a fast tokenizer expected", "fetch the base model again") from None
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
-        self._tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in new_tokens])
-        end = self._special("eos_token")
-        if end is None:
-            raise RecipeError(str(folder), "the tokenizer names no eos_token", "an end token expected", "choose another base model")
-        self.eos_id: int = end
+        self.folder = folder
+        self._tokenizer = _load(folder)
+        self._tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in new_tokens], special_tokens=True)
+        self._fast = self._tokenizer.backend_tokenizer
+        self._fast.no_padding()
+        self._fast.no_truncation()
+        self._spellings: dict[str, _Spelling] = {}
+        if self._tokenizer.eos_token_id is None:
+            raise RecipeError(str(folder), "the tokenizer has no end token", "an eos_token expected", "choose another base model")
+        self.eos_id: int = self._tokenizer.eos_token_id
         """Id of the end token."""
 
     @cached_property
-    def config(self) -> dict[str, Any]:
-        """`tokenizer_config.json`, empty where there is none."""
-        file = self.folder / "tokenizer_config.json"
-        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
-
-    @cached_property
     def bos_id(self) -> int | None:
-        """Id of the beginning token, None where the tokenizer adds none to a text."""
-        first = self._tokenizer.encode("a").ids[0]
-        return first if first == self._special("bos_token") else None
+        """Id of the token that the tokenizer puts before a text; None where it puts none."""
+        whole, bare = self._fast.encode("a").ids, self._fast.encode("a", add_special_tokens=False).ids
+        return int(whole[0]) if whole[0] != bare[0] else None
 
     @cached_property
     def pad_id(self) -> int:
-        """Id of the padding token; the end token's where there is none (padding is masked, and never carries loss)."""
-        found = self._special("pad_token")
-        return self.eos_id if found is None else found
+        """Id of the padding token, or of the end token where the model has no row for one (padding is masked and carries no loss)."""
+        found, rows = self._tokenizer.pad_token_id, self.vocabulary
+        return self.eos_id if found is None or (rows is not None and found >= rows) else int(found)
+
+    @cached_property
+    def end_ids(self) -> list[int]:
+        """Ids of the tokens that end what the model writes: the tokenizer's end token first, then those of its generation settings."""
+        for name in ("generation_config.json", "config.json"):
+            named = self._json(name).get("eos_token_id")
+            if named is not None:
+                break
+        others = {named} if isinstance(named, int) else set(named or ())
+        return [self.eos_id, *sorted(others - {self.eos_id})]
+
+    @cached_property
+    def vocabulary(self) -> int | None:
+        """Rows of the embedding, by the model's configuration; None where there is none, as beside an adapter."""
+        config = self._json("config.json")
+        found = (config.get("text_config") or config).get("vocab_size", config.get("vocab_size"))
+        return None if found is None else int(found)
 
     @cached_property
     def special_tokens(self) -> dict[str, str]:
-        """The special tokens that the folder names (`bos_token`, …), as chat templates ask for them."""
-        named = {name: token["content"] if isinstance(token, dict) else token for name, token in self.config.items()}
-        return {name: token for name, token in named.items() if name.endswith("_token") and isinstance(token, str)}
+        """The special tokens by their names (`bos_token`, …), as chat templates ask for them."""
+        return {name: str(token) for name, token in self._tokenizer.special_tokens_map.items() if isinstance(token, str)}
+
+    @cached_property
+    def added_tokens(self) -> dict[str, int]:
+        """Tokens outside the ordinary vocabulary, special or not, to their ids."""
+        return {token.content: place for place, token in self._fast.get_added_tokens_decoder().items()}
 
     @cached_property
     def special_ids(self) -> frozenset[int]:
         """Ids of all special tokens, those without a name too."""
-        return frozenset(place for place, token in self._tokenizer.get_added_tokens_decoder().items() if token.special)
+        added = self._fast.get_added_tokens_decoder()
+        return frozenset(place for place, token in added.items() if token.special) | frozenset(self._tokenizer.all_special_ids)
 
     @cached_property
     def chat_template(self) -> str | None:
         """The chat template (Jinja) in the folder, the default one of several; None where there is none."""
-        file = self.folder / "chat_template.jinja"
-        if file.exists():
-            return file.read_text(encoding="utf-8")
-        found = self.config.get("chat_template")
-        if isinstance(found, list):
-            found = next((each["template"] for each in found if each["name"] == "default"), None)
-        return found
+        found = self._tokenizer.chat_template
+        return found.get("default") if isinstance(found, dict) else found
+
+    def control_tokens(self, template: str = "") -> tuple[str, ...]:
+        """Tokens that steer a model, so that no text may become one.
+
+        They are the special tokens, those written as `<|name|>`, and the added tokens that the chat template or another template
+        writes; of the latter not white space, which templates hold as text.
+        """
+        written = template + (self.chat_template or "")
+        return tuple(
+            token for token, place in self.added_tokens.items()
+            if place in self.special_ids or re.fullmatch(r"<\|.+\|>", token) or (token in written and token.strip())
+        )  # fmt: skip
+
+    def literal(self, text: str, template: str = "") -> str:
+        """A text, marked so that `encode` reads no control token in it.
+
+        Args:
+            text: what somebody wrote. Its words stay as they are.
+            template: the prompt's template that the text goes into, at `{text}` where it names the place.
+        """
+        spelling = self._spelling(template)
+        marked = spelling.longer.sub(lambda found: found[1] + BREAK, spelling.single.sub(" ", text.replace(BREAK, "")))
+        return f"{spelling.opening}{marked}{spelling.closing}"
 
     def save(self, folder: Path) -> None:
-        """Write the tokenizer and what belongs to it into a folder, the new tokens among the others."""
-        for name in TOKENIZER_FILES:
-            if (self.folder / name).exists():
-                shutil.copyfile(self.folder / name, folder / name)
-        self._tokenizer.save(str(folder / TOKENIZER_FILES[0]))
+        """Write the tokenizer into a folder, the new tokens among the others."""
+        self._tokenizer.save_pretrained(folder)
 
     def id_of(self, token: str) -> int | None:
         """Id of a token as it stands in the vocabulary; None where it does not."""
-        found: int | None = self._tokenizer.token_to_id(token)
+        found: int | None = self._fast.token_to_id(token)
         return found
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text, no special tokens added."""
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        """Token ids of a text, no special tokens added. Control tokens in it count, but for what `literal` has marked."""
+        first, *others = text.split(BREAK)
+        return [*self._ids(first), *(number for piece in others for number in self._continued(piece))]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids, special tokens shown."""
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
+        return str(self._fast.decode(list(ids), skip_special_tokens=False))
 
-    def _special(self, name: str) -> int | None:
-        text = self.special_tokens.get(name)
-        return None if text is None else self._tokenizer.token_to_id(text)
+    def _ids(self, text: str) -> list[int]:
+        """Token ids of a piece of text, none of them a control token that the piece does not spell.
+
+        A normaliser may turn other characters into the words of a control token (full-width brackets, say); they are read in two halves.
+        """
+        found = self._fast.encode(text, add_special_tokens=False)
+        if self._control_ids.isdisjoint(found.ids):
+            return list(found.ids)
+        for number, (start, end) in zip(found.ids, found.offsets, strict=True):
+            if number in self._control_ids and self._control_ids_spelt[number] not in text[start:end] and start < end:
+                middle = (start + end) // 2
+                return [*self._ids(text[:middle]), *self._continued(text[max(middle, start + 1) :])]
+        return list(found.ids)
+
+    def _continued(self, piece: str) -> list[int]:
+        """Token ids of a piece that is not the first of its text: some tokenizers put a blank before the first."""
+        opened, newline = self._ids(f"\n{piece}"), self._newline
+        return opened[len(newline) :] if opened[: len(newline)] == newline else self._ids(piece)
+
+    @cached_property
+    def _newline(self) -> list[int]:
+        return list(self._fast.encode("\n", add_special_tokens=False).ids)
+
+    @cached_property
+    def _control_ids_spelt(self) -> dict[int, str]:
+        return {place: token for token, place in self.added_tokens.items()}
+
+    @cached_property
+    def _control_ids(self) -> frozenset[int]:
+        """Ids that text alone must not give; the unknown token is no control token where it stands for characters without one."""
+        return (self.special_ids & frozenset(self._control_ids_spelt)) - {self._tokenizer.unk_token_id}
+
+    def _spelling(self, template: str) -> "_Spelling":
+        if template not in self._spellings:
+            self._spellings[template] = _Spelling.of(self.control_tokens(template), template)
+        return self._spellings[template]
+
+    def _json(self, name: str) -> dict[str, Any]:
+        file = self.folder / name
+        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
+
+
+@dataclass(frozen=True)
+class _Spelling:
+    """How a text that goes into a template could spell a control token."""
+
+    single: re.Pattern[str]
+    """A control token of one character."""
+    longer: re.Pattern[str]
+    """The first character of a longer one."""
+    opening: str
+    """BREAK where the template before the text ends as a control token begins, otherwise nothing."""
+    closing: str
+    """BREAK where the template after the text begins as one ends."""
+
+    @classmethod
+    def of(cls, tokens: Sequence[str], template: str) -> "_Spelling":
+        single = "|".join(re.escape(token) for token in tokens if len(token) == 1)
+        longer = "|".join(re.escape(token) for token in tokens if len(token) > 1)
+        before, named, after = template.partition("{text}")
+        halves = [(token[:place], token[place:]) for token in tokens for place in range(1, len(token))] if named else []
+        return cls(
+            re.compile(single or "(?!)"),
+            re.compile(f"(?={longer or '(?!)'})(.)", re.DOTALL),
+            BREAK if any(before.endswith(first) for first, _ in halves) else "",
+            BREAK if any(after.startswith(last) for _, last in halves) else "",
+        )
+
+
+def _load(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        found = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # transformers and tokenizers raise nothing narrower
+        detail = " ".join(str(error).split())[:300]
+        raise RecipeError(
+            str(folder), f"transformers loads no tokenizer from it ({detail})", "a fast tokenizer expected",
+            "choose a base model that ships tokenizer.json",
+        ) from None  # fmt: skip
+    if not hasattr(found, "backend_tokenizer"):
+        raise RecipeError(
+            str(folder), f"its tokenizer is the slow {type(found).__name__}", "a fast tokenizer expected",
+            "choose a base model that ships tokenizer.json",
+        )  # fmt: skip
+    return found

@@ -63,6 +63,9 @@ def test_labels_that_share_a_token_are_refused(three: Recipe) -> None:
     class Deaf:
         bos_id, eos_id, pad_id = None, 1, 0
 
+        def literal(self, text: str, template: str = "") -> str:
+            return text
+
         def encode(self, text: str) -> list[int]:
             return [9]
 

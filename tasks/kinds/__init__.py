@@ -64,15 +64,19 @@ class AnswerTooLong(DataError):
 
 
 class Encoder(Protocol):
-    """The part of a tokenizer that kinds need; `tasks.tokens.Tokens` makes one of a folder without torch."""
+    """The part of a tokenizer that kinds need; `tasks.tokens.Tokens` makes one of a folder."""
 
     @property
     def bos_id(self) -> int | None:
-        """Id of the beginning token, None where the tokenizer adds none to a text."""
+        """Id of the token that the tokenizer puts before a text; None where it puts none."""
 
     @property
     def eos_id(self) -> int:
         """Id of the end token."""
+
+    @property
+    def end_ids(self) -> list[int]:
+        """Ids of the tokens that end what the model writes, the end token first."""
 
     @property
     def pad_id(self) -> int:
@@ -90,8 +94,11 @@ class Encoder(Protocol):
     def chat_template(self) -> str | None:
         """The chat template (Jinja) that comes with the tokenizer."""
 
+    def literal(self, text: str, template: str = "") -> str:
+        """A text that goes into a template, marked so that `encode` reads no control token in it."""
+
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text, no special tokens added."""
+        """Token ids of a text, no special tokens added. Control tokens in it count, but for what `literal` has marked."""
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids."""

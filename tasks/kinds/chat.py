@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tasks import plots
+from tasks import framing, plots
 from tasks.conversation import Message, messages_of, render
 from tasks.errors import DataError, RecipeError
+from tasks.framing import literal
 from tasks.generation import generate, log_probabilities
 from tasks.generation import loss as loss
 from tasks.kinds import Advance, AnswerTooLong, Columns, Encoder, Example, Metrics, Row, Wording, in_proportion, silent
@@ -93,9 +94,9 @@ def response(recipe: Recipe) -> dict[str, Literal["string", "double"]]:
 
 
 def stop_ids(recipe: Recipe, tokens: Encoder) -> list[int]:
-    """Tokens that end a reply: the end token, and the special tokens that the template puts after an answer."""
+    """Tokens that end a reply: the model's end tokens, and the special tokens that the template puts after an answer."""
     _, answer = _ids(recipe, tokens, messages_of(recipe, "a"), "b")
-    return sorted({tokens.eos_id} | (tokens.special_ids & set(answer)))
+    return sorted({*tokens.end_ids} | (tokens.special_ids & set(answer)))
 
 
 def assess(recipe: Recipe, model: Any, tokens: Encoder, rows: Sequence[Row], advance: Advance = silent) -> Columns:
@@ -205,9 +206,13 @@ def snippet(recipe: Recipe) -> str:
     """Python that answers a text as `respond` does."""
     template = "" if recipe.prompt.chat_template is None else f", chat_template={recipe.prompt.chat_template!r}"
     system = [{"role": "system", "content": recipe.prompt.system}] if recipe.prompt.system else []
-    messages = [*system, {"role": "user", "content": wording(recipe).text}]
-    return f"""text = tokenizer.apply_chat_template({messages!r}, tokenize=False, add_generation_prompt=True{template})
-inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
+    messages = [*system, {"role": "user", "content": "{text}"}]
+    return f"""prompt = tokenizer.apply_chat_template(
+    {messages!r}, tokenize=False, add_generation_prompt=True{template}
+)
+{framing.snippet("prompt", rendered=True)}
+
+inputs = torch.tensor([encode({wording(recipe).text!r})])
 if tokenizer.bos_token_id is not None and inputs[0, 0] != tokenizer.bos_token_id:
     inputs = torch.cat([torch.tensor([[tokenizer.bos_token_id]]), inputs], dim=1)
 with torch.inference_mode():
@@ -279,7 +284,7 @@ def _fitted(recipe: Recipe, tokens: Encoder, messages: list[Message], room: int)
             messages = messages[2:]  # a question and its answer
         else:
             last = messages[-1]["content"]
-            words = tokens.encode(last)
+            words = tokens.encode(literal(recipe, tokens, last))
             kept = max(len(words) - max(len(ids) - room, 1), 0)
             shorter = tokens.decode(words[:kept] if recipe.prompt.cut == "end" else words[len(words) - kept :])
             messages = [*messages[:-1], {**messages[-1], "content": shorter.strip()}]

@@ -12,6 +12,7 @@ Cost: the prompt is read once to write the answer and once to score, and n label
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tasks import framing
 from tasks.errors import DataError, RecipeError
 from tasks.framing import check_room, framed, template
 from tasks.generation import answers_log_probabilities, generate, loss
@@ -101,11 +102,13 @@ def assess(recipe: Recipe, model: Any, tokens: Encoder, rows: Sequence[Row], adv
 
 def snippet(recipe: Recipe) -> str:
     """Python that writes a text's labels as `respond` does with free decoding."""
-    prompt = template(recipe)
-    return f"""prompt = {prompt!r}.replace("{{text}}", {wording(recipe).text!r})
-asked = tokenizer(prompt, return_tensors="pt")
+    return f"""{framing.snippet(repr(template(recipe)))}
+
+asked = torch.tensor([encode({wording(recipe).text!r})])
 with torch.inference_mode():
-    written = model.generate(**asked, max_new_tokens={recipe.evaluate.max_new_tokens}, do_sample=False)[0, asked.input_ids.shape[1]:]
+    written = model.generate(
+        input_ids=asked, attention_mask=torch.ones_like(asked), max_new_tokens={recipe.evaluate.max_new_tokens}, do_sample=False
+    )[0, asked.shape[1] :]
 lines = tokenizer.decode(written, skip_special_tokens=True).strip().removeprefix({_opening(recipe).strip()!r}).splitlines()
 print([label for label in {list(recipe.labels.names)!r} if label in map(str.strip, lines)])"""
 
@@ -166,9 +169,9 @@ def _named(recipe: Recipe) -> list[str]:
 
 
 def _stop_ids(recipe: Recipe, tokens: Encoder) -> list[int]:
-    """The end token, and the special token that closes the answer's text where there is one."""
+    """The model's end tokens, and the special token that closes the answer's text where there is one."""
     closing = tokens.encode(recipe.prompt.answer.partition(LABELS)[2])[-1:]
-    return [tokens.eos_id, *(token for token in closing if token in tokens.special_ids)]
+    return [*tokens.end_ids, *(token for token in closing if token in tokens.special_ids)]
 
 
 def _answer(recipe: Recipe, tokens: Encoder, labels: "Sequence[str] | Chosen") -> list[int]:

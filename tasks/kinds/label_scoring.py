@@ -16,7 +16,7 @@ from dataclasses import replace
 from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
-from tasks import generation, single_label
+from tasks import framing, generation, single_label
 from tasks.batches import IGNORED, pad_left
 from tasks.errors import DataError, RecipeError
 from tasks.framing import check_room, framed, template
@@ -158,18 +158,19 @@ def loss(recipe: Recipe, tokens: Encoder) -> LossFunction:
 
 def snippet(recipe: Recipe) -> str:
     """Python that scores a text as `respond` does."""
-    opening = f"""labels = {list(recipe.labels.names)!r}
-prompt = {template(recipe)!r}.replace("{{text}}", {wording(recipe).text!r})
+    opening = f"""{framing.snippet(repr(template(recipe)))}
+
+labels, asked = {list(recipe.labels.names)!r}, encode({wording(recipe).text!r})
 answers = [tokenizer.encode(answer, add_special_tokens=False) for answer in {_answers(recipe)!r}]
 """
     if recipe.evaluate.label_score == "token":
         return f"""{opening}with torch.inference_mode():
-    logits = model(**tokenizer(prompt, return_tensors="pt")).logits[0, -1]  # (vocabulary,)
+    logits = model(input_ids=torch.tensor([asked])).logits[0, -1]  # (vocabulary,)
 scores = logits[[answer[0] for answer in answers]].double().softmax(dim=-1).tolist()
 print(dict(zip(labels, scores)))"""
     return f"""{opening}if any(one is not other and other[:len(one)] == one for one in answers for other in answers):
     answers = [[*answer, tokenizer.eos_token_id] for answer in answers]  # one begins another: their ends tell them apart
-asked, found = tokenizer(prompt)["input_ids"], []
+found = []
 with torch.inference_mode():
     for answer in answers:
         logits = model(input_ids=torch.tensor([asked + answer])).logits[0, len(asked) - 1 : -1]  # (answer, vocabulary)

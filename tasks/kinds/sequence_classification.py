@@ -6,7 +6,7 @@ The head is new, trained in full beside the adapter, and saved with it.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tasks import single_label
+from tasks import framing, single_label
 from tasks.batches import pad_left
 from tasks.errors import DataError
 from tasks.framing import check_room, framed, template
@@ -131,10 +131,10 @@ def weighted(truth: "NDArray[np.intp]", predicted: "NDArray[np.intp]", classes: 
 
 def snippet(recipe: Recipe) -> str:
     """Python that scores a text as `respond` does."""
-    prompt = template(recipe)
-    return f"""prompt = {prompt!r}.replace("{{text}}", "A text to label.")
+    return f"""{framing.snippet(repr(template(recipe)))}
+
 with torch.inference_mode():
-    logits = model(**tokenizer(prompt, return_tensors="pt")).logits[0]  # (labels,)
+    logits = model(input_ids=torch.tensor([encode("A text to label.")])).logits[0]  # (labels,)
 scores = logits.double().softmax(dim=-1).tolist()
 print(dict(zip({list(recipe.labels.names)!r}, scores)))"""
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from string import Formatter
 from typing import TYPE_CHECKING, Any, Literal
 
-from tasks import classification, plots
+from tasks import classification, framing, plots
 from tasks.errors import DataError, RecipeError
-from tasks.framing import check_room, framed, least_tokens, template
+from tasks.framing import check_room, framed, least_tokens, literal, template
 from tasks.generation import generate, log_probabilities
 from tasks.generation import loss as loss
 from tasks.kinds import Advance, Columns, Encoder, Example, Metrics, Row, Wording, silent
@@ -64,7 +64,8 @@ def example(recipe: Recipe, tokens: Encoder, row: Row) -> Example:
     if row[LABEL] not in recipe.labels.names:
         raise DataError(recipe.name, f"a row's label is {row[LABEL]!r:.60}", f"one of {list(recipe.labels.names)} expected", "split again")
     given = {name: row[name].strip() for name in recipe.data.fields} | {LABEL: row[LABEL]}
-    answer = tokens.encode(recipe.prompt.answer.format(**given)) + ([] if recipe.prompt.stop else [tokens.eos_id])
+    said = {name: literal(recipe, tokens, value) for name, value in given.items()}
+    answer = tokens.encode(recipe.prompt.answer.format(**said)) + ([] if recipe.prompt.stop else [tokens.eos_id])
     room, least = recipe.prompt.max_tokens - len(answer), least_tokens(recipe, tokens)
     if room < least:
         found = f"an answer of {len(answer)} tokens leaves no room for a text"
@@ -104,10 +105,10 @@ def respond(recipe: Recipe, model: Any, tokens: Encoder, texts: Sequence[str], a
         advance: told how many rows each batch did.
     """
     room = recipe.prompt.max_tokens - recipe.evaluate.max_new_tokens
-    stop = tokens.eos_id if recipe.prompt.stop is None else tokens.encode(recipe.prompt.stop)[0]
+    stops = tokens.end_ids if recipe.prompt.stop is None else tokens.encode(recipe.prompt.stop)
     written = generate(
         model, tokens, [framed(recipe, tokens, text, room)[0] for text in texts], max_new_tokens=recipe.evaluate.max_new_tokens,
-        stop_ids=[stop], batch_size=recipe.evaluate.batch_size, advance=advance,
+        stop_ids=stops, batch_size=recipe.evaluate.batch_size, advance=advance,
     )  # fmt: skip
     parsed = [parse(recipe, tokens.decode(ids)) or {} for ids in written]
     return {name: [answer.get(name, "") for answer in parsed] for name in response(recipe)}
@@ -229,12 +230,11 @@ def figures(recipe: Recipe, rows: Sequence[Row], columns: Mapping[str, Columns],
 
 def snippet(recipe: Recipe) -> str:
     """Python that answers a text as `respond` does."""
-    prompt, stop = template(recipe), recipe.prompt.stop
+    stop = recipe.prompt.stop
     end = f"tokenizer.convert_tokens_to_ids({stop!r})" if stop else "tokenizer.eos_token_id"
-    return f"""import re
+    return f"""{framing.snippet(repr(template(recipe)))}
 
-prompt = {prompt!r}.replace("{{text}}", {wording(recipe).text!r})
-inputs = tokenizer(prompt, return_tensors="pt")["input_ids"].to(model.device)
+inputs = torch.tensor([encode({wording(recipe).text!r})]).to(model.device)
 end = {end}
 with torch.inference_mode():
     written = model.generate(
