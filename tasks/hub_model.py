@@ -1,14 +1,13 @@
-"""A base model from the Hugging Face Hub, by its own client: small files first, weights once those are found good."""
+"""A base model from the Hugging Face Hub, by its own client: small files, and weights."""
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 
 from tasks.cache import sha256_of
-from tasks.errors import RecipeError, ServiceError
+from tasks.errors import ServiceError
 from tasks.hub_client import MODEL, faults, fetch_file, token
 from tasks.progress import Progress
 from tasks.wheels import ShowProgress
@@ -43,31 +42,23 @@ def listing(name: str, revision: str | None) -> Listing:
     return Listing(str(info.sha), {file.rfilename: file.size or 0 for file in files}, large)
 
 
-def build(
-    name: str,
-    found: Listing,
-    folder: Path,
-    small: tuple[str, ...],
-    check: Callable[[Path], list[str]],
-    progress: ShowProgress,
-) -> None:
-    """Fetch a model into a folder; what an earlier attempt brought of the same commit stays.
+def fetch_small(name: str, found: Listing, folder: Path, small: tuple[str, ...], progress: ShowProgress) -> None:
+    """Fetch what belongs to a model beside its weights into a folder; what an earlier attempt brought of the same commit stays.
 
     Args:
         name: owner/name.
         found: its files.
         folder: where they are put.
-        small: patterns of the files that come before the weights.
-        check: looks at these and returns the names of the weight files.
+        small: patterns of the files.
         progress: shows the transfers.
     """
     first = [file for file in found.sizes if "/" not in file and any(fnmatch(file, pattern) for pattern in small)]
     _fetch(name, found, first, folder, "tokenizer and configuration", progress)
-    weights = check(folder)
-    missing = [file for file in weights if file not in found.sizes]
-    if missing:
-        raise RecipeError(f"{name} on the Hub", f"has no {missing[0]}", "safetensors weights expected", "choose another base model")
-    _fetch(name, found, weights, folder, "weights", progress)
+
+
+def fetch_weights(name: str, found: Listing, folder: Path, files: list[str], progress: ShowProgress) -> None:
+    """Fetch a model's weight files into the folder, likewise."""
+    _fetch(name, found, files, folder, "weights", progress)
 
 
 def _fetch(name: str, found: Listing, files: list[str], folder: Path, what: str, progress: ShowProgress) -> None:

@@ -108,6 +108,10 @@ class Tokens:
         found = self._tokenizer.chat_template
         return found.get("default") if isinstance(found, dict) else found
 
+    def ids_by_token(self) -> dict[str, int]:
+        """The whole vocabulary: every token to its id."""
+        return dict(self._fast.get_vocab(with_added_tokens=True))
+
     def control_tokens(self, template: str = "") -> tuple[str, ...]:
         """Tokens that steer a model, so that no text may become one.
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ import numpy as np
 import pytest
 
 from tasks import gguf
+from tasks import recipe as recipes
+from tasks.base_checks import check_base
 from tasks.base_models import fetch_base, place
 from tasks.contracts import Download
 from tasks.errors import DataError, RecipeError, ServiceError
@@ -27,7 +30,7 @@ from tasks.steps import perform
 from tasks.tokens import Tokens
 from tasks.wheels import ShowProgress
 from tasks.workspace import Run
-from tests import tiny_gguf
+from tests import tiny, tiny_gguf
 from tests.file_server import COMMIT, FileServer, Served
 from tests.test_download import write_wheel
 
@@ -48,7 +51,7 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def fine(_: Path) -> None:
+def fine(*_: object) -> None:
     """A check that finds nothing."""
 
 
@@ -119,10 +122,10 @@ BAD_FOLDERS = [
     (lambda f: (f / "config.json").unlink(), "no config.json, a model in the transformers format expected; choose another"),
     (lambda f: (f / "config.json").write_text("[1]"), "config.json: no JSON object, a model in the transformers format expected"),
     (
-        lambda f: (f / "config.json").write_text('{"architectures": ["BertForMaskedLM"]}'),
+        lambda f: (f / "config.json").write_text('{"architectures": ["BertForMaskedLM"], "model_type": "bert"}'),
         "config.json: architecture is BertForMaskedLM, one that continues a text expected; choose another",
     ),
-    (lambda f: (f / "tokenizer.json").unlink(), "no tokenizer.json, a fast tokenizer expected"),
+    (lambda f: (f / "tokenizer.json").unlink(), r"transformers loads no tokenizer from it \(.*\), a fast tokenizer expected"),
     (lambda f: (f / "model.safetensors").unlink(), "model.safetensors: not there, safetensors weights expected; convert the model"),
     (pointer, r"model.safetensors: not whole \(.*\), safetensors expected; fetch the model again"),
     (cut, r"model.safetensors: not whole \(.*\)"),
@@ -133,9 +136,10 @@ BAD_FOLDERS = [
 
 @pytest.mark.parametrize(("spoil", "message"), BAD_FOLDERS)
 def test_bad_folders(folder: Path, spoil: Callable[[Path], None], message: str, progress: ShowProgress) -> None:
+    recipe = recipes.resolve(tiny.recipe_document(folder, folder / "none.csv"))
     spoil(folder)
     with pytest.raises(RecipeError, match=message):
-        fetch_base(f"folder:{folder}", None, lambda path: Tokens(path) and None, progress)
+        fetch_base(f"folder:{folder}", None, partial(check_base, recipe), progress)
 
 
 def test_a_revision_belongs_to_the_hub(folder: Path, progress: ShowProgress) -> None:
@@ -202,7 +206,7 @@ def test_no_token_but_the_environments(hub: FileServer, progress: ShowProgress, 
 
 
 def test_the_check_comes_before_the_weights(hub: FileServer, progress: ShowProgress) -> None:
-    def refuse(folder: Path) -> None:
+    def refuse(folder: Path, _: object) -> None:
         assert Tokens(folder).encode("a") and (folder / "config.json").exists()
         raise RecipeError("labels", "no single token")
 

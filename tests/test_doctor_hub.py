@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,7 @@ from tasks.contracts import Finding
 from tasks.doctor import hub_rights, inputs
 from tasks.doctor.findings import Check, examine
 from tasks.doctor.needs import Needs
+from tasks.recipe import resolve
 from tasks.schema import Recipe
 from tasks.settings import settings
 from tests.file_server import COMMIT, FileServer, Served
@@ -110,11 +112,23 @@ def recipe(server: FileServer) -> Any:
     return SimpleNamespace(base_model=SimpleNamespace(name=NAME, revision=None), train=train, run=run, pods=pods)
 
 
-def test_a_model_that_may_be_read(server: FileServer, recipe: Any) -> None:
-    server.add_model(NAME, {"config.json": b"{}", "model.safetensors": b"x" * 1000, "onnx/model.safetensors": b"y" * 9000})
-    found = base_model(recipe)
+def test_a_model_that_may_be_read_and_one_that_does_not_suit(
+    server: FileServer, tiny_document: dict[str, Any], tiny_base: Path, home: Path
+) -> None:
+    """The doctor says of a model on the Hub what `download` would, from its small files."""
+    files = {path.name: path.read_bytes() for path in tiny_base.iterdir()}
+    server.add_model(NAME, files | {"onnx/model.safetensors": b"y" * 9000})
+    document = {**tiny_document, "base_model": {"name": NAME, "dtype": "float32"}}
+    found = base_model(resolve(document))
     assert found == Finding("base model", "ok", f"{NAME} may be read, 0.0 GB of weights, revision {COMMIT[:12]}")
-    assert not server.asked("safetensors") and not [each for each in server.log if each[0] == "GET" and "config.json" in each[1]]
+    assert not server.asked("safetensors") and not (home / "models" / f"hub--team--tiny--{COMMIT}").exists()
+    lora = {**document["lora"], "target_modules": ["q_proj", "query_key_value"]}
+    found = base_model(resolve({**document, "lora": lora}))
+    assert (found.level, found.passing) == ("fault", False) and "'query_key_value' is no layer of this base model" in found.found
+    assert [asked for _, path, asked in server.log if "safetensors" in path] == ["bytes=0-100000"], "the head of the weights alone"
+    long = resolve({**document, "prompt": {**document["prompt"], "max_tokens": 600}})
+    faults = [each.found for each in examine([Check("base model", lambda: inputs.base_model(Needs(settings(), long, "/nowhere")))])]
+    assert "tiny.yaml: prompt.max_tokens: is 600, the base model has 512 positions, at most 512 expected" in faults
 
 
 def test_a_gated_model_lists_its_files_all_the_same(server: FileServer, recipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:

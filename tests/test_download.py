@@ -343,7 +343,7 @@ STOP = {"template": "{text} Act:", "answer": " {act} Result: {label}<EH>", "stop
 @pytest.mark.parametrize(
     ("sections", "without", "message"),
     [
-        ({}, "eos_token", "the tokenizer names no eos_token, an end token expected; choose another base model"),
+        ({}, "eos_token", "the tokenizer has no end token, an eos_token expected; choose another base model"),
         (CHAT, "", "prompt.chat_template: the base model's tokenizer has no chat template, one expected; give the recipe one"),
         ({"kind": "structured_generation", "prompt": STOP}, "", "prompt.stop: '<EH>' is . tokens of this base model, one token expected"),
     ],
@@ -420,11 +420,11 @@ def test_a_full_disk_ends_the_step_and_leaves_nothing_that_passes_for_done(serve
 def test_the_step_stays_light(start: Any, tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_bytes(ROWS)
     run = start(file=str(tmp_path / "rows.csv"))
-    heavy = ["torch", "transformers", "mlflow", "dvc", "pandas", "great_expectations", "sklearn", "matplotlib", "peft"]
+    heavy = ["torch", "mlflow", "dvc", "pandas", "great_expectations", "sklearn", "matplotlib", "peft"]
     code = (
-        "import json, sys; from pathlib import Path; from tasks.steps import perform; from tasks.workspace import Run; "
-        f"perform('download', Run(Path({str(run.folder)!r}))); import huggingface_hub, tasks.hub_model; "
-        f"print(json.dumps([name for name in {heavy!r} if name in sys.modules]))"
+        f"import atexit, json, sys; sys.argv = ['loraflow', 'download', '--run', {str(run.folder)!r}]; "
+        f"atexit.register(lambda: print(json.dumps([name for name in {heavy!r} if sys.modules.get(name)]))); "
+        "from tasks.cli import main; main()"
     )
     ended = subprocess.run([sys.executable, "-c", code], env=command(run)[1], cwd=CHECKOUT, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr

