@@ -119,10 +119,10 @@ def _quantised(name: str, given: dict[str, Any]) -> Iterator[RecipeError]:
     found = given.get("quantization_config")
     if found:
         method = found.get("quant_method", "unknown method") if isinstance(found, dict) else found
-        remedy = "name the model that it was made from, and base_model.quantization where its training is to take less memory"
         yield RecipeError(
-            f"{name}: config.json", f"the weights are stored quantised ({method})", "whole numbers to merge into expected", remedy
-        )
+            f"{name}: config.json", f"the weights are stored quantised ({method})", "unquantised weights expected, to merge the adapter into",
+            "name the unquantised model, and set base_model.quantization to save memory in training",
+        )  # fmt: skip
 
 
 def _positions(recipe: Recipe, config: Any) -> Iterator[RecipeError]:

@@ -116,13 +116,14 @@ class Tokens:
         """Tokens that steer a model, so that no text may become one.
 
         They are the special tokens, those written as `<|name|>`, and the added tokens that the chat template or another template
-        writes; of the latter not white space, which templates hold as text.
+        writes. White space is none of them unless it has a name (`eos_token`, …): Gemma has tokens for several line ends.
         """
-        written = template + (self.chat_template or "")
-        return tuple(
-            token for token, place in self.added_tokens.items()
-            if place in self.special_ids or re.fullmatch(r"<\|.+\|>", token) or (token in written and token.strip())
-        )  # fmt: skip
+        written, named = template + (self.chat_template or ""), frozenset(self._tokenizer.all_special_ids)
+
+        def steers(token: str, place: int) -> bool:
+            return place in self.special_ids or token in written or re.fullmatch(r"<\|.+\|>", token) is not None
+
+        return tuple(token for token, place in self.added_tokens.items() if place in named or (token.strip() and steers(token, place)))
 
     def literal(self, text: str, template: str = "") -> str:
         """A text, marked so that `encode` reads no control token in it.

@@ -85,7 +85,7 @@ def test_a_tokenizers_code_is_not_run(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", ["gptq", "awq", "bitsandbytes", "fp8"])
 def test_quantised_weights_are_refused(folder: Path, method: str) -> None:
     change(folder, "config.json", quantization_config={"quant_method": method, "bits": 4})
-    with pytest.raises(RecipeError, match=rf"the weights are stored quantised \({method}\), .*; name the model that it was made from"):
+    with pytest.raises(RecipeError, match=rf"the weights are stored quantised \({method}\), .*; name the unquantised model"):
         check(folder)
 
 
