@@ -1,27 +1,18 @@
-"""The trigger form and the page of a recipe's DAG, both made from the recipe file.
+"""The trigger form and the page of a recipe's DAG, as Airflow shows them; `tasks/form.py` says what the fields mean."""
 
-Types, bounds and help texts are those of the recipe's keys; the values shown are the recipe's own in the default profile.
-A field that is left as shown sets nothing, so that another profile brings its own values along.
-"""
-
-import difflib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any
 
 from airflow.sdk import Param
 
 from tasks import recipe as recipes
 from tasks.errors import RecipeError, RecipeErrors
+from tasks.form import PROFILES, Field, Form
 from tasks.recipe import FORM
-from tasks.schema import Recipe
 from tasks.settings import settings
 
-PROFILES: tuple[str, ...] = get_args(Recipe.model_fields["profile"].annotation)
 SECTIONS = {"run": "This run", "base_model": "Training", "lora": "Training", "train": "Training", "sweep": "Grid"}
-PROFILE_HELP = "full: the recipe's own settings; local: its keys for a laptop laid over them. A field left as shown follows the profile."
+PROFILE_HELP = "full: the recipe's own settings; local: its keys for a laptop laid over them. An empty field below follows the profile."
 
 HEAD = """
 {description}
@@ -36,109 +27,69 @@ HEAD = """
 | Licence of the base model | {model_licence} |
 | Recipe file | `{path}` |
 
-**The form.** It shows the recipe's values in profile `{profile}`. A field that is left as shown sets nothing: choose another profile and
-its own values count. What you change is laid over the recipe and checked as a whole by `start`, before anything is downloaded.
+**The form.** Every field but *profile* starts empty. An empty field means the recipe's value in the chosen profile; the help below the
+field shows it. Any other value counts, even if it equals the recipe's. `start` checks all values together before anything is downloaded.
 """
 RETRAIN = """
-An empty *rows* means all training rows, an empty *steps* means that *epochs* counts. *Rows* and *seed* act in `train`
-and never make a new data version.
+*Rows* `all` means all training rows, *steps* `none` means that *epochs* counts. *Rows* and *seed* act in `train` and never make a new
+data version.
 
 **Runs** of this recipe queue, one after the other. With *promotion* `manual` the run waits at `approve` for at most
 {approval_hours:g} hours; no answer means no.
 """
 
 
-@dataclass(frozen=True)
-class Form:
-    """A recipe as its trigger form shows it.
+def params(form: Form) -> dict[str, Param]:
+    """The form's fields."""
+    profile = Param(form.profile, type="string", enum=list(PROFILES), title="Profile", section="This run", description=PROFILE_HELP)
+    return {"profile": profile, **{name: _param(form, field) for name, field in form.fields.items()}}
 
-    Attributes:
-        document: the recipe file as it stands.
-        recipe: the recipe in the default profile, whose values the form shows.
-        other: the recipe in the other profile.
-        fields: the form's fields and the recipe keys that they set.
+
+def _param(form: Form, field: Field) -> Param:
+    """A field that is empty, and whose help says what that means in each profile.
+
+    Numbers are typed into text fields: Airflow's number field silently turns 2e-4, 1,000 and whatever is out of bounds into another
+    number. A list of types that starts with string is a text field only with `examples`, which the field offers; the other types are
+    REST's.
     """
+    values = {profile: field.shown(recipe) for profile, recipe in form.in_profile.items()}
+    same = len(set(values.values())) == 1
+    left_empty = values[form.profile] if same else ", ".join(f"{value} (profile {profile})" for profile, value in values.items())
+    sentences = [field.schema["description"], f"Empty: {left_empty}."]
+    schema: dict[str, Any] = {"title": field.name.replace("_", " ").capitalize(), "section": SECTIONS[field.key.partition(".")[0]]}
+    if choices := field.schema.get("enum"):
+        schema |= {"type": ["string", "null"], "enum": [None, *choices], "values_display": {"null": "the recipe's"}}
+    else:
+        if field.schema["type"] != "string":
+            sentences.insert(1, f"{field.expected[0].upper()}{field.expected[1:]}.")
+        offered = [*dict.fromkeys(values.values()), *field.schema.get("examples", ()), *([field.none] if field.none else ())]
+        bounds = {key: field.schema[key] for key in ("minimum", "exclusiveMinimum", "maximum", "items", "maxItems") if key in field.schema}
+        types = list(dict.fromkeys(["string", field.schema["type"], "null"]))
+        schema |= {"type": types, "examples": list(dict.fromkeys(offered)), "pattern": field.pattern, **bounds}
+    return Param(None, description=" ".join(sentences), **schema)
 
-    path: Path
-    document: Mapping[str, Any]
-    recipe: Recipe
-    other: Recipe
-    fields: Mapping[str, str]
 
-    @classmethod
-    def read(cls, path: Path, fields: Mapping[str, str] = FORM) -> Self:
-        """The form of a recipe file.
+def page(form: Form, more: str = RETRAIN) -> str:
+    """The documentation of the recipe's DAG, in Markdown.
 
-        Args:
-            path: the file.
-            fields: which keys of the recipe the form shows.
-
-        Raises:
-            RecipeError: the file is faulty in one of the profiles.
-        """
-        document = recipes.load(path)
-        profile = settings().profile
-        other = next(name for name in PROFILES if name != profile)
-        both = (recipes.resolve(document, name, where=path.name) for name in (profile, other))
-        return cls(path, document, *both, fields=fields)
-
-    @property
-    def name(self) -> str:
-        """Name of the recipe."""
-        return self.recipe.name
-
-    def defaults(self) -> dict[str, Any]:
-        """The values that the form shows."""
-        return {"profile": self.recipe.profile, **{field: _shown(self.recipe, key) for field, key in self.fields.items()}}
-
-    def params(self) -> dict[str, Param]:
-        """The form's fields."""
-        profile = Param(
-            self.recipe.profile, type="string", enum=list(PROFILES), title="Profile", section="This run", description=PROFILE_HELP
-        )
-        return {"profile": profile, **{field: self._param(field, key) for field, key in self.fields.items()}}
-
-    def _param(self, field: str, key: str) -> Param:
-        shown, elsewhere = (_shown(recipe, key) for recipe in (self.recipe, self.other))
-        schema = dict(_schema(key))
-        text = schema.pop("description")
-        text += "" if shown == elsewhere else f" In profile {self.other.profile}: {'empty' if elsewhere is None else elsewhere}."
-        section = SECTIONS[key.partition(".")[0]]
-        return Param(shown, title=field.replace("_", " ").capitalize(), section=section, description=text, **schema)
-
-    def resolve(self, values: Mapping[str, Any]) -> Recipe:
-        """The recipe with the form's values laid over it; what is left as shown sets nothing.
-
-        Raises:
-            RecipeErrors: with every fault found.
-        """
-        shown = self.defaults()
-        if unknown := [name for name in values if name not in shown]:
-            raise RecipeErrors([_unknown(self.path.name, name, shown) for name in unknown])
-        overrides = {self.fields[field]: value for field, value in values.items() if field != "profile" and value != shown[field]}
-        return recipes.resolve(self.document, values.get("profile", shown["profile"]), overrides, where=self.path.name)
-
-    def page(self, more: str = RETRAIN) -> str:
-        """The documentation of the recipe's DAG, in Markdown.
-
-        Args:
-            more: what is said of the DAG besides what holds for every one.
-        """
-        recipe, source = self.recipe, self.recipe.data.source
-        base_model, elsewhere = (f"`{each.base_model.name}`" for each in (recipe, self.other))
-        base_model += "" if base_model == elsewhere else f"; in profile `{self.other.profile}` {elsewhere}"
-        return (HEAD + more).format(
-            description=recipe.description,
-            kind=recipe.kind.replace("_", " "),
-            language=recipe.language,
-            base_model=base_model,
-            source=source.url or source.hub or source.pypi or source.file or f"`{source.mirror}` below `LORAFLOW_MIRROR`",
-            data_licence=recipe.licence.data,
-            model_licence=recipe.licence.base_model,
-            path=self.path.name,
-            profile=recipe.profile,
-            approval_hours=recipe.run.approval_hours,
-        )
+    Args:
+        form: the recipe's form.
+        more: what is said of the DAG besides what holds for every one.
+    """
+    recipe, source = form.recipe, form.recipe.data.source
+    base_models = {profile: f"`{each.base_model.name}`" for profile, each in form.in_profile.items()}
+    others = [f"in profile `{profile}` {name}" for profile, name in base_models.items() if name != base_models[form.profile]]
+    return (HEAD + more).format(
+        description=recipe.description,
+        kind=recipe.kind.replace("_", " "),
+        language=recipe.language,
+        base_model="; ".join([base_models[form.profile], *others]),
+        source=source.url or source.hub or source.pypi or source.file or f"`{source.mirror}` below `LORAFLOW_MIRROR`",
+        data_licence=recipe.licence.data,
+        model_licence=recipe.licence.base_model,
+        path=form.path.name,
+        approval_hours=recipe.run.approval_hours,
+    )
 
 
 def sound_forms(name: str | None = None, fields: Mapping[str, str] = FORM) -> Iterator[Form]:
@@ -162,27 +113,3 @@ def _read_all(name: str | None = None, fields: Mapping[str, str] = FORM) -> Iter
             yield Form.read(path, fields)
         except RecipeError as error:
             yield error
-
-
-def _shown(recipe: Recipe, key: str) -> Any:
-    """A recipe's value as JSON has it."""
-    value = recipes.lookup(recipe, key)
-    return list(value) if isinstance(value, tuple) else value
-
-
-@cache
-def _schema(key: str) -> dict[str, Any]:
-    """JSON schema of a recipe key as Airflow's form understands it: an optional value is a list of types."""
-    schema = recipes.field_schema(key)
-    options = schema.pop("anyOf", None)
-    if options is None:
-        return schema
-    (given,) = [option for option in options if option["type"] != "null"]
-    return {**schema, **given, "type": [given["type"], "null"]}
-
-
-def _unknown(where: str, name: str, fields: Mapping[str, Any]) -> RecipeError:
-    near = difflib.get_close_matches(name, list(fields), n=1)
-    return RecipeError(
-        where, f"{name} is no field of the form", remedy=f"did you mean {near[0]}?" if near else f"one of: {', '.join(fields)}"
-    )

@@ -12,8 +12,9 @@ from airflow.sdk import DAG, get_parsing_context
 
 from dags import faults, runners
 from dags.approve import Approve
-from dags.form import Form, sound_forms
+from dags.form import page, params, sound_forms
 from dags.start import Start
+from tasks.form import Form
 
 
 def retrain(form: Form) -> DAG:
@@ -21,9 +22,9 @@ def retrain(form: Form) -> DAG:
     with DAG(
         dag_id=f"retrain_{form.name}",
         description=form.recipe.title,
-        doc_md=form.page(),
+        doc_md=page(form),
         tags=["retrain", form.recipe.kind, form.recipe.language],
-        params=form.params(),
+        params=params(form),
         default_args={"owner": "loraflow", **faults.RETRIES},
         schedule=None,
         catchup=False,

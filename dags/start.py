@@ -5,8 +5,8 @@ from typing import Any
 from airflow.sdk import BaseOperator
 
 from dags import faults
-from dags.form import Form
 from tasks.errors import SettingsError
+from tasks.form import Form
 from tasks.place import run_folder
 from tasks.pod_settings import missing_for_pods
 from tasks.schema import Recipe
@@ -34,15 +34,20 @@ class Start(BaseOperator):
 
     def __init__(self, form: Form, **kwargs: Any) -> None:
         super().__init__(task_id="start", doc_md=__doc__, do_xcom_push=False, **kwargs)
-        self.recipe, self.fields = form.name, dict(form.fields)
+        self.recipe, self.fields = form.name, {name: field.key for name, field in form.fields.items()}
 
     def execute(self, context: Any) -> None:
         """Freeze the recipe as its file stands now."""
         with faults.readable(self.log):
             form = Form.read(settings().recipes / f"{self.recipe}.yaml", self.fields)
-            recipe = form.resolve({**context["params"], **(context["dag_run"].conf or {})})
+            filled = form.fill(context["dag_run"].conf or {})
+            recipe = filled.recipe
             self._check_settings(recipe)
             self.log.info("profile %s of recipe %s", recipe.profile, recipe.name)
+            for line in filled.sources():
+                self.log.info("%s", line)
+            for line in filled.warnings():
+                self.log.warning("%s", line)
             run = run_of(self.recipe, context["run_id"])
             run.freeze(recipe)
             self.log.info("frozen in %s\n%s", run.address(RECIPE), recipe.dump())

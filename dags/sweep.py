@@ -10,13 +10,14 @@ from functools import partial
 from airflow.sdk import DAG, get_parsing_context
 
 from dags import faults, runners
-from dags.form import Form, sound_forms
+from dags.form import page, params, sound_forms
 from dags.start import Start
+from tasks.form import Form
 from tasks.recipe import SWEEP_FORM
 
 PAGE = """
 *Sizes* and *epochs* are the grid. With a constant learning rate one training of a size is scored after each number of epochs. *Repeat
-size* is trained with the *repeat seeds* as well, for mean and spread; *seed* trains the whole grid.
+size* is trained with the *repeat seeds* as well, for mean and spread; `none` in both means no repeats. *Seed* trains the whole grid.
 
 Every training and every point of the grid is a run of its own in MLflow, nested below the sweep's; `compare` puts table and pictures
 there too. No model is kept, registered or promoted: take what you learned into the recipe, and retrain.
@@ -28,9 +29,9 @@ def sweep(form: Form) -> DAG:
     with DAG(
         dag_id=f"sweep_{form.name}",
         description=f"{form.recipe.title}: training sizes by epochs",
-        doc_md=form.page(PAGE),
+        doc_md=page(form, PAGE),
         tags=["sweep", form.recipe.kind, form.recipe.language],
-        params=form.params(),
+        params=params(form),
         default_args={"owner": "loraflow", **faults.RETRIES},
         schedule=None,
         catchup=False,
@@ -55,5 +56,5 @@ def sweep(form: Form) -> DAG:
 
 _wanted = get_parsing_context().dag_id  # inside a task only its own DAG is built
 for _form in sound_forms(_wanted and _wanted.removeprefix("sweep_"), SWEEP_FORM):
-    if _form.recipe.sweep and _form.other.sweep:
+    if all(recipe.sweep for recipe in _form.in_profile.values()):
         globals()[f"sweep_{_form.name}"] = sweep(_form)

@@ -198,7 +198,7 @@ def retrain(recipe: str, param: Param = []) -> None:  # noqa: B006
     """Retrain a recipe through Airflow and follow it; servers that are not up are started, and ended again."""
     from tasks.embedded import commands
 
-    if not commands.retrain(recipe, dict(_assignment(text, "--param") for text in param)):
+    if not commands.retrain(recipe, _by_name(param, "--param")):
         raise typer.Exit(1)
 
 
@@ -210,7 +210,7 @@ def demo(param: Param = []) -> None:  # noqa: B006
 
 def _resolve(name: str, profile: str, assignments: list[str]) -> Recipe:
     path = _path(name)
-    overrides = dict(_assignment(text) for text in assignments)
+    overrides = {key: _value(text) for key, text in _by_name(assignments, "--set").items()}
     return recipes.resolve(recipes.load(path), profile or settings().profile, overrides, where=path.name)
 
 
@@ -225,11 +225,21 @@ def _path(recipe: str) -> Path:
     return Path(recipe) if recipe.endswith(".yaml") else settings().recipes / f"{recipe}.yaml"
 
 
-def _assignment(text: str, option: str = "--set") -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise RecipeError(option, f"{text!r} has no =", "key=value expected", "write it so")
+def _by_name(assignments: list[str], option: str) -> dict[str, str]:
+    """The texts behind the names of an option that was given several times."""
+    texts: dict[str, str] = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            raise RecipeError(option, f"{assignment!r} has no =", "key=value expected", "write it so")
+        if name in texts:
+            raise RecipeError(option, f"{name} is given twice, as {texts[name]!r} and {text!r}", "one value expected", "remove the other")
+        texts[name] = text
+    return texts
+
+
+def _value(text: str) -> Any:
     try:
-        return key, float(value) if "e" in value.lower() else yaml.safe_load(value)  # YAML takes 3e-4 for a text
+        return float(text) if "e" in text.lower() else yaml.safe_load(text)  # YAML takes 3e-4 for a text
     except ValueError:
-        return key, yaml.safe_load(value)
+        return yaml.safe_load(text)

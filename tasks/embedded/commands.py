@@ -4,17 +4,16 @@ import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any
 
 from rich.console import Console
 
-from tasks import recipe as recipes
 from tasks.embedded import servers
 from tasks.embedded.api import Airflow
 from tasks.embedded.follow import Follower
 from tasks.embedded.keeper import State
 from tasks.embedded.summary import summary
 from tasks.errors import LoraflowError
+from tasks.form import Form
 from tasks.place import run_folder
 from tasks.settings import settings
 from tasks.workspace import Run
@@ -36,23 +35,24 @@ def down() -> None:
     console.print("ended" if servers.down(console) else "nothing to end")
 
 
-def retrain(recipe: str, values: Mapping[str, Any]) -> bool:
+def retrain(recipe: str, values: Mapping[str, str]) -> bool:
     """Retrain a recipe through Airflow and show how it went; whether it went well.
 
     Args:
         recipe: its name.
-        values: field of the trigger form → value.
+        values: field of the trigger form → what was typed for it.
 
     Raises:
         LoraflowError: the recipe, a value or a server is at fault.
     """
     console = _console()
-    path = settings().recipes / f"{recipe}.yaml"
-    recipes.resolve(recipes.load(path), settings().profile, where=path.name)  # before anything is started for it
+    filled = Form.read(settings().recipes / f"{recipe}.yaml").fill(values)  # before anything is started for it
+    for line in filled.warnings():
+        console.print(f"warning: {line}", highlight=False, soft_wrap=True, markup=False)
     with _signals_unwind(), servers.running(console) as state:
         console.print(_addresses(state), highlight=False, soft_wrap=True)
         follower = Follower(Airflow(state.airflow), recipe, console)
-        follower.trigger(values, state.started)
+        follower.trigger(filled.conf(), state.started)
         run = Run(run_folder(settings().runs_folder, recipe, follower.run_id))
         try:
             good = follower.follow(run)
