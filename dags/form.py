@@ -54,11 +54,11 @@ def _param(form: Form, field: Field) -> Param:
     """
     values = {profile: field.shown(recipe) for profile, recipe in form.in_profile.items()}
     same = len(set(values.values())) == 1
-    left_empty = values[form.profile] if same else ", ".join(f"{value} (profile {profile})" for profile, value in values.items())
-    sentences = [field.schema["description"], f"Empty: {left_empty}."]
+    if_empty = values[form.profile] if same else "; ".join(f"{value} in profile {profile}" for profile, value in values.items())
+    sentences = [field.schema["description"], f"If empty: {if_empty}."]
     schema: dict[str, Any] = {"title": field.name.replace("_", " ").capitalize(), "section": SECTIONS[field.key.partition(".")[0]]}
     if choices := field.schema.get("enum"):
-        schema |= {"type": ["string", "null"], "enum": [None, *choices], "values_display": {"null": "the recipe's"}}
+        schema |= {"type": ["string", "null"], "enum": [None, *choices], "values_display": {"null": "the recipe's value"}}
     else:
         if field.schema["type"] != "string":
             sentences.insert(1, f"{field.expected[0].upper()}{field.expected[1:]}.")
@@ -66,7 +66,7 @@ def _param(form: Form, field: Field) -> Param:
         bounds = {key: field.schema[key] for key in ("minimum", "exclusiveMinimum", "maximum", "items", "maxItems") if key in field.schema}
         types = list(dict.fromkeys(["string", field.schema["type"], "null"]))
         schema |= {"type": types, "examples": list(dict.fromkeys(offered)), "pattern": field.pattern, **bounds}
-    return Param(None, description=" ".join(sentences), **schema)
+    return Param(None, description=" ".join(sentences), schema={"expected": field.expected, **schema})  # a refusal shows the schema
 
 
 def page(form: Form, more: str = RETRAIN) -> str:

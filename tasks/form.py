@@ -84,7 +84,7 @@ class Field:
             "boolean": "yes or no",
             "integer": f"a whole number {_range(schema)}",
             "number": f"a number {_range(schema)}",
-            "array": f"up to {schema.get('maxItems')} whole numbers {_range(schema.get('items', {}))}",
+            "array": f"up to {schema.get('maxItems')} whole numbers {_range(schema.get('items', {}))}, separated by a comma and a blank",
             "string": f"a value such as {_any_of(schema.get('examples', []))}",
         }
         return words[schema["type"]] + (f" or the word {self.none}" if self.none else "")
@@ -99,6 +99,8 @@ class Field:
             return self.none
         if isinstance(value, bool):
             return "yes" if value else "no"
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
         return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
     def parse(self, value: Any) -> Any:
@@ -257,7 +259,7 @@ class FilledForm:
         times = max(rate / usual, usual / rate)
         if times >= RATE_FACTOR * (1 - 1e-9):  # 3e-3 / 3e-4 is a little less than 10
             yield (
-                f"learning_rate is {rate}, {times:.3g} times {'higher' if rate > usual else 'lower'} than the recipe's {usual} in profile "
+                f"learning_rate is {rate}, {times:,.0f} times {'higher' if rate > usual else 'lower'} than the recipe's {usual} in profile "
                 f"{self.profile}. The run continues with it. If this is a typing error, stop the run and start another."
             )
 

