@@ -228,7 +228,7 @@ class FilledForm:
     Attributes:
         form: the form.
         profile: the chosen profile.
-        entered: the values that were entered, by field.
+        entered: the values that were given, by field.
         recipe: the recipe of the profile with these values.
     """
 
@@ -250,7 +250,7 @@ class FilledForm:
         fields = self.form.fields
         entered = ", ".join(f"{name} = {fields[name].text(value)}" for name, value in self.entered.items())
         others = ", ".join(f"{name} = {field.shown(self._usual)}" for name, field in fields.items() if name not in self.entered)
-        yield f"values entered in the form: {entered or 'none'}"
+        yield f"values given for this run: {entered or 'none'}"
         yield f"values of the recipe in profile {self.profile}: {others or 'none'}"
 
     def warnings(self) -> Iterator[str]:

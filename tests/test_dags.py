@@ -187,7 +187,7 @@ def test_start_takes_what_was_sent_even_if_it_equals_the_other_profile(recipes_f
     log = capsys.readouterr().out
     for line in (
         "profile full of recipe first",
-        "values entered in the form: rows = 90, rank = 8 [",
+        "values given for this run: rows = 90, rank = 8 [",
         "values of the recipe in profile full: data = new, base_model = folder:/base, epochs = 3, steps = none, learning_rate = 0.005, "
         "seed = 3, promotion = auto, push = yes [",
     ):
@@ -199,7 +199,7 @@ def test_start_takes_what_was_sent_even_if_it_equals_the_other_profile(recipes_f
 def test_a_run_without_values_is_the_recipe_s(recipes_folder: Path, capsys: pytest.CaptureFixture[str], conf: Any) -> None:
     recipe = started(recipes_folder, conf)
     assert recipe == recipes.resolve(recipes.load(recipes_folder / "first.yaml"), "local") and recipe.train.rows == 90
-    assert "values entered in the form: none" in capsys.readouterr().out
+    assert "values given for this run: none" in capsys.readouterr().out
 
 
 def test_start_warns_of_a_learning_rate_far_from_the_recipe_s(recipes_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
