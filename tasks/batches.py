@@ -1,6 +1,7 @@
-"""Examples as batches: padded on the left, so that all answers end together."""
+"""Examples as batches: padded on the left, so that all answers end together, each token at the position that it has without padding."""
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ SILENT = "silent"
 """Key of a row none of whose tokens carries loss."""
 
 
-def pad_left(sequences: Sequence[Sequence[int]], pad_id: int) -> "tuple[torch.Tensor, torch.Tensor]":
+def pad_left(sequences: Sequence[Sequence[int]], pad_id: int) -> "dict[str, torch.Tensor]":
     """Sequences of token ids as one batch.
 
     Args:
@@ -21,7 +22,7 @@ def pad_left(sequences: Sequence[Sequence[int]], pad_id: int) -> "tuple[torch.Te
         pad_id: id that fills the left.
 
     Returns:
-        input_ids and attention_mask, both (n_sequences, longest), int64.
+        input_ids, attention_mask and position_ids, each (n_sequences, longest), int64.
     """
     import torch
 
@@ -31,7 +32,42 @@ def pad_left(sequences: Sequence[Sequence[int]], pad_id: int) -> "tuple[torch.Te
     for row, ids in enumerate(sequences):
         input_ids[row, longest - len(ids) :] = torch.tensor(ids)
         attention_mask[row, longest - len(ids) :] = 1
-    return input_ids, attention_mask
+    return {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": positions(attention_mask)}
+
+
+def positions(attention_mask: "torch.Tensor") -> "torch.Tensor":
+    """Each token's place among the tokens of its row, from 0; padding has that of the token before it, or 0.
+
+    Without them, a model with absolute positions counts the padding (transformers issue 3021).
+
+    Args:
+        attention_mask: (B, T), 0 where there is padding.
+
+    Returns:
+        (B, T), int64.
+    """
+    return (attention_mask.cumsum(dim=-1) - 1).clamp(min=0)
+
+
+def inputs_of(model: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """A batch as a model's forward takes it: on its device, and without positions where it has no argument for them.
+
+    Such a model needs none (Bloom and MPT measure distances, Mamba skips padding), or `tasks.padding` finds out that it does.
+
+    Args:
+        model: on its device, with or without an adapter.
+        batch: arguments of its forward.
+    """
+    import torch
+
+    taken = {name: value for name, value in batch.items() if name != "position_ids" or takes(model, name)}
+    return {name: value.to(model.device) if isinstance(value, torch.Tensor) else value for name, value in taken.items()}
+
+
+def takes(model: Any, argument: str) -> bool:
+    """Whether a model's forward has an argument of that name; others it passes over without a word."""
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return argument in inspect.signature(plain.forward).parameters
 
 
 def collate(
@@ -48,14 +84,13 @@ def collate(
         silent_id: a token that carries no loss wherever it stands.
 
     Returns:
-        input_ids and attention_mask (B, T); labels (B, K), IGNORED where no loss is carried; logits_to_keep, K + 1. labels[:, k]
-        is what logits[:, k] predict; the last logits predict nothing.
+        input_ids, attention_mask and position_ids (B, T); labels (B, K), IGNORED where no loss is carried; logits_to_keep, K + 1.
+        labels[:, k] is what logits[:, k] predict; the last logits predict nothing.
     """
     import torch
 
     examples = [feature["example"] for feature in features]
     whole = [example.prompt + example.answer for example in examples]
-    input_ids, attention_mask = pad_left(whole, pad_id)
     learned = [ids[1:] for ids in whole] if loss_on == "sequence" else [example.answer for example in examples]
     kept = max(map(len, learned))
     labels = torch.full((len(examples), kept), IGNORED)
@@ -64,7 +99,7 @@ def collate(
             labels[row, kept - len(ids) :] = torch.tensor(ids)
     if silent_id is not None:
         labels[labels == silent_id] = IGNORED
-    return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels, "logits_to_keep": kept + 1}
+    return {**pad_left(whole, pad_id), "labels": labels, "logits_to_keep": kept + 1}
 
 
 def collate_classes(features: Sequence[dict[str, Any]], *, pad_id: int) -> "dict[str, torch.Tensor]":
@@ -75,11 +110,10 @@ def collate_classes(features: Sequence[dict[str, Any]], *, pad_id: int) -> "dict
         pad_id: id that fills the left.
 
     Returns:
-        input_ids and attention_mask (B, T); labels (B, 1).
+        input_ids, attention_mask and position_ids (B, T); labels (B, 1).
     """
     import torch
 
     examples = [feature["example"] for feature in features]
-    input_ids, attention_mask = pad_left([example.prompt for example in examples], pad_id)
     labels = torch.tensor([[IGNORED] if SILENT in feature else feature["example"].answer for feature in features])
-    return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+    return {**pad_left([example.prompt for example in examples], pad_id), "labels": labels}

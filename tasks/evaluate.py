@@ -19,6 +19,7 @@ from tasks.kinds import AnswerTooLong, Columns, classes_of, kind_of, place_of, w
 from tasks.micro_batch import halved
 from tasks.models import load_adapter, load_model
 from tasks.new_tokens import new_rows
+from tasks.padding import check_padding
 from tasks.progress import Progress
 from tasks.schema import Recipe
 from tasks.scoring import Rows
@@ -105,9 +106,11 @@ def _assess(run: Run, what: str, recipe: Recipe, load: Callable[[], Any], tokeni
 
     Raises:
         ContractError: the model does not load, or what it says is not finite.
+        RecipeError: it cannot read rows in batches.
     """
     recipe = halved(recipe, run.halvings("evaluate"))
     tokens, model = _tokens(tokenizer, recipe.prompt.new_tokens), load()
+    check_padding(recipe, model, tokens)
     with Progress(run, "evaluate", f"scoring the {what}", len(rows), "rows") as progress:
         columns = scoring.said_of(recipe, model, tokens, rows, f"evaluate: {what}", progress.advance)
     if sampled and (count := scoring.to_write(recipe, rows)):

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from tasks.batches import IGNORED, pad_left
-from tasks.kinds import Advance, Encoder, Example, LossFunction, silent
+from tasks.batches import IGNORED, inputs_of, pad_left, positions, takes
+from tasks.kinds import Advance, Encoder, Example, LossFunction, in_proportion, silent
 from tasks.schema import Recipe
 
 if TYPE_CHECKING:
@@ -47,13 +47,13 @@ def generate(
     model.eval()
     with torch.inference_mode():
         for rows in by_length(prompts, batch_size):
-            input_ids, attention_mask = pad_left([prompts[row] for row in rows], tokens.pad_id)
-            only = None if allowed is None else partial(_allowed, allowed, input_ids.shape[1])
+            inputs = inputs_of(model, pad_left([prompts[row] for row in rows], tokens.pad_id))
+            start = inputs["input_ids"].shape[1]
+            only = None if allowed is None else partial(_allowed, allowed, start)
             found = model.generate(
-                input_ids=input_ids.to(model.device), attention_mask=attention_mask.to(model.device), max_new_tokens=max_new_tokens,
-                do_sample=False, top_k=None, top_p=None, eos_token_id=list(stop_ids), pad_token_id=tokens.pad_id,
-                prefix_allowed_tokens_fn=only,
-            )[:, input_ids.shape[1] :].tolist()  # fmt: skip
+                **inputs, max_new_tokens=max_new_tokens, do_sample=False, top_k=None, top_p=None, eos_token_id=list(stop_ids),
+                pad_token_id=tokens.pad_id, prefix_allowed_tokens_fn=only,
+            )[:, start:].tolist()  # fmt: skip
             for row, ids in zip(rows, found, strict=True):
                 end = next((place for place, token in enumerate(ids) if token in stop_ids), len(ids))
                 written[row] = ids[:end]
@@ -77,10 +77,11 @@ def answers_log_probabilities(
 ) -> "list[NDArray[np.float64]]":
     """Log-probability of each of several answers after each prompt, nats.
 
-    A prompt is read once, whatever the number of its answers: their cost is their own tokens'.
+    A prompt is read once, whatever the number of its answers: their cost is their own tokens'. Only where a model remembers more than
+    keys and values of what it read (Mamba, Jamba) is it read again with each answer.
 
     Args:
-        model: causal language model with rotary positions, on its device, in any state (set to evaluation here).
+        model: causal language model, on its device, in any state (set to evaluation here).
         tokens: tokenizer of the model.
         prompts: (n_rows,) token ids of the prompts.
         answers: (n_rows,) of each prompt the token ids of its answers, any number of any length.
@@ -94,23 +95,31 @@ def answers_log_probabilities(
     import torch
     from transformers import DynamicCache
 
+    if not _remembers_keys_and_values(model):
+        whole = [Example(list(prompt), list(answer), False) for prompt, of_row in zip(prompts, answers, strict=True) for answer in of_row]
+        share = in_proportion(advance, len(whole), len(prompts))
+        found = iter(log_probabilities(model, tokens, whole, batch_size=batch_size, advance=share))
+        return [np.array([next(found) for _ in of_row]) for of_row in answers]
     totals = [np.zeros(len(of_row)) for of_row in answers]
     model.eval()
     with torch.inference_mode():
         for rows in by_length(prompts, batch_size):
-            input_ids, mask = (part.to(model.device) for part in pad_left([prompts[row] for row in rows], tokens.pad_id))
-            read = DynamicCache(config=model.config)
-            first = model(input_ids=input_ids, attention_mask=mask, past_key_values=read, use_cache=True, logits_to_keep=1).logits
+            inputs, read = inputs_of(model, pad_left([prompts[row] for row in rows], tokens.pad_id)), DynamicCache(config=model.config)
+            first = model(**inputs, past_key_values=read, use_cache=True, logits_to_keep=1).logits
             pairs = [(place, number) for place, row in enumerate(rows) for number in range(len(answers[row]))]
             for at in range(0, len(pairs), batch_size):
                 some = pairs[at : at + batch_size]
                 given = [torch.tensor(answers[rows[place]][number]) for place, number in some]
-                chosen = torch.nn.utils.rnn.pad_sequence(given, batch_first=True).to(model.device)  # (P, K), filled on the right
+                chosen, own = (  # (P, K), filled on the right
+                    torch.nn.utils.rnn.pad_sequence(some_ids, batch_first=True).to(model.device)
+                    for some_ids in (given, [torch.ones_like(ids) for ids in given])
+                )
                 places = torch.tensor([place for place, _ in some], device=model.device)
                 past = copy.deepcopy(read)
                 past.batch_select_indices(places)
-                seen = torch.cat([mask[places], torch.ones_like(chosen)], dim=1)
-                after = model(input_ids=chosen, attention_mask=seen, past_key_values=past, use_cache=True).logits[:, :-1]
+                seen = torch.cat([inputs["attention_mask"][places], own], dim=1)
+                at_answer = {"input_ids": chosen, "attention_mask": seen, "position_ids": positions(seen)[:, -chosen.shape[1] :]}
+                after = model(**inputs_of(model, at_answer), past_key_values=past, use_cache=True).logits[:, :-1]
                 logits = torch.cat([first[places], after], dim=1).float()  # (P, K, V)
                 each = logits.gather(2, chosen[..., None])[..., 0] - logits.logsumexp(dim=-1)
                 for line, (place, number) in zip(each.double().cpu().numpy(), some, strict=True):
@@ -118,6 +127,20 @@ def answers_log_probabilities(
                     totals[row][number] = line[: len(answers[row][number])].sum()
             advance(len(rows))
     return totals
+
+
+def _remembers_keys_and_values(model: Any) -> bool:
+    """Whether a model remembers keys and values of the tokens that it read, and nothing else.
+
+    A recurrent layer's state either has no place among them, or goes on with one token at a time.
+    """
+    from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
+
+    if not takes(model, "past_key_values"):
+        return False
+    layers = DynamicCache(config=model.config).layers
+    return all(isinstance(layer, DynamicLayer) and not isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers)
 
 
 def log_probabilities(
@@ -144,11 +167,9 @@ def log_probabilities(
     with torch.inference_mode():
         for rows in by_length(whole, batch_size):
             kept = max(len(examples[row].answer) for row in rows)
-            input_ids, attention_mask = pad_left([whole[row] for row in rows], tokens.pad_id)
-            logits = model(
-                input_ids=input_ids.to(model.device), attention_mask=attention_mask.to(model.device), logits_to_keep=kept + 1
-            ).logits[:, :-1]  # (B, K, V); the last position predicts nothing
-            chosen = input_ids[:, -kept:].to(logits.device)  # (B, K)
+            inputs = inputs_of(model, pad_left([whole[row] for row in rows], tokens.pad_id))
+            logits = model(**inputs, logits_to_keep=kept + 1).logits[:, :-1]  # (B, K, V); the last position predicts nothing
+            chosen = inputs["input_ids"][:, -kept:]  # (B, K)
             for place, row in enumerate(rows):  # one at a time: in double precision a batch over a large vocabulary takes gigabytes
                 own = slice(kept - len(examples[row].answer), None)
                 each = logits[place, own].double().log_softmax(dim=-1).gather(1, chosen[place, own, None])  # (K, 1)

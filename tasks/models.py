@@ -9,6 +9,7 @@ from typing import Any
 from tasks.errors import ContractError
 from tasks.memory import room_for
 from tasks.new_tokens import NewRows, draw_rows, keep_bias
+from tasks.tokens import TOKENIZER_FILES, Tokens
 from tasks.training_schema import Quantization
 
 HEAD_WEIGHT = "score.weight"
@@ -42,6 +43,8 @@ def load_model(
     folder: Path, dtype: str, classes: Sequence[str] = (), quantization: Quantization | None = None, rows: NewRows | None = None
 ) -> Any:
     """The model in a folder, as a user would load it: no remote code, safetensors only.
+
+    Its configuration names the token that its tokenizer pads with, also where the folder's names none or another.
 
     Args:
         folder: config and safetensors.
@@ -81,6 +84,8 @@ def load_model(
         raise ContractError(
             str(folder), f"weights are missing: {missing[:5]}", "every weight of the model expected", "fetch or merge it again"
         )
+    if (folder / TOKENIZER_FILES[0]).exists():  # a head looks for a row's last token that is none
+        model.config.get_text_config().pad_token_id = Tokens(folder).pad_id
     if quantization:
         from peft import prepare_model_for_kbit_training
 

@@ -18,6 +18,7 @@ from tasks.kinds import Example, classes_of, kind_of
 from tasks.micro_batch import halved
 from tasks.models import device, dtype_of, load_model, own_head
 from tasks.new_tokens import NewRows, freeze_rows, keep_bias, kept_rows, new_rows
+from tasks.padding import check_padding
 from tasks.progress import Progress
 from tasks.ranks import WAIT, rank
 from tasks.schema import Recipe
@@ -59,6 +60,7 @@ def fit(job: Job, watched_by: "Callable[[Tokens], TrainerCallback] | None" = Non
 
     Raises:
         InterruptedRunError: SIGTERM came; a last checkpoint is saved.
+        RecipeError: the base model cannot read rows in batches.
     """
     from transformers import set_seed
 
@@ -68,6 +70,7 @@ def fit(job: Job, watched_by: "Callable[[Tokens], TrainerCallback] | None" = Non
     scored = held_out(recipe, tokens, job.validation_part)
     set_seed(recipe.train.seed)  # the adapter's start is drawn with it
     loaded = load_model(job.base, recipe.base_model.dtype, classes_of(recipe), recipe.base_model.quantization, rows)
+    check_padding(recipe, loaded, tokens)
     model = with_adapter(recipe, loaded, rows)
     if rank():
         _train(job, recipe, model, tokens, examples, scored, [])

@@ -10,7 +10,7 @@ from transformers import EvalPrediction, Trainer  # noqa: TID253
 from transformers.trainer_pt_utils import get_length_grouped_indices  # noqa: TID253
 from transformers.trainer_utils import EvalLoopOutput  # noqa: TID253
 
-from tasks.batches import IGNORED, SILENT
+from tasks.batches import IGNORED, SILENT, inputs_of
 from tasks.passes import Passes
 
 
@@ -41,6 +41,9 @@ class TrainingLoop(Trainer):  # type: ignore[misc, unused-ignore]
         own = Passes(order, len(rows), size=size, passes=passes, rank=args.process_index, ranks=args.world_size)
         silent = {**min(rows, key=lambda row: len(row["input_ids"])), SILENT: True}
         return DataLoader([*rows, silent], batch_sampler=own, collate_fn=self.data_collator)  # type: ignore[arg-type]
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        return super()._prepare_inputs(inputs_of(self.model, inputs))
 
     def _run_epoch(self, **given: Any) -> None:
         if self.state.global_step >= self.state.max_steps:  # its last checkpoint was the end of the training

@@ -17,7 +17,7 @@ from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
 from tasks import framing, generation, single_label
-from tasks.batches import IGNORED, pad_left
+from tasks.batches import IGNORED, inputs_of, pad_left
 from tasks.errors import DataError, RecipeError
 from tasks.framing import check_room, framed, template
 from tasks.generation import answers_log_probabilities, by_length
@@ -196,8 +196,8 @@ def _token_scores(recipe: Recipe, model: Any, tokens: Encoder, prompts: Sequence
     model.eval()
     with torch.inference_mode():
         for rows in by_length(prompts, recipe.evaluate.batch_size):
-            input_ids, mask = (part.to(model.device) for part in pad_left([prompts[row] for row in rows], tokens.pad_id))
-            logits = model(input_ids=input_ids, attention_mask=mask, logits_to_keep=1).logits[:, -1]  # (B, V)
+            inputs = inputs_of(model, pad_left([prompts[row] for row in rows], tokens.pad_id))
+            logits = model(**inputs, logits_to_keep=1).logits[:, -1]  # (B, V)
             scores[rows] = logits[:, ids].double().softmax(dim=-1).cpu().numpy()  # (B, L)
             advance(len(rows))
     return scores

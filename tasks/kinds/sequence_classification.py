@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tasks import framing, single_label
-from tasks.batches import pad_left
+from tasks.batches import inputs_of, pad_left
 from tasks.errors import DataError
 from tasks.framing import check_room, framed, template
 from tasks.generation import by_length
@@ -82,8 +82,7 @@ def respond(recipe: Recipe, model: Any, tokens: Encoder, texts: Sequence[str], a
     model.eval()
     with torch.inference_mode():
         for rows in by_length(prompts, recipe.evaluate.batch_size):
-            input_ids, attention_mask = pad_left([prompts[row] for row in rows], tokens.pad_id)
-            logits = model(input_ids=input_ids.to(model.device), attention_mask=attention_mask.to(model.device)).logits  # (B, L)
+            logits = model(**inputs_of(model, pad_left([prompts[row] for row in rows], tokens.pad_id))).logits  # (B, L)
             scores[rows] = logits.double().softmax(dim=-1).cpu().numpy()
             advance(len(rows))
     return single_label.columns_of(recipe, scores)
