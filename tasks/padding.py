@@ -10,6 +10,7 @@
 A list of such architectures would never be complete, so every model is measured.
 """
 
+import math
 from typing import Any
 
 from tasks.batches import inputs_of, pad_left
@@ -45,10 +46,8 @@ def check_padding(recipe: Recipe, model: Any, tokens: Encoder) -> None:
         "evaluate.batch_size": recipe.evaluate.batch_size,
     }
     batched = [key for key, size in sizes.items() if size > 1]
-    known = getattr(model.config.get_text_config(), "max_position_embeddings", None) or recipe.prompt.max_tokens
-    ids = tokens.encode(TEXT)
-    long = ([] if tokens.bos_id is None else [tokens.bos_id]) + ids * recipe.prompt.max_tokens
-    long, short = long[: min(recipe.prompt.max_tokens, known)], long[:SHORT]
+    long = ([] if tokens.bos_id is None else [tokens.bos_id]) + tokens.encode(TEXT) * recipe.prompt.max_tokens
+    long, short = long[: int(min(recipe.prompt.max_tokens, _table(model.config.get_text_config())))], long[:SHORT]
     model.eval()
     with torch.inference_mode():
         alone = model(input_ids=torch.tensor([short], device=model.device), output_hidden_states=True).hidden_states[-1][0].float()
@@ -64,6 +63,12 @@ def check_padding(recipe: Recipe, model: Any, tokens: Encoder) -> None:
             f"at most {limit:.1%} expected",
             f"choose another base model{', or set ' + ' and '.join(f'{key}: 1' for key in batched) if batched else ''}",
         )
+
+
+def _table(config: Any) -> float:
+    """How many positions a model has a row for; rotary ones are computed, beyond those of its training too."""
+    rotary = getattr(config, "rope_parameters", None)
+    return math.inf if rotary else getattr(config, "max_position_embeddings", None) or math.inf
 
 
 def _rounding(model: Any) -> float:

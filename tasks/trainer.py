@@ -136,7 +136,8 @@ def with_adapter(recipe: Recipe, model: Any, rows: NewRows | None = None) -> Any
     """The model with the recipe's adapter beside its weights (a PeftModel), drawn with torch's random numbers.
 
     Raises:
-        RecipeError: the model has no layer by the name of a target, which PEFT would leave out without a word.
+        RecipeError: the model has no layer by the name of a target, which PEFT would leave out without a word; or one that PEFT
+            cannot adapt.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -150,7 +151,11 @@ def with_adapter(recipe: Recipe, model: Any, rows: NewRows | None = None) -> Any
     if rows:
         lora["trainable_token_indices"] = kept_rows(model, rows)
     head = own_head(model, lora["target_modules"])
-    tuned = get_peft_model(model, LoraConfig(task_type="SEQ_CLS" if classes_of(recipe) else "CAUSAL_LM", **lora))
+    try:
+        tuned = get_peft_model(model, LoraConfig(task_type="SEQ_CLS" if classes_of(recipe) else "CAUSAL_LM", **lora))
+    except ValueError as error:  # among them layers of Mamba that all-linear takes in and PEFT cannot adapt
+        where, found = f"{recipe.name}.yaml: lora.target_modules", f"this base model takes no such adapter ({error})"
+        raise RecipeError(where, found, "layers that can be adapted expected", "name the layers to adapt") from None
     keep_bias(tuned)
     if rows and not recipe.lora.train_new_tokens:
         freeze_rows(tuned)
