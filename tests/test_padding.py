@@ -77,6 +77,17 @@ def test_padding_takes_no_position_and_its_own_lie_in_any_table() -> None:
     assert batch["position_ids"].tolist() == [[0, 1, 2], [0, 0, 0]]
 
 
+@pytest.mark.parametrize(("family", "given"), [("gpt2", True), ("llama", True), ("bloom", False), ("mpt", False), ("mamba", False)])
+def test_positions_go_to_models_that_take_them_an_adapter_beside_or_not(tokens: Tokens, tmp_path: Path, family: str, given: bool) -> None:
+    recipe = recipe_of(lora={"target_modules": ADAPTED.get(family, "all-linear")})
+    examples, plain = examples_of(recipe, tokens), family_of(family)
+    tuned = trainer.with_adapter(recipe, built(type(plain), configuration(family)))
+    batch = pad_left([example.prompt for example in examples], PAD)
+    loop = trainer._trainer(recipe, tmp_path, tuned, tokens, examples, [], [])
+    for taken in (inputs_of(plain, batch), inputs_of(tuned, batch), loop._prepare_inputs(batch)):
+        assert ("position_ids" in taken) == given and {"input_ids", "attention_mask"} <= taken.keys()
+
+
 @pytest.mark.parametrize("family", ABSOLUTE)
 def test_without_positions_a_row_would_be_read_otherwise(tokens: Tokens, family: str) -> None:
     """What the other tests guard would be missed."""
@@ -190,9 +201,7 @@ def test_rounding_to_16_bits_passes_the_check(tokens: Tokens, family: str) -> No
 
 
 def test_an_adapter_that_peft_cannot_put_in_is_a_fault_of_the_recipe(tokens: Tokens) -> None:
-    with pytest.raises(
-        RecipeError, match=r"tiny.yaml: lora.target_modules: this base model takes no such adapter .*'out_proj' is incomp"
-    ):
+    with pytest.raises(RecipeError, match=r"tiny.yaml: lora.target_modules: this base model takes no such adapter .*'out_proj' is incomp"):
         trainer.with_adapter(recipe_of(), built(type(family_of("mamba")), configuration("mamba")))
 
 
