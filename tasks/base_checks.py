@@ -120,7 +120,7 @@ def _quantised(name: str, given: dict[str, Any]) -> Iterator[RecipeError]:
     if found:
         method = found.get("quant_method", "unknown method") if isinstance(found, dict) else found
         yield RecipeError(
-            f"{name}: config.json", f"the weights are stored quantised ({method})", "unquantised weights expected, to merge the adapter into",
+            f"{name}: config.json", f"the weights are stored quantised ({method})", "unquantised weights expected to merge into",
             "name the unquantised model, and set base_model.quantization to save memory in training",
         )  # fmt: skip
 

@@ -44,7 +44,7 @@ def load_model(
 ) -> Any:
     """The model in a folder, as a user would load it: no remote code, safetensors only.
 
-    Its configuration names the token that its tokenizer pads with, also where the folder's names none or another.
+    With a head, its configuration names the token that its tokenizer pads with, also where the folder's names none or another.
 
     Args:
         folder: config and safetensors.
@@ -84,7 +84,7 @@ def load_model(
         raise ContractError(
             str(folder), f"weights are missing: {missing[:5]}", "every weight of the model expected", "fetch or merge it again"
         )
-    if (folder / TOKENIZER_FILES[0]).exists():  # a head looks for a row's last token that is none
+    if classes and any((folder / name).exists() for name in TOKENIZER_FILES):  # the head looks for a row's last token that is none
         model.config.get_text_config().pad_token_id = Tokens(folder).pad_id
     if quantization:
         from peft import prepare_model_for_kbit_training

@@ -13,9 +13,9 @@ A list of such architectures would never be complete, so every model is measured
 import math
 from typing import Any
 
-from tasks.batches import inputs_of, pad_left
+from tasks.batches import inputs_of, pad_left, takes
 from tasks.errors import RecipeError
-from tasks.kinds import Encoder
+from tasks.kinds import Encoder, classes_of
 from tasks.schema import Recipe
 
 TEXT = "One text, read alone and beside a longer one. "
@@ -48,11 +48,14 @@ def check_padding(recipe: Recipe, model: Any, tokens: Encoder) -> None:
     batched = [key for key, size in sizes.items() if size > 1]
     long = ([] if tokens.bos_id is None else [tokens.bos_id]) + tokens.encode(TEXT) * recipe.prompt.max_tokens
     long, short = long[: int(min(recipe.prompt.max_tokens, _table(model.config.get_text_config())))], long[:SHORT]
+    asked: dict[str, Any] = {"output_hidden_states": True}
+    if not classes_of(recipe) and takes(model, "logits_to_keep"):
+        asked["logits_to_keep"] = 1  # those of all tokens over a large vocabulary take gigabytes
     model.eval()
     with torch.inference_mode():
-        alone = model(input_ids=torch.tensor([short], device=model.device), output_hidden_states=True).hidden_states[-1][0].float()
+        alone = model(input_ids=torch.tensor([short], device=model.device), **asked).hidden_states[-1][0].float()
         batch = inputs_of(model, pad_left([short, long] if batched else [short], tokens.pad_id))
-        padded = model(**batch, output_hidden_states=True).hidden_states[-1][0, -len(short) :].float()  # (short, D)
+        padded = model(**batch, **asked).hidden_states[-1][0, -len(short) :].float()  # (short, D)
     spread = (alone - alone.mean(dim=-1, keepdim=True)).norm(dim=-1)
     change = ((padded - alone).norm(dim=-1) / spread).mean().item()
     if change > (limit := _rounding(model)):  # numbers that are not finite are found where scores and losses are
