@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ from tasks.contracts import (
     ValidRows,
     Verdict,
 )
+from tasks.doctor import configuration as doctor_configuration
+from tasks.doctor.needs import Needs
 from tasks.embedded import configuration, keeper, servers
 from tasks.embedded.configuration import MARK, Places
 from tasks.embedded.summary import summary
@@ -140,6 +143,15 @@ def test_the_servers_know_nothing_of_another_airflow_and_use_no_proxy(home: Path
     assert given["AIRFLOW_HOME"] == str(home / "airflow") and given["LORAFLOW_HOME"] == str(home) and given[MARK] == "mark"
     assert given["NO_PROXY"] == given["no_proxy"] == "intranet,127.0.0.1,localhost"
     assert given["MLFLOW_DISABLE_TELEMETRY"] == "true" and given["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
+
+
+def test_preflight_finds_no_stranger_among_what_the_servers_hand_down(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in configuration.environment(settings(), "mark").items():
+        monkeypatch.setenv(name, value)
+    look = partial(doctor_configuration.configuration, Needs(settings(), None, str(home)))
+    assert [(finding.level, finding.found) for finding in look()] == [("ok", "profile local, runner local")]
+    monkeypatch.setenv("LORAFLOW_HOMME", "/elsewhere")
+    assert [(finding.level, finding.found) for finding in look()] == [("warning", "LORAFLOW_HOMME is no setting")]
 
 
 def test_with_another_tracking_server_no_mlflow_is_started(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,8 +17,11 @@ from tasks.files import write_atomically
 from tasks.settings import CHECKOUT, Settings, quiet_environment
 
 HOST = "127.0.0.1"
-MARK = "LORAFLOW_SERVERS"
-"""Environment variable that every process of the embedded servers carries, down to a step: what carries it is ended with them."""
+MARK = "EMBEDDED_LORAFLOW_SERVERS"
+"""Environment variable of every process of the embedded servers, down to a step: what carries it is ended with them.
+
+Not `LORAFLOW_…`: that is how settings begin, and this is none.
+"""
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class State:
 
     pid: int
     mark: str
-    """Value of LORAFLOW_SERVERS in the environment of every process that the keeper started."""
+    """Value of the environment variable MARK in every process that the keeper started."""
     started: float
     """Unix time."""
     airflow: str

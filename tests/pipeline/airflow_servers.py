@@ -206,7 +206,7 @@ def running(home: Path, recipes: Path, extra: Mapping[str, str] | None = None) -
     configuration.write_airflow_configuration(settings)
     mark = f"tests-{os.getpid()}-{home.parent.name}"
     env = configuration.environment(settings, mark) | {f"AIRFLOW__{name}": value for name, value in IMPATIENT.items()}
-    env = {name: value for name, value in env.items() if not name.startswith("LORAFLOW_") or name in (configuration.MARK, "LORAFLOW_HOME")}
+    env = {name: value for name, value in env.items() if not name.startswith("LORAFLOW_") or name == "LORAFLOW_HOME"}
     env |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **extra}
     servers: dict[str, subprocess.Popen[bytes]] = {}
     commands = {server.name: server.command for server in configuration.servers(settings) if server.name != "mlflow"}
