@@ -27,6 +27,17 @@ SCORES_TAG = "scores"
 
 DATA_HASH_TAG = "data_hash"
 
+CODE = ("tasks", "dags", "pyproject.toml", "requirements.lock")
+"""Folders and files of a checkout that decide what a run does."""
+
+RECIPES = "tasks/recipes"
+
+CODE_SUFFIXES = (".py", ".j2")
+"""How names of files end that are code: modules and templates."""
+
+UNTRACKED = ("??", "!!")
+"""What `git status` says of files that it does not track: neither of them, nor of those that it ignores."""
+
 LIBRARIES = ("torch", "transformers", "peft", "mlflow", "dvc")
 
 
@@ -75,14 +86,21 @@ def content_hash(run: Run) -> str:
 
 
 def code_commit(checkout: Path) -> tuple[str, bool]:
-    """Commit of the code, and whether files differ from it: of a checkout, or as an image says that was built from one."""
+    """Commit of the code, and whether the code differs from it: of a checkout, or as an image says that was built from one.
+
+    The code is what a run executes: `CODE`, without the recipes, whose hash is recorded apart. Changed, staged and untracked files count
+    (ignored ones too), the last only where they are code.
+    """
     try:
         top = _git(checkout, "rev-parse", "--show-toplevel")
-        if Path(top).resolve() != checkout.resolve():  # an environment inside somebody else's repository
+        if Path(top.rstrip("\n")).resolve() != checkout.resolve():  # an environment inside somebody else's repository
             return _built_from(checkout)
-        return _git(checkout, "rev-parse", "HEAD"), bool(_git(checkout, "status", "--porcelain", "--untracked-files=normal"))
-    except (OSError, subprocess.CalledProcessError):
+        commit = _git(checkout, "rev-parse", "HEAD").strip()
+        options = ("--porcelain", "-z", "--no-renames", "--untracked-files=all", "--ignored=traditional")
+        found = _git(checkout, "status", *options, "--", *CODE, f":(exclude){RECIPES}").split("\0")
+    except (OSError, subprocess.SubprocessError):
         return _built_from(checkout)
+    return commit, any(line[:2] not in UNTRACKED or line.endswith(CODE_SUFFIXES) for line in found if line)
 
 
 def _built_from(folder: Path) -> tuple[str, bool]:
@@ -95,8 +113,9 @@ def _built_from(folder: Path) -> tuple[str, bool]:
 
 
 def _git(checkout: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(checkout), *arguments], capture_output=True, text=True, check=True, timeout=60)
-    return done.stdout.strip()
+    """What git prints; it writes nothing, and reads a checkout of another user too, whose code runs here already."""
+    command = ["git", "--no-optional-locks", "-c", f"safe.directory={checkout.resolve()}", "-C", str(checkout), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, errors="replace", check=True, timeout=60).stdout
 
 
 def _validation(run: Run, data_tag: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import tasks
-from tasks import lineage, register, tracking
+from tasks import register, tracking
 from tasks.contracts import Adapter, MergedModel, RegisteredVersion, ValidRows
 from tasks.errors import ServiceError
 from tasks.kinds import kind_of
@@ -250,16 +250,3 @@ print(sorted(name for name in ("torch", "transformers", "peft") if name in sys.m
 def test_one_version_number_in_package_and_project() -> None:
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
     assert project["version"] == tasks.__version__
-
-
-def test_code_outside_a_checkout_of_its_own_has_no_commit(tmp_path: Path) -> None:
-    assert lineage.code_commit(tmp_path) == ("no checkout", False)
-    inside = CHECKOUT / "tasks"  # a folder of somebody's repository, not a repository
-    assert lineage.code_commit(inside) == ("no checkout", False)
-
-
-def test_code_in_an_image_says_what_it_was_built_from(tmp_path: Path) -> None:
-    (tmp_path / "COMMIT").write_text(f"{'a' * 40}\n")
-    assert lineage.code_commit(tmp_path) == ("a" * 40, False)
-    (tmp_path / "COMMIT").write_text(f"{'a' * 40}-dirty\n")
-    assert lineage.code_commit(tmp_path) == ("a" * 40, True)
