@@ -189,6 +189,10 @@ class Adapter:
     """Rows not trained on, since their answer leaves their text too little room in max_tokens."""
     halvings: int = 0
     """How often the batch of a forward pass was halved for want of memory; the rows of a step are the recipe's."""
+    rows_file: str | None = None
+    """Parquet, a line for each row of the data set that was trained on: `row` and `file`, as in the data set's parts (`file` is `data`
+    where there is one file); `cut`, whether its text was cut; `times`, how often it is among the rows of an epoch; `passes`, how often
+    the training passed over it. None for an adapter of before there was one."""
 
 
 @dataclass(frozen=True)
@@ -355,6 +359,8 @@ class TrialScores:
     seconds: float
     """Of the attempt that ended it."""
     emissions: Emissions
+    rows_file: str | None = None
+    """The rows that it trained on, as an adapter's."""
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,7 @@ def lineage(run: Run) -> dict[str, str]:
         DATA_HASH_TAG: data.data_hash,
         "data_repository_commit": data.git_commit,
         "validation": _validation(run, data.tag),
+        **_training_rows(run),
         "base_model": base.name,
         "base_model_revision": base.revision,
         "code": commit,
@@ -65,6 +66,16 @@ def lineage(run: Run) -> dict[str, str]:
         **{library: installed(library) for library in LIBRARIES},
         **evaluation_tags(run.read(Evaluation)),
     }
+
+
+def _training_rows(run: Run) -> dict[str, str]:
+    """How many rows were trained on, and the hash of their list: two versions that learned from the same rows have the same."""
+    adapter = run.read(Adapter)
+    tags = {"training_rows": str(adapter.rows)}
+    if adapter.rows_file is None:
+        return tags
+    with run.path(adapter.rows_file).open("rb") as stream:
+        return tags | {"training_rows_sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
 
 
 def evaluation_tags(evaluation: Evaluation) -> dict[str, str]:

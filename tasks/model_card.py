@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 What = Literal["model", "adapter"]
 
 LINEAGE = (
-    "loraflow.run", "data", "data_hash", "recipe_hash", "profile", "seed", "code", "code_changed",
+    "loraflow.run", "data", "data_hash", "training_rows", "training_rows_sha256", "recipe_hash", "profile", "seed", "code", "code_changed",
     "loraflow", "torch", "transformers", "peft", "mlflow", "dvc",
 )  # fmt: skip
 """Tags of the version that the card repeats; the others may name machines and folders."""

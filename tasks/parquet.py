@@ -6,6 +6,10 @@ of the writer in a file is pyarrow's version, which the requirements pin.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 ROWS_A_GROUP = 100_000
 
@@ -13,11 +17,18 @@ ROWS_A_GROUP = 100_000
 def write(path: Path, numbers: tuple[str, Sequence[int]], texts: Mapping[str, Sequence[str]]) -> None:
     """Write one column of whole numbers (int64) and columns of text (string), none of them with empty cells."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     name, values = numbers
     schema = pa.schema([pa.field(name, pa.int64(), nullable=False), *(pa.field(key, pa.string(), nullable=False) for key in texts)])
-    table = pa.table([pa.array(values, pa.int64()), *(pa.array(column, pa.string()) for column in texts.values())], schema=schema)
+    write_table(
+        path, pa.table([pa.array(values, pa.int64()), *(pa.array(column, pa.string()) for column in texts.values())], schema=schema)
+    )
+
+
+def write_table(path: Path, table: "pa.Table") -> None:
+    """Write a table of Arrow's."""
+    import pyarrow.parquet as pq
+
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(
         table, path, version="2.6", data_page_version="1.0", compression="none", use_dictionary=False,

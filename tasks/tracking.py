@@ -143,6 +143,17 @@ def metrics(found: TrackedRun, figures: Mapping[str, float], step: int = 0) -> N
         tracker.log_batch(found.run_id, metrics=[Metric(key, value, now, step) for key, value in figures.items()])
 
 
+def artifact(found: TrackedRun, path: Path, folder: str) -> None:
+    """Keep a file beside a run's figures, in a folder of its artifacts; one of its name there is replaced.
+
+    Raises:
+        ServiceError: MLflow does not take it.
+    """
+    tracker = client()
+    with answering("tracking"):
+        tracker.log_artifact(found.run_id, str(path), folder)
+
+
 def history(found: TrackedRun, metric: str) -> dict[int, float]:
     """A metric over the steps of a training; where an attempt repeated what a killed one had done, its value counts.
 

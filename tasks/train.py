@@ -15,6 +15,7 @@ from tasks.models import save
 from tasks.ranks import in_ranks
 from tasks.trainer import fit
 from tasks.training_job import Job, job_of
+from tasks.training_rows import ROWS
 from tasks.workspace import Run
 
 
@@ -24,7 +25,8 @@ def train(run: Run) -> Adapter:
     with tracking.tracked(run) as tracked:
         job = job_of(run, run.recipe, tracked, "train")
         adapter = memory.within_memory(run, run.recipe, "train", partial(in_ranks, run.recipe.train.gpus, adapter_of, job, "train"))
-    assert adapter
+        assert adapter and adapter.rows_file
+        tracking.artifact(tracked, run.path(adapter.rows_file), "train")
     return replace(adapter, seconds=time.monotonic() - began)
 
 
@@ -37,20 +39,22 @@ def adapter_of(job: Job) -> Adapter | None:
     save(fitted.model, folder)
     if job.recipe.prompt.new_tokens:
         fitted.tokens.save(folder)
+    fitted.rows.write(job.run.attempt / ROWS, fitted.passes)
     trainable, everything = fitted.model.get_nb_trainable_parameters()
     return Adapter(
         path=job.run.relative(folder),
         tracked=job.tracked,
-        rows=fitted.rows,
+        rows=len(fitted.rows.examples),
         steps=fitted.steps,
         epochs=fitted.epochs,
         final_loss=fitted.final_loss,
         trainable_parameters=trainable,
         all_parameters=everything,
-        cut_rows=fitted.cut_rows,
-        left_out_rows=fitted.left_out_rows,
+        cut_rows=sum(example.cut for example in fitted.rows.examples),
+        left_out_rows=fitted.rows.left_out,
         seconds=0.0,  # the step's whole time is known to the process that started this one
         resumed_from_step=fitted.resumed_from_step,
         emissions=fitted.emissions,
         halvings=job.halvings,
+        rows_file=job.run.relative(job.run.attempt / ROWS),
     )

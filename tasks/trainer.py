@@ -25,7 +25,7 @@ from tasks.schema import Recipe
 from tasks.tokens import Tokens
 from tasks.training_job import Job
 from tasks.training_report import training_report
-from tasks.training_rows import dataset, held_out, training_examples, with_class_weights
+from tasks.training_rows import TrainingRows, dataset, held_out, training_rows, with_class_weights
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -38,11 +38,9 @@ class Fitted:
     model: Any
     """A PeftModel."""
     tokens: Tokens
-    rows: int
-    cut_rows: int
-    """Rows whose text was cut to fit max_tokens."""
-    left_out_rows: int
-    """Rows not trained on, since their answer leaves their text too little room in max_tokens."""
+    rows: TrainingRows
+    passes: list[int]
+    """(n_examples,) how often the training passed over each of its rows, up to the step whose weights are the model's."""
     steps: int
     epochs: float
     final_loss: float
@@ -66,29 +64,29 @@ def fit(job: Job, watched_by: "Callable[[Tokens], TrainerCallback] | None" = Non
 
     recipe, step_of_checkpoint = halved(job.recipe, job.halvings), step_of(job.resume_from)
     tokens, rows = Tokens(job.base, recipe.prompt.new_tokens), new_rows(recipe, job.base)
-    examples, left_out = training_examples(recipe, tokens, job.train_part)
+    drawn = training_rows(recipe, tokens, job.train_part)
     scored = held_out(recipe, tokens, job.validation_part)
     set_seed(recipe.train.seed)  # the adapter's start is drawn with it
     loaded = load_model(job.base, recipe.base_model.dtype, classes_of(recipe), recipe.base_model.quantization, rows)
     check_padding(recipe, loaded, tokens)
     model = with_adapter(recipe, loaded, rows)
     if rank():
-        _train(job, recipe, model, tokens, examples, scored, [])
+        _train(job, recipe, model, tokens, drawn.examples, scored, [])
         return None
-    with _shown(job, total_steps_of(recipe, len(examples))) as (meter, callbacks):
+    with _shown(job, total_steps_of(recipe, len(drawn.examples))) as (meter, callbacks):
         callbacks += [watched_by(tokens)] if watched_by else []
         tracking.metrics(job.tracked, _batches(recipe, job.halvings), step=step_of_checkpoint)
-        state = _train(job, recipe, model, tokens, examples, scored, callbacks)
+        trainer = _train(job, recipe, model, tokens, drawn.examples, scored, callbacks)
+        state = trainer.state
         emissions = meter.emissions()
     spent = {"train.energy_kwh": emissions.energy_kwh, "train.co2eq_kg": emissions.co2eq_kg}
-    tracking.metrics(job.tracked, spent | {"train.left_out_rows": float(left_out)})
+    tracking.metrics(job.tracked, spent | {"train.left_out_rows": float(drawn.left_out)})
     losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
     return Fitted(
         model=model,
         tokens=tokens,
-        rows=len(examples),
-        cut_rows=sum(example.cut for example in examples),
-        left_out_rows=left_out,
+        rows=drawn,
+        passes=trainer.passes_of_rows(kept_step(state)),
         steps=int(state.global_step),
         epochs=float(state.epoch or 0),
         final_loss=sum(losses[-5:]) / max(len(losses[-5:]), 1),
@@ -119,7 +117,7 @@ def _batches(recipe: Recipe, halvings: int) -> dict[str, float]:
 def _train(
     job: Job, recipe: Recipe, model: Any, tokens: Tokens, examples: list[Example], scored: list[Example], callbacks: "list[TrainerCallback]"
 ) -> Any:
-    """Train this process's share to the end; returns the trainer's state."""
+    """Train this process's share to the end; returns the trainer."""
 
     def noticed() -> None:
         if not rank():
@@ -129,7 +127,13 @@ def _train(
         final = last_checkpoint(asked, job.step)
         trainer = _trainer(recipe, job.run.kept, model, tokens, examples, scored, [*callbacks, whole_marker(job.run.keep), final])
         trainer.train(resume_from_checkpoint=str(job.resume_from) if job.resume_from else None)
-    return trainer.state
+    return trainer
+
+
+def kept_step(state: Any) -> int:
+    """The optimiser step whose weights a training ends with: its last, or the best where that is looked for."""
+    best = state.best_global_step if state.best_model_checkpoint else None
+    return int(best or state.global_step)
 
 
 def with_adapter(recipe: Recipe, model: Any, rows: NewRows | None = None) -> Any:

@@ -1,5 +1,6 @@
 """transformers' Trainer, with batches and losses that do not depend on how many processes and forward passes share a step."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -30,20 +31,38 @@ class TrainingLoop(Trainer):  # type: ignore[misc, unused-ignore]
         """Batches of this process; the dataset's last row is the silent one."""
         args, rows = self.args, self.train_dataset
         size, passes = args.per_device_train_batch_size, args.gradient_accumulation_steps
-        lengths = [len(row["input_ids"]) for row in rows]
-
-        def order(epoch: int) -> list[int]:
-            draw = torch.Generator().manual_seed(args.data_seed + epoch)
-            if args.train_sampling_strategy == "group_by_length":
-                return list(get_length_grouped_indices(lengths, size * passes * args.world_size, generator=draw))
-            return torch.randperm(len(rows), generator=draw).tolist()
-
-        own = Passes(order, len(rows), size=size, passes=passes, rank=args.process_index, ranks=args.world_size)
+        own = Passes(self._order, len(rows), size=size, passes=passes, rank=args.process_index, ranks=args.world_size)
         silent = {**min(rows, key=lambda row: len(row["input_ids"])), SILENT: True}
         return DataLoader([*rows, silent], batch_sampler=own, collate_fn=self.data_collator)  # type: ignore[arg-type]
 
     def _prepare_inputs(self, inputs: Any) -> Any:
         return super()._prepare_inputs(inputs_of(self.model, inputs))
+
+    def _order(self, epoch: int) -> list[int]:
+        """The order of an epoch's rows."""
+        args, rows = self.args, self.train_dataset
+        draw = torch.Generator().manual_seed(args.data_seed + epoch)
+        if args.train_sampling_strategy == "group_by_length":
+            lengths = [len(row["input_ids"]) for row in rows]
+            return list(get_length_grouped_indices(lengths, self._rows_a_step(), generator=draw))
+        return torch.randperm(len(rows), generator=draw).tolist()
+
+    def _rows_a_step(self) -> int:
+        args = self.args
+        return int(args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size)
+
+    def passes_of_rows(self, steps: int) -> list[int]:
+        """How often each of the rows was passed over in the first optimiser steps of the training, (n_rows,).
+
+        Args:
+            steps: how many.
+        """
+        rows, size = len(self.train_dataset), self._rows_a_step()
+        epochs, rest = divmod(steps, math.ceil(rows / size))
+        passes = [epochs] * rows
+        for row in self._order(epochs)[: rest * size]:
+            passes[row] += 1
+        return passes
 
     def _run_epoch(self, **given: Any) -> None:
         if self.state.global_step >= self.state.max_steps:  # its last checkpoint was the end of the training

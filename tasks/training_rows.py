@@ -4,28 +4,74 @@ import math
 import random
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tasks import parquet
 from tasks.errors import DataError
 from tasks.kinds import Example, examples_of
+from tasks.parting import Origin
 from tasks.schema import Recipe
 from tasks.tokens import Tokens
 
+ROWS = "rows.parquet"
+"""The file that says which rows were trained on."""
 
-def training_examples(recipe: Recipe, tokens: Tokens, part: Path) -> tuple[list[Example], int]:
-    """The training part as tokens: `train.rows` of it, drawn with the seed, each class by its share; and how many do not fit."""
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """The rows of a training."""
+
+    examples: list[Example]
+    origins: list[Origin]
+    """(n_examples,) where each of them stands in the data set's files; a row that balances a class stands there more than once."""
+    left_out: int
+    """Rows that were drawn, but do not fit."""
+
+    def write(self, path: Path, passes: Sequence[int]) -> None:
+        """Write them as a table, a line for each row of the data set, in the files' order.
+
+        Its columns are `file` and `row`, which together name a row of the data set's training part; `cut`, whether its text was cut to
+        fit; `times`, how often it is among the rows of an epoch; `passes`, how often the training passed over it, 0 where it ended
+        before.
+
+        Args:
+            path: the file.
+            passes: (n_examples,) how often the training passed over each example.
+        """
+        import pyarrow as pa
+
+        times, passed, cut = Counter(self.origins), Counter[Origin](), {}
+        for origin, example, count in zip(self.origins, self.examples, passes, strict=True):
+            passed[origin] += count
+            cut[origin] = example.cut
+        rows = sorted(times)
+        columns = {
+            "row": pa.array([row for _, row in rows], pa.int64()),
+            "file": pa.array([file for file, _ in rows], pa.string()),
+            "cut": pa.array([cut[origin] for origin in rows], pa.bool_()),
+            "times": pa.array([times[origin] for origin in rows], pa.int64()),
+            "passes": pa.array([passed[origin] for origin in rows], pa.int64()),
+        }
+        parquet.write_table(path, pa.table(columns))
+
+
+def training_rows(recipe: Recipe, tokens: Tokens, part: Path) -> TrainingRows:
+    """The training part as tokens: `train.rows` of it, drawn with the seed, each class by its share."""
     import pyarrow.parquet as pq
 
     rows = pq.read_table(part).to_pylist()
     chosen = draw_rows([row.get("label", "") for row in rows], recipe.train.rows, recipe.train.seed)
     if not chosen:
         raise DataError(str(part), "no rows", "at least one training row expected", "look at split's report")
-    examples = [example for example in examples_of(recipe, tokens, [rows[index] for index in chosen]) if example is not None]
-    if not examples:
+    drawn = [rows[index] for index in chosen]
+    fitting = [(row, example) for row, example in zip(drawn, examples_of(recipe, tokens, drawn), strict=True) if example is not None]
+    if not fitting:
         found = f"none of {len(chosen)} rows fits into {recipe.prompt.max_tokens} tokens"
         raise DataError(str(part), found, "room for answer and text expected", "raise prompt.max_tokens")
-    return examples, len(chosen) - len(examples)
+    origins: list[Origin] = [(row.get("file", "data"), row["row"]) for row, _ in fitting]
+    return TrainingRows([example for _, example in fitting], origins, len(drawn) - len(fitting))
 
 
 def held_out(recipe: Recipe, tokens: Tokens, part: Path | None) -> list[Example]:

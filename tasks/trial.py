@@ -25,6 +25,7 @@ from tasks.scoring import Rows
 from tasks.tokens import Tokens
 from tasks.trainer import fit
 from tasks.training_job import Job, job_of
+from tasks.training_rows import ROWS
 from tasks.workspace import Run
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ KEPT_SCORES = TypeAdapter(dict[int, Scores])
 
 
 def trial(run: Run) -> TrialScores:
-    """Train one of the sweep's trials; its adapter is not kept, its scores are."""
+    """Train one of the sweep's trials; its adapter is not kept, its scores and which rows it trained on are."""
     began, one = time.monotonic(), _trial(run)
     recipe, kept = recipe_of(run.recipe, one), run.kept / "scores.json"
     tokens = Tokens(run.path(run.read(Download).base_model.path), recipe.prompt.new_tokens)
@@ -49,7 +50,9 @@ def trial(run: Run) -> TrialScores:
         steps, emissions = found
         scores = _read(kept)
         points = tuple(_point(run, one, number, scores[number]) for number in one.epochs)
-    return TrialScores(one, tracked, points, len(rows), steps, time.monotonic() - began, emissions)
+        tracking.artifact(tracked, run.attempt / ROWS, "train")
+    rows_file = run.relative(run.attempt / ROWS)
+    return TrialScores(one, tracked, points, len(rows), steps, time.monotonic() - began, emissions, rows_file)
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,10 @@ class Taken:
 def trained_and_scored(taken: Taken) -> tuple[int, Emissions] | None:
     """Train, and score on the way, in each of the processes that train; the first one has the steps and what they spent."""
     fitted = fit(taken.job, partial(_scorer, taken))
-    return (fitted.steps, fitted.emissions) if fitted else None
+    if fitted is None:
+        return None
+    fitted.rows.write(taken.job.run.attempt / ROWS, fitted.passes)
+    return fitted.steps, fitted.emissions
 
 
 def _trial(run: Run) -> Trial:

@@ -87,6 +87,8 @@ def test_long_rows_are_left_out_of_training_and_test_and_counted(home: Path, tin
     adapter = perform("train", run)
     assert isinstance(adapter, Adapter)
     assert (adapter.rows, adapter.left_out_rows, adapter.cut_rows) == (25, 5, 0)
+    assert adapter.rows_file
+    assert pq.read_table(run.path(adapter.rows_file))["row"].to_pylist() == [number for number in range(30) if number % 6]
     perform("merge", run)
     evaluation = perform("evaluate", run)
     assert isinstance(evaluation, Evaluation)

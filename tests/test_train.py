@@ -114,6 +114,8 @@ def test_killed_training_resumes_and_ends_in_the_same_state(trained: Run, home: 
     assert again.resumed_from_step > 0
     assert not kept.exists() and [path.name for path in (killed.folder / "train").iterdir()] == ["g0-a2"]
     assert apart(trained, killed) < 1e-6
+    lists = [run.path(run.read(Adapter).rows_file or "").read_bytes() for run in (trained, killed)]
+    assert lists[0] == lists[1], "the killed one learned from the same rows"
     assert [found.info.status for found in _tracked("tiny/killed")] == ["FINISHED"]
 
 

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from tasks import scoring, tracking
@@ -49,6 +50,7 @@ def test_a_trial_scored_on_the_way_is_the_shorter_training(start: Start) -> None
     made = both.read(TrialScores, NAME)
     assert (made.trial.rows, made.steps, made.test_rows) == (24, 6, 60)
     assert made.emissions.energy_kwh > 0
+    assert made.rows_file and pq.read_table(both.path(made.rows_file))["passes"].to_pylist() == [2] * 24
 
     perform("trial", both, part="rows-24-seed-4")
     assert scores(both, "rows-24-seed-4") != scores(both)
