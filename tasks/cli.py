@@ -5,8 +5,11 @@ import os
 import sys
 import traceback
 import warnings
+from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import typer
@@ -14,9 +17,11 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from tasks import interruption
+from tasks import interruption, outcome
 from tasks import recipe as recipes
-from tasks.contracts import CONTRACTS, STEPS, SWEEP_STEPS, Approval, Download, Evaluation, Plan, Preflight, RegisteredVersion, TrialScores
+from tasks.contracts import (
+    CONTRACTS, STEPS, SWEEP_STEPS, Approval, Download, Evaluation, Plan, Preflight, Promotion, RegisteredVersion, TrialScores,
+)  # fmt: skip
 from tasks.errors import ContractError, InterruptedRunError, LoraflowError, RecipeError, Skip
 from tasks.place import run_folder
 from tasks.redaction import without_secrets
@@ -34,6 +39,9 @@ Profile = Annotated[str, typer.Option(help="Profile of the recipe: local or full
 Set = Annotated[list[str], typer.Option("--set", help="A recipe key to replace, section.key=value; may be given again.")]
 
 Param = Annotated[list[str], typer.Option("--param", help="A field of the trigger form, name=value; may be given again.")]
+
+TRIAL = {"run.promotion": "never", "run.push": False}
+"""What `run` lays over the recipe unless it is to promote; --set may say otherwise, and is refused then."""
 
 
 def main() -> None:
@@ -88,15 +96,66 @@ def start(recipe: str, run_id: Annotated[str, typer.Option(help="Name of the run
 
 
 @app.command("run")
-def run_all(recipe: str, run_id: Annotated[str, typer.Option(help="Name of the run.")] = "", profile: Profile = "", set_: Set = []) -> None:  # noqa: B006
-    """All steps of a recipe here, one after the other, without Airflow."""
-    run = _start(recipe, run_id, profile, set_)
+def run_all(
+    recipe: str,
+    run_id: Annotated[str, typer.Option(help="Name of the run.")] = "",
+    profile: Profile = "",
+    set_: Set = [],  # noqa: B006
+    promote: Annotated[bool, typer.Option("--promote", help="Promote and publish as the recipe's run.promotion and run.push say.")] = False,
+) -> None:
+    """All steps of a recipe here, one after the other, without Airflow; without --promote nothing is promoted or published."""
+    run = _start_of_all(recipe, run_id, profile, set_, promote)
+    try:
+        _perform_all(run)
+    except LoraflowError:
+        with suppress(LoraflowError):  # where the runs' place is the fault, there is nothing to show
+            _show(run)
+        raise
+    _show(run)
+
+
+def _start_of_all(name: str, run_id: str, profile: str, assignments: list[str], promote: bool) -> Run:
+    """Freeze the recipe of a run of all steps, and say whether it promotes.
+
+    Raises:
+        RecipeError: what is set asks for a promotion without --promote, or against it.
+    """
+    recipe = _resolve(name, profile, assignments, under={} if promote else TRIAL)
+    asked = recipe.run
+    if promote and asked.promotion == "never":
+        remedy = "add --set run.promotion=auto (or manual), or leave out --promote"
+        raise RecipeError("--promote", "the recipe's run.promotion is never", "auto or manual expected", remedy)
+    if not promote and (asked.promotion != "never" or asked.push):
+        found = f"run.promotion is {asked.promotion} and run.push {str(asked.push).lower()} without --promote"
+        raise RecipeError("--set", found, "never and false expected", "add --promote, or leave these keys out")
+    run = _freeze(recipe, run_id)
+    says = {
+        "never": "promotes and publishes nothing; with --promote it does, as the recipe's run.promotion and run.push say",
+        "auto": "the gate decides whether the new version becomes the champion",
+        "manual": "run.promotion is manual, and nobody can answer here: the run ends before promote, with the commands to answer",
+    }
+    print(f"run: {run.id}: {says[asked.promotion]}", file=sys.stderr, flush=True)
+    return run
+
+
+def _perform_all(run: Run) -> None:
     for step in STEPS:
+        if step == Promotion.step and outcome.waits_for_answer(run):
+            print(f"run: {outcome.waiting(run, run.read(RegisteredVersion))}", file=sys.stderr, flush=True)
+            return
         try:
             _perform(step, run)
         except Skip as skip:
-            print(f"skipped: {skip}", file=sys.stderr)
-    print(run.uri)
+            print(f"skipped: {skip}", file=sys.stderr, flush=True)
+
+
+def _show(run: Run) -> None:
+    """The table of what the run came to."""
+    from tasks.summary import summary, terminal
+
+    terminal().print(summary(run))
+    if settings().mlflow_uri is settings().mlflow_ui is None:
+        print("To open MLflow's pages: loraflow up")
 
 
 @app.command("sweep")
@@ -208,14 +267,17 @@ def demo(param: Param = []) -> None:  # noqa: B006
     retrain("tweets", param)
 
 
-def _resolve(name: str, profile: str, assignments: list[str]) -> Recipe:
+def _resolve(name: str, profile: str, assignments: list[str], under: Mapping[str, Any] = MappingProxyType({})) -> Recipe:
     path = _path(name)
-    overrides = {key: _value(text) for key, text in _by_name(assignments, "--set").items()}
+    overrides = {**under, **{key: _value(text) for key, text in _by_name(assignments, "--set").items()}}
     return recipes.resolve(recipes.load(path), profile or settings().profile, overrides, where=path.name)
 
 
 def _start(name: str, run_id: str, profile: str, assignments: list[str]) -> Run:
-    recipe = _resolve(name, profile, assignments)
+    return _freeze(_resolve(name, profile, assignments), run_id)
+
+
+def _freeze(recipe: Recipe, run_id: str) -> Run:
     run = Run(run_folder(settings().runs_folder, recipe.name, run_id or datetime.now(UTC).strftime("%Y%m%dT%H%M%S")))
     run.freeze(recipe)
     return run

@@ -17,7 +17,7 @@ CONTENT_TAG = "loraflow.content"
 RECIPE_TAG = "loraflow.recipe"
 
 CHALLENGER = "challenger"
-"""Alias of the version that was registered last and is not the champion."""
+"""Alias of the version that was registered last by a run that may promote it, and is not the champion."""
 
 GATE_TAG, REASONS_TAG = "gate", "gate_reasons"
 PASSED, REFUSED = "passed", "refused"

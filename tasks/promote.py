@@ -23,13 +23,15 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 PROMOTION_TAG = "promotion"
-"""What became of a version: promoted, refused (by the gate) or declined (by a reviewer)."""
+"""What became of a version: promoted, refused (by the gate), declined (by a reviewer), or not asked for (by run.promotion)."""
 
 
 def promote(run: Run) -> Promotion:
     """Set the alias champion by the run's policy: the gate decides, a reviewer decides, or nobody does."""
     policy, registered = run.recipe.run.promotion, run.read(RegisteredVersion)
     if policy == "never":
+        with tracking.answering("promote"):
+            tracking.client().set_model_version_tag(registered.name, str(registered.version), PROMOTION_TAG, "not asked for")
         return Promotion(False, policy, registered.version, None, "run.promotion is never")
     if run.generation("register") is None:
         raise ContractError(

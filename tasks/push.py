@@ -9,9 +9,9 @@ import json
 import shutil
 from pathlib import Path
 
-from tasks import hub, model_card
+from tasks import hub, model_card, outcome
 from tasks.contracts import Adapter, DatasetVersion, Download, MergedModel, Promotion, Publication
-from tasks.errors import ContractError, Skip
+from tasks.errors import ContractError
 from tasks.files import link_or_copy
 from tasks.model_card import What
 from tasks.progress import Progress
@@ -22,10 +22,8 @@ from tasks.workspace import Run
 def push(run: Run) -> Publication:
     """Publish adapter, merged model, tokenizer and model card to the Hub or a folder, if this run promoted its version."""
     recipe, promotion = run.recipe, run.read(Promotion)
-    if not promotion.promoted:
-        raise Skip(run.id, f"version {promotion.version} was not promoted ({promotion.reason})", remedy="nothing to publish")
-    if not recipe.run.push:
-        raise Skip(run.id, "run.push is off", remedy="nothing to publish")
+    if nothing := outcome.no_publication(run, promotion):
+        raise nothing
     for step in ("register", "promote"):
         if run.generation(step) is None:
             raise ContractError(

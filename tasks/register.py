@@ -1,7 +1,7 @@
 """Register the merged model as a version of the recipe's model in MLflow.
 
 Reads   Download, ValidRows, DatasetVersion, Adapter, MergedModel, Evaluation     runs/<id>/*.json
-Uses    name, labels.names                                                        of the recipe
+Uses    name, labels.names, run.promotion                                         of the recipe
 Writes  RegisteredVersion                                                         runs/<id>/register.json
 
 The weights are never loaded and, where the artifact store is a folder of this machine, never copied: MLflow's own
@@ -40,7 +40,7 @@ REQUIREMENTS = ("mlflow", "numpy", "pandas", "pydantic", "pyyaml", "safetensors"
 
 
 def register(run: Run) -> RegisteredVersion:
-    """Register the merged model in MLflow with its lineage; the new version is the challenger."""
+    """Register the merged model in MLflow with its lineage; the new version is the challenger, unless the run never promotes."""
     client, name = tracking.client(), run.recipe.name
     with Progress(run, "register", "hashing, logging, registering", 3, "parts") as progress, tracking.answering("register"):
         tags = lineage.lineage(run)
@@ -53,7 +53,7 @@ def register(run: Run) -> RegisteredVersion:
         for key, value in tags.items():  # a cleared evaluation changes what the gate said, not the model
             if found.tags.get(key) != value:
                 client.set_model_version_tag(name, found.version, key, value)
-        if champion_version(client, name) != int(found.version):
+        if run.recipe.run.promotion != "never" and champion_version(client, name) != int(found.version):
             client.set_registered_model_alias(name, lineage.CHALLENGER, found.version)
         progress.reach(3)
     url = f"{settings().mlflow_ui_url}/#/models/{name}/versions/{found.version}"

@@ -83,7 +83,7 @@ class RunOptions(Section):
         description="new: download and version; latest or v<N>: use that version.",
     )
     promotion: Literal["auto", "manual", "never"] = Field(
-        "auto", description="Who makes the challenger champion: the gate, a reviewer, nobody."
+        "auto", description="Who makes the new version champion: the gate, a reviewer, nobody; with never it is no challenger either."
     )
     approval_hours: float = Field(24.0, gt=0, le=720, description="Hours that a manual approval waits; no answer means no.")
     push: bool = Field(True, description="Publish what this run promotes.")

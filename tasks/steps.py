@@ -3,6 +3,7 @@
 import sys
 from importlib import import_module
 
+from tasks import outcome
 from tasks.contracts import CONTRACTS, Manifest
 from tasks.disk import disk_faults
 from tasks.workspace import Run
@@ -17,4 +18,7 @@ def perform(step: str, run: Run, generation: int = 0, part: str = "") -> Manifes
     print(f"{step}: run {run.id}, profile {run.recipe.profile}", file=sys.stderr, flush=True)
     work = getattr(import_module(f"tasks.{step}"), step)
     with disk_faults(run.folder):
-        return run.perform(step, work, contract=CONTRACTS[step], generation=generation, part=part)
+        manifest = run.perform(step, work, contract=CONTRACTS[step], generation=generation, part=part)
+    if told := outcome.sentence(run, manifest):
+        print(f"{step}: {told}", file=sys.stderr, flush=True)
+    return manifest

@@ -16,6 +16,7 @@ A manifest is written last, and whole or not at all. What a dead attempt left is
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
@@ -225,6 +226,8 @@ class Run:
         with self.place.held(_name(step, part)):
             done = self.generation(step, part)
             if done is not None and done >= generation:
+                again = f"to repeat it, clear the task, or add --generation {done + 1}"
+                print(f"{_name(step, part)}: done already, so nothing is done now; {again}", file=sys.stderr, flush=True)
                 return self.read(contract, part)
             self._generation = generation
             try:

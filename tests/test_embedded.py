@@ -2,7 +2,6 @@
 
 import configparser
 import os
-import re
 import signal
 import socket
 import stat
@@ -18,32 +17,12 @@ import psutil
 import pytest
 from rich.console import Console
 
-from tasks.contracts import (
-    Adapter,
-    BaseModelFiles,
-    DatasetParts,
-    DatasetVersion,
-    Download,
-    Evaluation,
-    Parity,
-    Part,
-    Promotion,
-    Publication,
-    RegisteredVersion,
-    Score,
-    TrackedRun,
-    ValidRows,
-    Verdict,
-)
 from tasks.doctor import configuration as doctor_configuration
 from tasks.doctor.needs import Needs
 from tasks.embedded import configuration, keeper, servers
 from tasks.embedded.configuration import MARK, Places
-from tasks.embedded.summary import summary
 from tasks.errors import RecipeError, ServiceError
 from tasks.settings import CHECKOUT, settings
-from tasks.workspace import Run
-from tests import tiny
 from tests.loopback import free_port
 from tests.processes import until
 
@@ -271,63 +250,3 @@ def test_a_stale_state_never_ends_a_process_that_got_its_id(places: Places) -> N
     assert stranger.poll() is None
     stranger.kill()
     stranger.wait()
-
-
-def text_of(run: Run) -> str:
-    console = Console(width=160, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
-    console.print(summary(run))
-    return console.export_text()
-
-
-def finished_run(run: Run, *, passed: bool) -> Run:
-    score = {"macro_f1": Score(0.61, 0.55, 0.66), "accuracy": Score(0.62, 0.57, 0.67)}
-    low = {"macro_f1": Score(0.31, 0.25, 0.36), "accuracy": Score(0.32, 0.27, 0.37)}
-    parts = {"train": Part("train.parquet", 90, {}), "test": Part("test.parquet", 60, {})}
-    run.write(Download(BaseModelFiles("a/b", "0", "base"), None))
-    run.write(ValidRows("rows", "rejects", "validate/report.html", 160, 150, {"not UTF-8": 9, "no text": 1}))
-    run.write(DatasetParts("parts", parts, {"duplicate": 3}))
-    run.write(DatasetVersion("data/tiny/v2", 2, True, "abc.dir", "0" * 40, "/repo.git", parts, True))
-    run.write(Adapter("adapter", TrackedRun("r", "1", "http://ui/r"), 90, 34, 3.0, 0.51, 10, 1000, 0, 61.0, 0))
-    verdict = Verdict(passed, ("macro_f1 0.610, at least 0.5 asked",))
-    run.write(Evaluation(60, score, low, low, score, 1, Parity(16, 16, 1e-6), verdict, "p", {}, "evaluate/report.html"))
-    run.write(RegisteredVersion("tiny", 2, "models:/tiny/2", "http://ui/tiny/2"))
-    if passed:
-        run.write(Promotion(True, "auto", 2, 1, "better than version 1"))
-        run.write(Publication("/hub/tiny-adapter", "/hub/tiny", "/hub/tiny/README.md"))
-    return run
-
-
-def test_the_table_says_what_came_of_a_run(make_run: Callable[..., Run], tmp_path: Path) -> None:
-    text = text_of(finished_run(make_run(tiny.recipe_document(tmp_path, tmp_path / "rows.csv")), passed=True))
-    for expected in (
-        "Rows read        160",
-        "10: not UTF-8 9, no text 1",
-        "duplicate 3",
-        "data/tiny/v2 (new, bit by bit what data.dvc pins), hash abc.dir",
-        "train 90, test 60 rows",
-        "90 rows, 34 steps in 1:01, loss 0.510",
-        "the same on 16 of 16 rows",
-        "tiny version 2 (champion)",
-        "auto: version 2 is the champion, version 1 was before it",
-        "validate/report.html",
-        "evaluate/report.html",
-        "/hub/tiny/README.md",
-        "train 0:00",
-        "The same 60 test rows, 95% intervals",
-        "champion (version 1)",
-    ):
-        assert expected in text, text
-    row = next(line for line in text.splitlines() if re.match(r" *macro_f1 {2,}", line))
-    assert re.split(r"\s{2,}", row.strip()) == [
-        "macro_f1", "0.610 (0.550 to 0.660)", "0.310 (0.250 to 0.360)", "0.310 (0.250 to 0.360)", "0.610 (0.550 to 0.660)",
-    ]  # fmt: skip
-
-
-def test_the_table_of_a_refused_run_has_its_figures_and_no_champion(make_run: Callable[..., Run], tmp_path: Path) -> None:
-    text = text_of(finished_run(make_run(tiny.recipe_document(tmp_path, tmp_path / "rows.csv")), passed=False))
-    assert "refused" in text and "macro_f1 0.610, at least 0.5 asked" in text
-    assert "tiny version 2" in text and "(champion)" not in text and "Pushed" not in text
-
-
-def test_the_table_of_a_run_that_failed_at_once_names_its_folder(home: Path) -> None:
-    assert str(home / "runs" / "tiny" / "x") in text_of(Run(home / "runs" / "tiny" / "x"))

@@ -137,9 +137,16 @@ def test_a_champion_that_is_gone_is_no_obstacle(start: Callable[..., Run]) -> No
     assert do(run).predecessor is None and champion() == 2
 
 
-def test_never_means_no(start: Callable[..., Run]) -> None:
-    assert do(start("one", "never")) == Promotion(False, "never", 1, None, "run.promotion is never")
-    assert champion() is None
+def test_never_means_no(start: Callable[..., Run], capsys: pytest.CaptureFixture[str]) -> None:
+    run = start("one", "never")
+    assert do(run) == Promotion(False, "never", 1, None, "run.promotion is never")
+    assert champion() is None and tags(1)["promotion"] == "not asked for"
+    said = capsys.readouterr().err
+    assert "promote: version 1 was not promoted (run.promotion is never), so the aliases" in said and "with --promote, or Airflow" in said
+    do(run)
+    said = capsys.readouterr().err
+    assert "promote: done already, so nothing is done now; to repeat it, clear the task, or add --generation 1" in said
+    assert "promote: version 1 was not promoted (run.promotion is never)" in said
 
 
 def test_manual_waits_for_a_reviewer(start: Callable[..., Run]) -> None:

@@ -1,5 +1,6 @@
 """`register`: one version a run, served outside the checkout, its weights neither loaded nor copied."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import tasks
 from tasks import register, tracking
 from tasks.contracts import Adapter, MergedModel, RegisteredVersion, ValidRows
 from tasks.errors import ServiceError
+from tasks.files import write_atomically
 from tasks.kinds import kind_of
 from tasks.models import load_model
 from tasks.recipe import read
@@ -65,6 +67,8 @@ def test_the_version_says_what_it_came_from(evaluated_run: Run) -> None:
     assert json.loads(tags["validation"]) == {"read": 500, "valid": 480, "rejected": {"no text": 20}}
     assert tags["base_model"].startswith("folder:") and tags["base_model_revision"] == "0" * 64
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=CHECKOUT, capture_output=True, text=True).stdout.strip()
+    listed = evaluated_run.path(evaluated_run.read(Adapter).rows_file or "").read_bytes()
+    assert (tags["training_rows"], tags["training_rows_sha256"]) == ("300", hashlib.sha256(listed).hexdigest())
     assert tags["code"] == (head or "no checkout") and tags["code_changed"] in ("yes", "no")
     assert tags["mlflow_run"] == evaluated_run.read(Adapter).tracked.run_id == version.run_id
     assert tags["gate"] == "passed" and "floor" in tags["gate_reasons"]
@@ -72,6 +76,17 @@ def test_the_version_says_what_it_came_from(evaluated_run: Run) -> None:
     for library in ("torch", "transformers", "peft", "mlflow", "dvc", "loraflow"):
         assert tags[library][0].isdigit()
     assert tracking.client().get_model_version_by_alias("tiny", "challenger").version == 1
+
+
+def test_a_version_that_may_never_be_promoted_is_no_challenger(evaluated_run: Run) -> None:
+    client = tracking.client()
+    client.create_registered_model("tiny")
+    client.create_model_version("tiny", "file:///elsewhere")
+    client.set_registered_model_alias("tiny", "challenger", "1")
+    recipe = evaluated_run.recipe.model_copy(update={"run": evaluated_run.recipe.run.model_copy(update={"promotion": "never"})})
+    write_atomically(evaluated_run.folder / "recipe.yaml", recipe.dump())
+    assert do(Run(evaluated_run.folder)).version == 2
+    assert client.get_registered_model("tiny").aliases == {"challenger": 1}
 
 
 def test_a_run_on_finished_data_names_whose_validation_counts(evaluated_run: Run) -> None:

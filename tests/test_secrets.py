@@ -59,7 +59,7 @@ def stored(s3: S3) -> list[bytes]:
 
 
 def test_a_whole_run_and_what_goes_wrong_in_it_shows_no_secret(services: Path, home: Path, s3: S3) -> None:
-    done = command("run", "tiny", "--run-id", "one")
+    done = command("run", "tiny", "--run-id", "one", "--promote")
     run = home / "runs" / "tiny" / "one"
     assert done.returncode == 0, done.stderr[-3000:]
     assert (run / "push.json").exists() and s3.objects("dvc")

@@ -5,25 +5,21 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from rich.console import Console
-
 from tasks.embedded import servers
 from tasks.embedded.api import Airflow
 from tasks.embedded.follow import Follower
 from tasks.embedded.keeper import State
-from tasks.embedded.summary import summary
 from tasks.errors import LoraflowError
 from tasks.form import Form
 from tasks.place import run_folder
 from tasks.settings import settings
+from tasks.summary import summary, terminal
 from tasks.workspace import Run
-
-LOG_WIDTH = 160
 
 
 def up() -> None:
     """Start the servers and say where they are."""
-    console = _console()
+    console = terminal()
     with _signals_unwind():
         state = servers.up(console)
     console.print(f"{_addresses(state)}\nTo end them: make down (loraflow down)", highlight=False, soft_wrap=True)
@@ -31,7 +27,7 @@ def up() -> None:
 
 def down() -> None:
     """End the servers."""
-    console = _console()
+    console = terminal()
     console.print("ended" if servers.down(console) else "nothing to end")
 
 
@@ -45,7 +41,7 @@ def retrain(recipe: str, values: Mapping[str, str]) -> bool:
     Raises:
         LoraflowError: the recipe, a value or a server is at fault.
     """
-    console = _console()
+    console = terminal()
     filled = Form.read(settings().recipes / f"{recipe}.yaml").fill(values)  # before anything is started for it
     for line in filled.warnings():
         console.print(f"warning: {line}", highlight=False, soft_wrap=True, markup=False)
@@ -63,12 +59,6 @@ def retrain(recipe: str, values: Mapping[str, str]) -> bool:
     console.print(summary(run))
     console.print(f"To look at it in the UIs: make up, then\n{_addresses(state)}", highlight=False, soft_wrap=True)
     return good
-
-
-def _console() -> Console:
-    """The terminal; where there is none, lines wide enough for paths."""
-    console = Console()
-    return console if console.is_terminal else Console(width=LOG_WIDTH)
 
 
 def _addresses(state: State) -> str:

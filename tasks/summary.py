@@ -5,10 +5,11 @@ from datetime import datetime
 from typing import TypeVar
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from tasks import outcome
 from tasks.contracts import (
     STEPS,
     Adapter,
@@ -29,6 +30,15 @@ from tasks.workspace import Run
 
 M = TypeVar("M", bound=Manifest)
 Row = tuple[str, str]
+
+LOG_WIDTH = 160
+"""Characters a line where there is no terminal."""
+
+
+def terminal() -> Console:
+    """The terminal; where there is none, lines wide enough for paths."""
+    found = Console()
+    return found if found.is_terminal else Console(width=LOG_WIDTH)
 
 
 def summary(run: Run) -> RenderableType:
@@ -105,11 +115,10 @@ def _model(run: Run) -> Iterator[Row]:
     if version := _read(run, RegisteredVersion):
         alias = " (champion)" if promotion and promotion.promoted else ""
         yield "Model in MLflow", f"{version.name} version {version.version}{alias}\n{version.url}"
-    if promotion and promotion.promoted:
-        before = f"version {promotion.predecessor} was before it" if promotion.predecessor else "there was none before it"
-        yield "Promotion", f"{promotion.policy}: version {promotion.version} is the champion, {before}"
-    elif promotion:
-        yield "Promotion", f"{promotion.policy}: {promotion.reason}"
+    if promotion:
+        yield "Promotion", outcome.sentence(run, promotion) or ""
+    elif version and outcome.waits_for_answer(run):
+        yield "Promotion", outcome.waiting(run, version)
 
 
 def _places(run: Run) -> Iterator[Row]:
@@ -120,6 +129,10 @@ def _places(run: Run) -> Iterator[Row]:
     if publication := _read(run, Publication):
         yield "Model card", publication.model_card
         yield "Pushed", f"{publication.model}\n{publication.adapter}"
+    elif (promotion := _read(run, Promotion)) and (nothing := outcome.no_publication(run, promotion)) and promotion.promoted:
+        yield "Pushed", f"nothing, since {nothing.found}; {nothing.remedy}"
+    if (adapter := _read(run, Adapter)) and adapter.rows_file:
+        yield "Training rows", run.address(adapter.rows_file)
     yield "Run", run.uri
 
 
