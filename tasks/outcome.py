@@ -6,6 +6,7 @@ from tasks.workspace import Run
 
 UNCHANGED = "so the aliases champion and challenger, and what is published, stay as they were"
 HOW_TO_PROMOTE = "to promote and publish, use loraflow run with --promote, or Airflow's form with promotion auto or manual"
+ANEW = "to answer anew, clear approve in Airflow, or "
 HOW_TO_PUSH = "to publish, start a run with run.push true (in Airflow's form: push)"
 
 
@@ -25,7 +26,7 @@ def _promotion(run: Run, found: Promotion) -> str:
     what = f"version {found.version} was not promoted ({found.reason})"
     if found.policy == "never":
         return f"{what}, {UNCHANGED}; {HOW_TO_PROMOTE}"
-    return f"{what}, so the champion stays as it was; {answer(run)}"
+    return f"{what}, so the champion stays as it was; {ANEW}{answer(run)}"
 
 
 def waits_for_answer(run: Run) -> bool:
@@ -35,13 +36,13 @@ def waits_for_answer(run: Run) -> bool:
 
 def waiting(run: Run, registered: RegisteredVersion) -> str:
     """What is left to do where nobody has answered yet."""
-    return f"version {registered.version} waits for a reviewer's answer (run.promotion is manual); {answer(run)}"
+    return f"version {registered.version} waits for a reviewer's answer (run.promotion is manual); to answer, {answer(run)}"
 
 
 def answer(run: Run) -> str:
     """What a reviewer does who answers for a run at the command line."""
     return (
-        f"to answer, use loraflow approve --run {run.uri} --by NAME --reason TEXT (to say no, add --decline), "
+        f"use loraflow approve --run {run.uri} --by NAME --reason TEXT (to say no, add --decline), "
         f"then loraflow promote --run {run.uri} and loraflow push --run {run.uri}"
     )
 
@@ -49,7 +50,7 @@ def answer(run: Run) -> str:
 def no_publication(run: Run, promotion: Promotion) -> Skip | None:
     """Why a run publishes nothing, and what to do; None where it publishes."""
     if not promotion.promoted:
-        how = HOW_TO_PROMOTE if promotion.policy == "never" else answer(run)
+        how = HOW_TO_PROMOTE if promotion.policy == "never" else ANEW + answer(run)
         return Skip(run.id, f"version {promotion.version} was not promoted ({promotion.reason})", "so nothing is published", how)
     if not run.recipe.run.push:
         return Skip(run.id, "run.push is off", "so nothing is published", HOW_TO_PUSH)

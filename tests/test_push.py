@@ -124,7 +124,7 @@ def test_a_killed_push_ends_as_an_undisturbed_one(promoted: Run, home: Path, ren
 
 def test_what_was_not_promoted_is_not_published(promoted: Run, home: Path) -> None:
     evaluated.crown(promoted, promoted=False)
-    with pytest.raises(Skip, match=r"^tiny/test: version 2 was not promoted \(.*\), so nothing is published; to answer, use"):
+    with pytest.raises(Skip, match=r"^tiny/test: version 2 was not promoted \(.*\), so nothing is published; to answer anew,"):
         do(promoted)
     assert not (home / "hub").exists()
 
