@@ -20,7 +20,17 @@ from rich.table import Table
 from tasks import interruption, outcome
 from tasks import recipe as recipes
 from tasks.contracts import (
-    CONTRACTS, STEPS, SWEEP_STEPS, Approval, Download, Evaluation, Plan, Preflight, Promotion, RegisteredVersion, TrialScores,
+    CONTRACTS,
+    STEPS,
+    SWEEP_STEPS,
+    Approval,
+    Download,
+    Evaluation,
+    Plan,
+    Preflight,
+    Promotion,
+    RegisteredVersion,
+    TrialScores,
 )  # fmt: skip
 from tasks.errors import ContractError, InterruptedRunError, LoraflowError, RecipeError, Skip
 from tasks.place import run_folder
