@@ -14,7 +14,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import yaml
+from tasks import strict_yaml
 
 HERE = Path(__file__).resolve().parent
 LOCKS = (HERE.parent / "requirements.lock", HERE.parent / "docker" / "airflow.lock")
@@ -64,7 +64,10 @@ def ask(requirements: list[str]) -> list[Json] | None:
 
 def accepted(text: str, today: date) -> set[tuple[str, str]]:
     """Package and advisory of the exceptions that still hold; each has a reason."""
-    exceptions = yaml.safe_load(text) or []
+    try:
+        exceptions = strict_yaml.load(text) or []
+    except strict_yaml.RepeatedKeysError as error:
+        raise SystemExit(f"{ACCEPTED.name}: {error} (expected: one value for each key). Fix: keep one of them") from None
     for entry in exceptions:
         if set(entry) != {"package", "id", "until", "reason"} or not str(entry["reason"]).strip() or not isinstance(entry["until"], date):
             raise SystemExit(f"{ACCEPTED.name}: {entry}: package, id, until (a date) and reason expected")

@@ -13,7 +13,6 @@ from types import MappingProxyType
 from typing import Annotated, Any
 
 import typer
-import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -279,7 +278,7 @@ def demo(param: Param = []) -> None:  # noqa: B006
 
 def _resolve(name: str, profile: str, assignments: list[str], under: Mapping[str, Any] = MappingProxyType({})) -> Recipe:
     path = _path(name)
-    overrides = {**under, **{key: _value(text) for key, text in _by_name(assignments, "--set").items()}}
+    overrides = {**under, **{key: _value(text, f"--set {key}") for key, text in _by_name(assignments, "--set").items()}}
     return recipes.resolve(recipes.load(path), profile or settings().profile, overrides, where=path.name)
 
 
@@ -306,12 +305,14 @@ def _by_name(assignments: list[str], option: str) -> dict[str, str]:
             raise RecipeError(option, f"{assignment!r} has no =", "key=value expected", "write it so")
         if name in texts:
             raise RecipeError(option, f"{name} is given twice, as {texts[name]!r} and {text!r}", "one value expected", "remove the other")
+        if rival := next((known for known in texts if known.startswith(f"{name}.") or name.startswith(f"{known}.")), None):
+            raise RecipeError(option, f"{rival} and {name} set the same key", "one value for each key expected", "keep one of them")
         texts[name] = text
     return texts
 
 
-def _value(text: str) -> Any:
+def _value(text: str, where: str) -> Any:
     try:
-        return float(text) if "e" in text.lower() else yaml.safe_load(text)  # YAML takes 3e-4 for a text
+        return float(text) if "e" in text.lower() else recipes.read_yaml(text, where)  # YAML takes 3e-4 for a text
     except ValueError:
-        return yaml.safe_load(text)
+        return recipes.read_yaml(text, where)

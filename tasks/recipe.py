@@ -1,7 +1,7 @@
 """A recipe: one YAML file that says what to fine-tune on which data, and how to judge it.
 
 `load` reads the file, `resolve` lays the profile and the trigger form's values over it and checks the whole against
-`schema`, all faults in one report. Knows nobody but `schema` and `errors`.
+`schema`, all faults in one report. Knows nobody but `schema`, `strict_yaml` and `errors`.
 """
 
 import difflib
@@ -13,6 +13,7 @@ from typing import Annotated, Any, get_args
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from tasks import strict_yaml
 from tasks.errors import RecipeError, RecipeErrors
 from tasks.schema import Recipe
 
@@ -58,16 +59,15 @@ def load(path: Path) -> dict[str, Any]:
     """Read a recipe file as it stands.
 
     Raises:
-        RecipeError: the file is not there, is not YAML, or is not a mapping.
+        RecipeError: the file is not there, is not YAML, holds a key twice, or is not a mapping.
     """
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = read_yaml(path.read_text(encoding="utf-8"), path.name)
     except FileNotFoundError:
         known = ", ".join(file.stem for file in recipe_files(path.parent)) or "none"
         raise RecipeError(path.name, "no such recipe", f"one of: {known}", "name one of them") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        detail = " ".join(str(error).split())
-        raise RecipeError(path.name, f"not readable as YAML ({detail})", "a YAML mapping expected", "mend the file") from None
+    except UnicodeDecodeError as error:
+        raise RecipeError(path.name, f"not readable as YAML ({error})", "text in UTF-8 expected", "correct the file") from None
     if not isinstance(document, dict):
         raise RecipeError(path.name, f"holds a {type(document).__name__}", "a YAML mapping expected", "mend the file")
     if document.get("name") != path.stem:
@@ -109,8 +109,30 @@ def read(path: Path) -> Recipe:
 
 def parse(text: str, where: str) -> Recipe:
     """A resolved recipe that `dump` wrote; `where` names it in messages."""
-    document = yaml.safe_load(text)
+    document = read_yaml(text, where)
     return resolve(document, document.get("profile", "full"), where=where)
+
+
+def read_yaml(text: str, where: str) -> Any:
+    """The value of a YAML text.
+
+    Args:
+        text: of a file, or what was typed after `--set KEY=`.
+        where: what it is, in messages.
+
+    Raises:
+        RecipeErrors: a key stands twice in a mapping, with every such key.
+        RecipeError: it is not YAML.
+    """
+    try:
+        return strict_yaml.load(text)
+    except strict_yaml.RepeatedKeysError as error:
+        raise RecipeErrors(
+            [RecipeError(where, fault, "one value for each key expected", "keep one of them") for fault in error.faults]
+        ) from None
+    except yaml.YAMLError as error:
+        detail = " ".join(str(error).split())
+        raise RecipeError(where, f"not readable as YAML ({detail})", "YAML expected", "correct it") from None
 
 
 def lookup(recipe: Recipe, key: str) -> Any:

@@ -157,7 +157,7 @@ def test_the_hash_is_of_what_the_model_depends_on(tiny_document: dict[str, Any])
     ("text", "message"),
     [
         (None, "none.yaml: no such recipe, one of: .*; name one of them"),
-        ("a: [", "none.yaml: not readable as YAML .*, a YAML mapping expected; mend the file"),
+        ("a: [", "none.yaml: not readable as YAML .*, YAML expected; correct it"),
         ("- a", "none.yaml: holds a list, a YAML mapping expected; mend the file"),
         ("name: other", "none.yaml: name is 'other', 'none' expected; file and name go together"),
     ],
