@@ -9,6 +9,8 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from tasks.characters import written_out
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -38,7 +40,7 @@ def draw_confusion(
         predicted: what may be predicted, where that is more than the classes.
     """
     plt = _pyplot()
-    said = predicted or names
+    names, said = drawable(names), drawable(predicted or names)
     classes = len(said)
     shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
     side = max(3.6, 0.9 * classes + 1.8)
@@ -95,7 +97,7 @@ def draw_curves(
         names: the classes.
         shown: the classes that get a panel.
     """
-    plt = _pyplot()
+    plt, names = _pyplot(), drawable(names)
     columns = min(3, len(shown))
     lines = -(-len(shown) // columns)
     figure, grid = plt.subplots(lines, columns, figsize=(4.3 * columns, 4.2 * lines), layout="constrained", squeeze=False)
@@ -129,7 +131,7 @@ def draw_bars(path: Path, values: "Mapping[str, NDArray[np.float64]]", names: Se
         names: the classes.
         what: what the values are.
     """
-    plt = _pyplot()
+    plt, names = _pyplot(), drawable(names)
     height = 0.8 / len(values)
     figure, axes = plt.subplots(figsize=(7.5, max(3.0, 0.28 * len(names) * len(values) + 1.4)), layout="constrained")
     for number, ((model, of_model), (colour, _), hatch) in enumerate(zip(values.items(), LINES, ("", "//", "..", "xx"), strict=False)):
@@ -204,6 +206,15 @@ def _curve(which: str, found: "NDArray[np.bool_]", scores: "NDArray[np.float64]"
     return recall, precision, float(average_precision_score(found, scores))
 
 
+def drawable(names: Sequence[str]) -> list[str]:
+    """Names as they can be drawn: a character that no font here has a picture of is written out."""
+    from matplotlib import font_manager
+
+    fonts = [font_manager.get_font(font_manager.findfont(family)) for family in _pyplot().rcParams["font.family"]]
+    seen = {letter: any(font.get_char_index(ord(letter)) for font in fonts) for letter in set("".join(names))}
+    return ["".join(letter if seen[letter] else written_out(letter) for letter in name) for name in names]
+
+
 def _pyplot() -> Any:
     import matplotlib
 
@@ -217,4 +228,5 @@ def _pyplot() -> Any:
         font_manager.fontManager.addfont(str(Path(package.origin).parent / "fonts" / "NanumGothic.ttf"))
         there.add(KOREAN)
     pyplot.rcParams["font.family"] = [font for font in FONTS if font in there]
+    pyplot.rcParams["text.parse_math"] = False  # a label may hold two dollar signs
     return pyplot

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from tasks.contracts import Scores, TrackedRun
 from tasks.errors import ServiceError, SettingsError
+from tasks.metric_names import BOUNDS, metric_names
 from tasks.redaction import without_secrets
 from tasks.settings import settings
 from tasks.workspace import Run
@@ -25,9 +26,6 @@ TRAINING_VIEW = {"mlflow.experimentKind": "custom_model_development"}
 
 PARENT_TAG = "mlflow.parentRunId"
 """Tag by which MLflow's pages nest a run below another."""
-
-UNNAMEABLE = r"[^\w\-./ :]"
-"""Characters of a label that MLflow takes in no metric's name."""
 
 REFUSED = re.compile(r"error code 40[13]\b|PERMISSION_DENIED|UNAUTHENTICATED")
 """How MLflow's client tells of a server that knows us not, or lets us do nothing."""
@@ -166,11 +164,11 @@ def history(found: TrackedRun, metric: str) -> dict[int, float]:
 
 
 def figures_of(model: str, scores: Scores) -> dict[str, float]:
-    """A model's scores as metrics `<model>.<metric>` with `.low` and `.high`, in characters that MLflow takes."""
+    """A model's scores as metrics `<model>.<metric>` with `.low` and `.high`, in names that MLflow takes (`metric_names`)."""
     figures: dict[str, float] = {}
-    for metric, score in scores.items():
-        name = re.sub(UNNAMEABLE, "_", f"{model}.{metric}")
-        figures |= {name: score.value, f"{name}.low": score.low, f"{name}.high": score.high}
+    for metric, name in metric_names(scores).items():
+        values = (scores[metric].value, scores[metric].low, scores[metric].high)
+        figures |= {f"{model}.{name}{ending}": value for ending, value in zip(("", *BOUNDS), values, strict=True)}
     return figures
 
 
