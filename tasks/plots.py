@@ -211,7 +211,7 @@ def drawable(names: Sequence[str]) -> list[str]:
     from matplotlib import font_manager
 
     fonts = [font_manager.get_font(font_manager.findfont(family)) for family in _pyplot().rcParams["font.family"]]
-    seen = {letter: any(font.get_char_index(ord(letter)) for font in fonts) for letter in set("".join(names))}
+    seen = {letter: letter.isprintable() and any(font.get_char_index(ord(letter)) for font in fonts) for letter in set("".join(names))}
     return ["".join(letter if seen[letter] else written_out(letter) for letter in name) for name in names]
 
 
