@@ -5,7 +5,7 @@ version at once share nothing but the two remotes, and no checkout or configurat
 git and DVC run as commands, whose behaviour is documented, and not as libraries, whose insides are not.
 """
 
-import configparser
+import errno
 import json
 import os
 import re
@@ -15,12 +15,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+from configobj import ConfigObj, ConfigObjError
 from filelock import FileLock
 
-from tasks.errors import ContractError, LoraflowError, ServiceError
+from tasks.errors import ContractError, LoraflowError, ServiceError, SettingsError
+from tasks.file_systems import local_folder
 from tasks.pin import folder_hash
 from tasks.redaction import without_credentials, without_secrets
 from tasks.settings import quiet_environment, settings
@@ -62,8 +65,9 @@ def cloned(within: Path) -> Iterator["Clone"]:
         ContractError: the credentials at hand do not open it, or it has no DVC remote.
     """
     url = _repository_url()
-    with tempfile.TemporaryDirectory(dir=within, prefix="clone-", ignore_cleanup_errors=True) as folder:
-        yield Clone(url, Path(folder) / "repository")
+    clone = tempfile.TemporaryDirectory(dir=within, prefix="clone-", ignore_cleanup_errors=True)
+    with clone as folder, tempfile.TemporaryDirectory(prefix="loraflow-links-") as links:
+        yield Clone(url, Path(folder) / "repository", Path(links))
 
 
 class Clone:
@@ -74,9 +78,9 @@ class Clone:
         remote_url: URL or folder of DVC's remote.
     """
 
-    def __init__(self, url: str, folder: Path) -> None:
+    def __init__(self, url: str, folder: Path, links: Path) -> None:
         self.address = without_credentials(url)
-        self._folder = folder
+        self._folder, self._links = folder, links
         config = [argument for pair in CLONE_CONFIG for argument in ("-c", pair)]
         self._git("clone", "--quiet", *config, "--", url, str(folder), within=folder.parent)
         self._branch = self._git("symbolic-ref", "--short", "HEAD")
@@ -130,6 +134,8 @@ class Clone:
             ServiceError: repository or remote cannot be reached.
             ContractError: they may not be written to.
         """
+        if remote := local_folder(self.remote_url):
+            _make_remote(remote)
         self._dvc("push", f"data/{recipe}")
         try:
             self._git("push", "--quiet", "--atomic", "origin", f"HEAD:refs/heads/{self._branch}", f"refs/tags/{tag}")
@@ -173,11 +179,11 @@ class Clone:
 
     def _remote(self) -> tuple[str, str]:
         """Name and URL of the DVC remote: the setting's, else what the repository has committed, else the embedded default's."""
-        ours, config = settings(), configparser.ConfigParser(interpolation=None)
-        config.read(self._folder / ".dvc" / "config", encoding="utf-8")
-        name = config.get("core", "remote", fallback="storage")
-        committed = config.get(f"'remote \"{name}\"'", "url", fallback=None)
-        url = ours.dvc_remote or (committed if ours.data_repo else ours.dvc_remote_url)
+        ours, path = settings(), self._folder / ".dvc" / "config"
+        config = _read_configuration(path, self.address)
+        name = config.get("core", {}).get("remote", "storage")
+        committed = config.get(f'remote "{name}"', {}).get("url")
+        url = committed if ours.data_repo and not ours.dvc_remote else ours.dvc_remote_url
         if not url:
             raise ContractError(
                 self.address, "names no DVC remote in .dvc/config", "a place for the files expected", "set LORAFLOW_DVC_REMOTE"
@@ -186,12 +192,21 @@ class Clone:
             raise ContractError(
                 "LORAFLOW_DVC_REMOTE", "holds a password", "a URL that may be committed expected", "give it by the environment"
             )
-        return name, url if "://" in url else str(Path(url).expanduser().absolute())
+        check_remote(url)
+        return name, str(local_folder(url) or url)
 
     def _use_remote(self) -> None:
-        """Settings that are not committed, so that every version is read and written through the same remote and cache."""
+        """Settings that are not committed, so that every version is read and written through the same remote and cache.
+
+        DVC takes {braces} in the path of a cache or remote for fields of its own messages. So it gets links to both, in a folder whose
+        path has none.
+        """
+        own, remote = self._folder / ".dvc" / "cache", local_folder(self.remote_url)
+        own.mkdir(exist_ok=True)
+        cache = {"dir": _linked(self._links / "cache", own)}
+        url = {"url": _linked(self._links / "remote", remote) if remote else self.remote_url}
         core = {"remote": self._remote_name, "check_update": "false"}
-        _configure(self._folder / ".dvc" / "config.local", core, self._remote_name, {"url": self.remote_url}, cache={"dir": "cache"})
+        _configure(self._folder / ".dvc" / "config.local", core, self._remote_name, url, cache=cache)
 
     def _git(self, *arguments: str, within: Path | None = None) -> str:
         return _call(["git", *arguments], within or self._folder, self.address, "LORAFLOW_DATA_REPO")
@@ -238,10 +253,55 @@ def environment_of(folder: Path) -> dict[str, str]:
     return {**ssh, **outer, **quiet, **IDENTITY}
 
 
+def check_remote(url: str) -> None:
+    """Check that DVC takes the remote's path or URL for what it is.
+
+    Raises:
+        SettingsError: its configuration cannot hold it, or DVC would cut or misread it.
+    """
+    if local_folder(url) is None and (found := next((letter for letter in "{}#?" if letter in url), None)):
+        raise SettingsError("DVC remote", f"{url} holds {found!r}", "a URL without { } # ? expected", "name another prefix")
+    with suppress(ConfigObjError):
+        if ConfigObj(ConfigObj({"url": url}, interpolation=False).write()).dict() == {"url": url}:
+            return
+    raise SettingsError(
+        "DVC remote",
+        f"{url!r} does not fit into DVC's configuration",
+        "a path without %(...)s, and without ''' beside \"\"\" expected",
+        "rename the folder, or set LORAFLOW_DVC_REMOTE (LORAFLOW_HOME, where the remote is the default one)",
+    )
+
+
+def _make_remote(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        lasting = isinstance(error, PermissionError) or error.errno == errno.EROFS
+        raise (ContractError if lasting else ServiceError)(
+            str(folder),
+            f"cannot be made ({error.strerror})",
+            "a folder for DVC's files expected",
+            "mend its parent, or LORAFLOW_DVC_REMOTE",
+        ) from None
+
+
+def _linked(link: Path, folder: Path) -> str:
+    link.unlink(missing_ok=True)
+    link.symlink_to(folder)
+    return str(link)
+
+
+def _read_configuration(path: Path, address: str) -> dict[str, Any]:
+    """One of DVC's configuration files, read by the library that DVC reads it with."""
+    try:
+        return dict(ConfigObj(str(path), encoding="utf-8").dict())
+    except (ConfigObjError, UnicodeDecodeError) as error:
+        raise ContractError(address, f".dvc/config cannot be read ({error})", "a configuration of DVC expected", "correct it") from None
+
+
 def _configure(path: Path, core: Mapping[str, str], remote: str, options: Mapping[str, str], **sections: Mapping[str, str]) -> None:
     """Set keys in one of DVC's configuration files, leaving the others."""
-    config = configparser.ConfigParser(interpolation=None)
-    config.read(path, encoding="utf-8")
-    config.read_dict({"core": core, f"'remote \"{remote}\"'": options, **sections})
-    with path.open("w", encoding="utf-8") as stream:
-        config.write(stream)
+    config = ConfigObj(str(path), encoding="utf-8", interpolation=False)
+    for name, values in {"core": core, f'remote "{remote}"': options, **sections}.items():
+        config.setdefault(name, {}).update(values)
+    config.write()

@@ -9,11 +9,11 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol, overload
-from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock, Timeout
 
 from tasks.errors import RecipeError, ServiceError
+from tasks.file_systems import local_folder
 from tasks.files import remove_folder, write_atomically
 
 LOCK_SECONDS = 60.0
@@ -182,10 +182,10 @@ def run_folder(runs: Path | str, recipe_name: str, run_id: str) -> Path | str:
 
 def place_at(place: Path | str) -> Place:
     """The place of a run, by folder or URL."""
-    if isinstance(place, Path) or "://" not in place:
-        return Folder(Path(place))
-    if place.startswith("file://"):
-        return Folder(Path(unquote(urlsplit(place).path)))
+    if isinstance(place, Path):
+        return Folder(place)
+    if folder := local_folder(place):
+        return Folder(folder)
     from tasks.object_store import ObjectStore
 
     return ObjectStore(place)

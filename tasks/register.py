@@ -115,7 +115,7 @@ def _save(run: Run, logged: "LoggedModel", tags: dict[str, str]) -> Path:
             folder,
             python_model=package / "serving.py",
             code_paths=[str(package)],
-            artifacts={"model": str(light), "recipe": str(run.path(RECIPE))},
+            artifacts={"model": light.as_uri(), "recipe": run.path(RECIPE).as_uri()},
             signature=_signature(run.recipe),
             pip_requirements=_requirements(),
             mlflow_model=model,

@@ -5,14 +5,18 @@ Airflow connections, Kubernetes secrets or the environment of the library that n
 """
 
 import os
+import re
+import unicodedata
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import quote, unquote
 
 from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from tasks.errors import SettingsError
+from tasks.file_systems import local_folder
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -27,6 +31,12 @@ TELEMETRY_OFF = {
     "SCARF_ANALYTICS": "false",
 }
 """Environment under which no library reports its use to anybody."""
+
+UNPRINTABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
+"""Unicode categories of characters that no setting may hold: control characters, line breaks, and bytes that are no text.
+
+Configuration files, logs and manifests, ours and the libraries', are text, and most of them hold a value a line.
+"""
 
 Names = Annotated[
     tuple[str, ...],
@@ -127,7 +137,7 @@ class Settings(BaseSettings):
     @cached_property
     def dvc_remote_url(self) -> str:
         """URL of the DVC remote."""
-        return self.dvc_remote or str(self.home / "dvc-remote")
+        return str(local_folder(self.dvc_remote) or self.dvc_remote) if self.dvc_remote else str(self.home / "dvc-remote")
 
     @cached_property
     def hub_url(self) -> str:
@@ -137,12 +147,63 @@ class Settings(BaseSettings):
     @cached_property
     def mlflow_tracking_uri(self) -> str:
         """Tracking URI that MLflow's client is given."""
-        return self.mlflow_uri or f"sqlite:///{self.home / 'mlflow' / 'mlflow.db'}"
+        # With its driver's name: MLflow makes the parent folder of a plain sqlite:/// from the URI as it is written, % and all.
+        return self.mlflow_uri or sqlite_uri(self.mlflow_database or self.home, "sqlite+pysqlite")
+
+    @cached_property
+    def mlflow_database(self) -> Path | None:
+        """The SQLite file behind the tracking URI, which artifacts lie beside; None where the URI names a server.
+
+        Raises:
+            SettingsError: the URI does not name a file by its absolute path, or MLflow cannot load a model from beside it.
+        """
+        if self.mlflow_uri is None:
+            variable, path = "LORAFLOW_HOME", self.home / "mlflow" / "mlflow.db"
+        elif self.mlflow_uri.startswith("sqlite"):
+            variable, path = "LORAFLOW_MLFLOW_URI", sqlite_path(self.mlflow_uri)
+        else:
+            return None
+        if found := re.search("%[0-9A-Fa-f]{2}", str(path.parent)):
+            raise SettingsError(
+                variable,
+                f"{path.parent} holds {found[0]!r}, which MLflow takes for {unquote(found[0])!r} when it loads a model from there",
+                "a path without % before two hexadecimal digits expected",
+                "rename the folder",
+            )
+        return path
 
     @cached_property
     def mlflow_ui_url(self) -> str:
         """Address of MLflow's UI, without a slash at the end."""
         return (self.mlflow_ui or f"http://127.0.0.1:{self.mlflow_port}").rstrip("/")
+
+
+def sqlite_uri(path: Path, scheme: str = "sqlite") -> str:
+    """The URI under which SQLAlchemy opens an SQLite file, whatever characters its path holds."""
+    return f"{scheme}:///{quote(str(path))}"
+
+
+def sqlite_path(uri: str) -> Path:
+    """The file that SQLAlchemy opens under an SQLite URI.
+
+    Raises:
+        SettingsError: none by its absolute path, or another than the URI seems to name.
+    """
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        database = make_url(uri).database or ""
+    except ArgumentError:
+        database = ""
+    if not database.startswith("/") or "/" in uri.partition("?")[2]:
+        raise SettingsError(
+            "LORAFLOW_MLFLOW_URI",
+            f"is {uri!r:.120}",
+            "sqlite:/// and the absolute path of a file, with %3F for ? and %25 for %, expected",
+            "correct it",
+        )
+    return Path(database)
 
 
 def settings() -> Settings:
@@ -152,6 +213,11 @@ def settings() -> Settings:
     except ValidationError as error:
         faults = [f"{_variable(fault['loc'])} is {fault['input']!r:.80} ({fault['msg']})" for fault in error.errors()]
         raise SettingsError("settings", "; ".join(faults), remedy="see docs/settings.md") from None
+    for name, value in found:
+        if strange := next((letter for letter in str(value) if unicodedata.category(letter) in UNPRINTABLE), None):
+            raise SettingsError(
+                _variable((name,)), f"holds {strange!r}", "text without control characters and line breaks expected", "remove it"
+            )
     absolute = {name: value.expanduser().absolute() for name, value in found if isinstance(value, Path)}
     return found.model_copy(update=absolute)
 

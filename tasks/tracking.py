@@ -5,7 +5,6 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.contracts import Scores, TrackedRun
@@ -47,9 +46,9 @@ def client() -> "MlflowClient":
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    uri = settings().mlflow_tracking_uri
-    if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    uri, database = settings().mlflow_tracking_uri, settings().mlflow_database
+    if database:
+        database.parent.mkdir(parents=True, exist_ok=True)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     found = mlflow.MlflowClient()
@@ -196,11 +195,10 @@ def _experiment(tracker: "MlflowClient", name: str) -> str:
 
     if (found := tracker.get_experiment_by_name(name)) is not None:
         return str(found.experiment_id)
-    uri = settings().mlflow_tracking_uri
-    # A bare SQLite file has no server that would choose a place for artifacts: they lie beside it.
-    beside = Path(uri.removeprefix("sqlite:///")).parent / "artifacts" / name
+    database = settings().mlflow_database
     try:
-        location = beside.as_uri() if uri.startswith("sqlite:///") else None
+        # A bare SQLite file has no server that would choose a place for artifacts: they lie beside it.
+        location = (database.parent / "artifacts" / name).as_uri() if database else None
         return str(tracker.create_experiment(name, artifact_location=location, tags=TRAINING_VIEW))
     except MlflowException:
         if (found := tracker.get_experiment_by_name(name)) is None:  # no other run created it at the same moment

@@ -110,7 +110,7 @@ def test_a_percent_sign_in_the_home_folder_does_no_harm(tmp_path: Path, monkeypa
     monkeypatch.setenv("LORAFLOW_HOME", str(tmp_path / "100%s"))
     read = configparser.ConfigParser()
     read.read(configuration.write_airflow_configuration(settings()))
-    assert read["database"]["sql_alchemy_conn"] == f"sqlite:///{tmp_path}/100%s/airflow/airflow.db"
+    assert read["database"]["sql_alchemy_conn"] == f"sqlite:///{tmp_path}/100%25s/airflow/airflow.db", "as SQLAlchemy reads it"
 
 
 def test_the_servers_know_nothing_of_another_airflow_and_use_no_proxy(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

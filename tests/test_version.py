@@ -270,7 +270,10 @@ def test_unreachable(run_on: Callable[..., Run], home: Path, monkeypatch: pytest
     blocked = home / "file"
     blocked.write_text("no folder")
     monkeypatch.setenv("LORAFLOW_DVC_REMOTE", str(blocked / "remote"))
-    with pytest.raises(ServiceError, match=r"dvc push failed \(ERROR: .*a reachable place expected; check LORAFLOW_DVC_REMOTE"):
+    with pytest.raises(
+        ServiceError,
+        match=r"cannot be made \(Not a directory\), a folder for DVC's files expected; mend its parent, or LORAFLOW_DVC_REMOTE",
+    ):
         _version(run_on("no-dvc"))
     assert _git(home, "tag") == "", "a tag whose files are missing"
 

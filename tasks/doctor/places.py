@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tasks import hub
 from tasks.contracts import Finding
-from tasks.data_repository import Clone, cloned, environment_of
+from tasks.data_repository import Clone, check_remote, cloned, environment_of
 from tasks.doctor import probe
 from tasks.doctor.findings import fault, good
 from tasks.doctor.machine import standing
@@ -67,8 +67,9 @@ def _version(what: str, needs: Needs, clone: Clone) -> Finding:
 
 
 def _remote(needs: Needs, url: str, clone: Clone | None) -> Iterator[Finding]:
+    check_remote(url)
     if not scheme(url):
-        yield folder_finding("DVC remote", Path(url).expanduser(), "LORAFLOW_DVC_REMOTE")
+        yield folder_finding("DVC remote", Path(url), "LORAFLOW_DVC_REMOTE")
     elif clone is None:  # the repository is still to be made, and so is DVC's configuration in it
         with tempfile.TemporaryDirectory(prefix="loraflow-preflight-") as folder:
             yield _probed(url, Path(folder), [url])

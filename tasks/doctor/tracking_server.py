@@ -30,11 +30,10 @@ DEFAULT_EXPERIMENT = "0"
 
 def tracking_server(needs: Needs) -> Iterator[Finding]:
     """The server, or the database file of the embedded default, which is looked at without MLflow: that is quicker."""
-    uri = needs.ours.mlflow_tracking_uri
-    if uri.startswith("sqlite:///"):
-        yield _database(Path(uri.removeprefix("sqlite:///")))
+    if database := needs.ours.mlflow_database:
+        yield _database(database)
         return
-    client = tracking.client()
+    client, uri = tracking.client(), needs.ours.mlflow_tracking_uri
     yield good("MLflow", f"{uri} answers{_server_version(uri)}")
     recipe = needs.recipe.name if needs.recipe else ""
     for what, write in (("tracking", _write_tag), ("registry", _write_model), ("artifacts", _write_artifact)):

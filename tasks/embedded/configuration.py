@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from tasks.errors import SettingsError
 from tasks.files import write_atomically
-from tasks.settings import CHECKOUT, Settings, quiet_environment
+from tasks.settings import CHECKOUT, Settings, quiet_environment, sqlite_uri
 
 HOST = "127.0.0.1"
 MARK = "EMBEDDED_LORAFLOW_SERVERS"
@@ -133,7 +134,7 @@ def write_airflow_configuration(settings: Settings) -> Path:
             "execution_api_server_url": f"{airflow_url(settings)}/execution/",
             "fernet_key": keys["fernet_key"],
         },
-        "database": {"sql_alchemy_conn": f"sqlite:///{places.airflow / 'airflow.db'}"},
+        "database": {"sql_alchemy_conn": sqlite_uri(places.airflow / "airflow.db")},
         "api": {
             "host": HOST,
             "port": str(settings.airflow_port),
@@ -170,6 +171,18 @@ def write_airflow_configuration(settings: Settings) -> Path:
         stream.write(text.getvalue())
     fresh.replace(path)
     return path
+
+
+def check_paths(settings: Settings) -> None:
+    """Check that Airflow will read its paths from its configuration as they are written there.
+
+    Raises:
+        SettingsError: it takes a part of one for an environment variable; there is no way to write that part otherwise.
+    """
+    for what, path in (("LORAFLOW_HOME", settings.home), ("the checkout", CHECKOUT)):
+        if os.path.expandvars(path) != str(path):
+            expected = "no $ before the name of an environment variable, which Airflow would replace, expected"
+            raise SettingsError(what, f"is {path}", expected, "rename the folder")
 
 
 def database_is_current(settings: Settings) -> bool:

@@ -79,6 +79,7 @@ def _used() -> Iterator[Places]:
 
 def _start(places: Places, console: Console) -> State:
     current = settings()
+    configuration.check_paths(current)
     with locked(places.servers / "change.lock", wait_seconds=START_SECONDS) as mine:
         if not mine:
             raise ServiceError("servers", "another command starts or ends them", f"done after {START_SECONDS:.0f} s", "wait for it")
