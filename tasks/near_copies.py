@@ -8,10 +8,10 @@ filtering: Bayardo, Ma, Srikant 2007, "Scaling up all pairs similarity search").
 
 import itertools
 import math
-import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+
+from tasks.comparison import key, words
 
 SIMILAR = 0.5
 """Least Jaccard similarity of near copies. One word changed in the middle of seven still reaches it."""
@@ -65,6 +65,6 @@ def near(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
 
 
 def word_pairs(text: str) -> Pairs:
-    """Each two neighbouring words of a text; of a single word that word."""
-    words = re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold())
-    return frozenset(itertools.pairwise(words)) if len(words) > 1 else frozenset([tuple(words)] if words else [])
+    """Each two neighbouring words of a text; of a single word that word, and of a text without words (emoji, say) the text."""
+    found = words(text) or list(filter(None, [key(text)]))
+    return frozenset(itertools.pairwise(found)) if len(found) > 1 else frozenset([tuple(found)] if found else [])

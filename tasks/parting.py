@@ -9,7 +9,9 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+from tasks import comparison
 from tasks.contracts import FileName, PartName
 from tasks.data_schema import Split
 from tasks.errors import DataError
@@ -36,10 +38,10 @@ class Row:
         """Where the row stands."""
         return self.file, self.line
 
-    @property
-    def same(self) -> str:
-        """What makes two texts equal: Unicode's composed form, white space run together. Case and punctuation count."""
-        return " ".join(unicodedata.normalize("NFC", self.text).split())
+    @cached_property
+    def key(self) -> str:
+        """What is equal for rows whose texts are the same."""
+        return comparison.key(self.text)
 
 
 Parts = dict[PartName, list[Row]]
@@ -130,15 +132,18 @@ def _shuffled(rows: Sequence[Row], keys: Split) -> Parts:
 
 
 def _stratified(rows: Sequence[Row], asked: Mapping[PartName, int], seed: int, names: Sequence[str], groups: Mapping[Origin, int]) -> Parts:
-    """Each group of rows goes to the first of the asked parts that has a seat for every one of them, otherwise to train."""
+    """Each group of rows goes to the first of the asked parts that has a seat for every one of them, otherwise to train.
+
+    Rows with equal texts are a group.
+    """
     order = sorted(rows, key=lambda row: _order(seed, row))
     stratum_of = strata(order, min((rows for rows in asked.values() if rows), default=0), names)
     sizes = Counter(stratum_of.values())
     sizes_in_order = {stratum: sizes[stratum] for stratum in sorted(sizes, key=lambda stratum: [names.index(name) for name in stratum])}
     seats = {part: shares(rows, sizes_in_order, part) for part, rows in asked.items()}
-    together: dict[Origin | int, list[Row]] = defaultdict(list)
+    together: dict[str | int, list[Row]] = defaultdict(list)
     for row in order:
-        together[groups.get(row.origin, row.origin)].append(row)
+        together[groups.get(row.origin, row.key)].append(row)
     part_of: dict[Origin, PartName] = {}
     for group in together.values():
         wanted = Counter(stratum_of[row.origin] for row in group)
@@ -214,5 +219,9 @@ def upsampled(rows: Sequence[Row], seed: int) -> list[Row]:
 
 
 def _order(seed: int, row: Row, copy: int = 0) -> tuple[bytes, Origin]:
-    """Decides where a row stands; a copy stands elsewhere, rows with equal texts side by side as they do in their files."""
-    return hashlib.sha256((f"{seed}\n{row.same}" + (f"\n{copy}" if copy else "")).encode()).digest(), row.origin
+    """Decides where a row stands; a copy stands elsewhere, rows with equal texts side by side as they do in their files.
+
+    It hashes the composed form, not the key: a change of what is compared must not draw every data set anew.
+    """
+    text = " ".join(unicodedata.normalize("NFC", row.text).split())
+    return hashlib.sha256((f"{seed}\n{text}" + (f"\n{copy}" if copy else "")).encode()).digest(), row.origin

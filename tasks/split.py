@@ -5,12 +5,12 @@ Uses    data.*, labels.*, split.*   of the recipe
 Writes  DatasetParts  runs/<id>/split.json
 """
 
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from tasks import contracts, near_copies, parquet
+from tasks.comparison import key, letters
 from tasks.data_schema import Split, Table
 from tasks.dialogues import answered, opening_turn
 from tasks.errors import DataError, Skip
@@ -39,7 +39,7 @@ def split(run: Run) -> contracts.DatasetParts:
         rows, published = [*rows, *published], None
     rows = resolve_equal_texts(rows, keys, dropped)
     if published is not None:
-        rows = _without(rows, {bare(row) for row in published}, dropped)
+        rows = _without(rows, {letters(row.text) for row in published}, dropped)
     groups = None
     if keys.groups == "near_copies":
         rows, groups = grouped(recipe, rows, published or [], dropped)
@@ -108,12 +108,12 @@ def resolve_equal_texts(rows: Sequence[Row], keys: Split, dropped: Counter[str])
     """
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        groups[row.same].append(row)
+        groups[row.key].append(row)
     stays: set[Origin] = set()
     for group in groups.values():
         kept = _without_contradiction(group, keys.contradictions)
         dropped["contradiction"] += len(group) - len(kept)
-        first = kept if keys.duplicates == "keep" else list({(row.labels, row.answers): row for row in reversed(kept)}.values())
+        first = kept if keys.duplicates == "keep" else list({(row.labels, *map(key, row.answers)): row for row in reversed(kept)}.values())
         dropped["duplicate"] += len(kept) - len(first)
         stays.update(row.origin for row in first)
     return [row for row in rows if row.origin in stays]
@@ -128,13 +128,8 @@ def _without_contradiction(group: list[Row], what: str) -> list[Row]:
     return [row for row in group if row.labels == counts[0][0]]
 
 
-def bare(row: Row) -> str:
-    """A text's letters and digits, case aside: what makes a row of train one of the published test rows. Without any, the text."""
-    return "".join(filter(str.isalnum, unicodedata.normalize("NFKC", row.text).casefold())) or row.same
-
-
 def _without(rows: Sequence[Row], published: set[str], dropped: Counter[str]) -> list[Row]:
-    kept = [row for row in rows if bare(row) not in published]
+    kept = [row for row in rows if letters(row.text) not in published]
     dropped["leak"] += len(rows) - len(kept)
     return kept
 

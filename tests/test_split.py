@@ -150,7 +150,7 @@ def test_equal_texts(rows: list[tuple[str, str]], duplicates: str, contradiction
     kept = resolve_equal_texts(given_rows, keys(duplicates=duplicates, contradictions=contradictions), dropped)
     assert len(kept) + dropped.total() == len(rows)
     assert kept == [row for row in given_rows if row in kept]
-    labels = {same: {row.labels[0] for row in kept if row.same == same} for same in {row.same for row in kept}}
+    labels = {same: {row.labels[0] for row in kept if row.key == same} for same in {row.key for row in kept}}
     if contradictions != "keep":
         assert all(len(found) == 1 for found in labels.values())
     if duplicates == "drop":
