@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from tasks import interruption, outcome
@@ -203,7 +204,7 @@ def list_recipes() -> None:
     table = Table("recipe", "kind", "language", "what")
     for path in recipes.recipe_files(settings().recipes):
         document = recipes.load(path)
-        table.add_row(*(str(document.get(key, "")) for key in ("name", "kind", "language", "title")))
+        table.add_row(*(escape(str(document.get(key, ""))) for key in ("name", "kind", "language", "title")))
     Console().print(table)
 
 

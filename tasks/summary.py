@@ -64,7 +64,7 @@ def scores(run: Run, evaluation: Evaluation) -> Table:
     title = f"The same {evaluation.rows:,} test rows, {run.recipe.evaluate.confidence:.0%} intervals"
     table = Table("metric", *models, title=title, title_justify="left", box=SIMPLE_HEAD)
     for metric in evaluation.tuned:
-        table.add_row(metric, *(_cell(model.get(metric)) for model in models.values()))
+        table.add_row(Text(metric), *(_cell(model.get(metric)) for model in models.values()))
     return table
 
 

@@ -73,7 +73,7 @@ def test_a_run_in_an_odd_home_keeps_everything_in_it(odd_home: Path, tmp_path: P
 
     findings = {found.what: found for found in examine(by_hand(Needs(settings(), latest.recipe, str(settings().runs_folder))))}
     assert {found.level for found in findings.values()} <= {"ok", "warning"}
-    used = {"data repository": "data-repo.git may", "DVC remote": "dvc-remote is", "MLflow": "mlflow/mlflow.db is", "workspace": "runs is"}
+    used = {"data repository": "data-repo.git has", "DVC remote": "dvc-remote is", "MLflow": "mlflow/mlflow.db is", "workspace": "runs is"}
     for what, place in used.items():
         assert findings[what].found.startswith(f"{odd_home}/{place}"), findings[what]
     assert findings["published folder"].found == f"{odd_home}/hub is written"

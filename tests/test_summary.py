@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,13 @@ def test_the_table_of_a_refused_run_has_its_figures_and_no_champion(make_run: Ca
 
 def test_the_table_of_a_run_that_failed_at_once_names_its_folder(home: Path) -> None:
     assert str(home / "runs" / "tiny" / "x") in text_of(Run(home / "runs" / "tiny" / "x"))
+
+
+def test_a_label_in_brackets_is_no_style(make_run: Callable[..., Run], tmp_path: Path) -> None:
+    run = finished_run(make_run(tiny.recipe_document(tmp_path, tmp_path / "rows.csv")), passed=True)
+    score, evaluation = Score(0.5, 0.4, 0.6), run.read(Evaluation)
+    run.write(replace(evaluation, tuned={"f1_[bold]": score}, base={"f1_[bold]": score}))
+    assert "f1_[bold]   0.500" in text_of(run)
 
 
 def started(make_run: Callable[..., Run], tmp_path: Path, **overrides: Any) -> Run:
