@@ -245,7 +245,7 @@ def test_mlflow_s_own_faults_are_told_in_our_words(evaluated_run: Run, monkeypat
 
     monkeypatch.setattr(mlflow.MlflowClient, "create_model_version", broken)
     with pytest.raises(
-        ServiceError, match=r"register: MLflow at sqlite:.*refused or did not answer \(database is locked\), an answer expected"
+        ServiceError, match=r"register: MLflow at sqlite.*refused or did not answer \(database is locked\), an answer expected"
     ):
         do(evaluated_run)
 
