@@ -72,7 +72,7 @@ def test_a_recipe_with_a_section_twice_is_refused_with_file_lines_and_key(tmp_pa
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["train.rows=5", "train.rows=6"], "--set: train.rows is given twice, one value for each key expected; keep one of them"),
+        (["train.rows=5", "train.rows=6"], "--set: train.rows is given twice, as '5' and '6', one value expected; remove the other"),
         (["train.rows=5", "train={seed: 3}"], "--set: train.rows and train set the same key"),
         (["train={seed: 3}", "train.rows=5"], "--set: train and train.rows set the same key"),
         (["train={seed: 3, seed: 4}"], "--set train: lines 1 and 1: seed stands twice"),
