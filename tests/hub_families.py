@@ -4,7 +4,7 @@ Their numbers are tiny and their weights random; names of files, keys and kinds 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tests import hub_configs as configs
 from tests import hub_templates as templates
@@ -191,7 +191,8 @@ FAMILIES = {
     "opt": Family(
         "facebook/opt-125m", configs.OPT, byte_level(first=("<s>", "<pad>", "</s>", "<unk>")),
         {"errors": "replace", "unk_token": typed("</s>"), "bos_token": typed("</s>"), "eos_token": typed("</s>"),
-         "pad_token": typed("<pad>"), "add_prefix_space": False, "add_bos_token": True, "special_tokens_map_file": None, "tokenizer_class": "GPT2Tokenizer"},
+         "pad_token": typed("<pad>"), "add_prefix_space": False, "add_bos_token": True, "special_tokens_map_file": None,
+         "tokenizer_class": "GPT2Tokenizer"},
         in_dicts(named("</s>", "</s>", "</s>", "<pad>")),
         {"_from_model_config": True, "bos_token_id": "</s>", "eos_token_id": "</s>", "pad_token_id": "<pad>"},
         slow=True, fast=False, listed=False,
@@ -222,3 +223,6 @@ FAMILIES = {
     ),
 }  # fmt: skip
 """By a short name."""
+FAMILIES["llama2_base"] = replace(
+    FAMILIES["llama2"], name="meta-llama/Llama-2-7b-hf", tokenizer_config=LLAMA | {"legacy": True, "padding_side": "right"}, shards=2
+)

@@ -47,11 +47,11 @@ class HubState:
 def hub_server() -> Iterator[HubState]:
     """Serve an empty Hub until the block ends."""
     state = HubState()
-    with serving(type("Handler", (_Handler,), {"state": state})) as state.url:
+    with serving(type("Handler", (Handler,), {"state": state})) as state.url:
         yield state
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     state: HubState
     protocol_version = "HTTP/1.1"
 
@@ -69,8 +69,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._answer({"error": "Repository not found"}, 404)
         assert what.startswith(("tree", "revision"))
         if what == "revision":
-            return self._answer({"id": f"{owner}/{name}", "sha": _oid(len(repository.commits)), "siblings": [], "tags": []})
-        self._answer([{"type": "file", "path": path, "size": len(data), "oid": _git_oid(data)} for path, data in repository.files.items()])
+            return self._answer({"id": f"{owner}/{name}", "sha": commit_id(len(repository.commits)), "siblings": [], "tags": []})
+        self._answer([{"type": "file", "path": path, "size": len(data), "oid": git_oid(data)} for path, data in repository.files.items()])
 
     def do_PUT(self) -> None:
         body = body_of(self)
@@ -111,7 +111,7 @@ class _Handler(BaseHTTPRequestHandler):
         def mode(file: dict[str, Any]) -> dict[str, Any]:
             known = repository.files.get(file["path"])
             large = file["size"] > REGULAR_BYTES
-            oid = None if known is None else hashlib.sha256(known).hexdigest() if large else _git_oid(known)
+            oid = None if known is None else hashlib.sha256(known).hexdigest() if large else git_oid(known)
             return {"path": file["path"], "uploadMode": "lfs" if large else "regular", "shouldIgnore": False, "oid": oid}
 
         self._answer({"files": [mode(file) for file in files]})
@@ -136,7 +136,7 @@ class _Handler(BaseHTTPRequestHandler):
                 del files[value["path"]]
         repository.files = files
         repository.commits.append(operations[0]["value"]["summary"])
-        oid = _oid(len(repository.commits))
+        oid = commit_id(len(repository.commits))
         self._answer({"success": True, "commitOid": oid, "commitUrl": f"{self.state.url}/{name}/commit/{oid}", "hookOutput": ""})
 
     def _admitted(self, body: bytes) -> bool:
@@ -159,9 +159,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
 
-def _oid(number: int) -> str:
+def commit_id(number: int) -> str:
+    """Of a repository's commit with this number."""
     return f"{number:040x}"
 
 
-def _git_oid(data: bytes) -> str:
-    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()  # git's own hash of a blob
+def git_oid(data: bytes) -> str:
+    """Git's own hash of a file's content."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()

@@ -91,7 +91,9 @@ def unigram_pieces(size: int = 500) -> list[tuple[str, float]]:
 
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement=BLANK, prepend_scheme="always")
-    tokenizer.train_from_iterator(corpus(), trainers.UnigramTrainer(vocab_size=size, unk_token="<unk>", show_progress=False))
+    ascii_ = [chr(code) for code in range(33, 127)]
+    trainer = trainers.UnigramTrainer(vocab_size=size, unk_token="<unk>", initial_alphabet=ascii_, show_progress=False)
+    tokenizer.train_from_iterator(corpus(), trainer)
     return [(piece, score) for piece, score in json.loads(tokenizer.to_str())["model"]["vocab"] if piece != "<unk>"]
 
 

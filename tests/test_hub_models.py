@@ -1,0 +1,89 @@
+"""Base models of the Hub's families, from a Hub on loopback that behaves as the real one."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tasks.base_models import Base, fetch_base
+from tasks.errors import RecipeError
+from tasks.progress import Progress
+from tests.hub_families import FAMILIES, Family
+from tests.hub_models import ModelHub, model_hub, taken_for_the_hub
+from tests.hub_repositories import NOT_FETCHED, write
+from tests.hub_server import TOKEN
+
+
+@pytest.fixture(scope="module")
+def repositories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Short name of each family to a folder with its repository, weights and all."""
+    folder = tmp_path_factory.mktemp("families")
+    return {name: write(family, folder / name) for name, family in FAMILIES.items()}
+
+
+@pytest.fixture
+def hub(repositories: dict[str, Path], home: Path) -> Iterator[ModelHub]:
+    """A Hub with all families, which this process's client takes for its own."""
+    with model_hub() as state, taken_for_the_hub(state, home):
+        for name, folder in repositories.items():
+            state.add(FAMILIES[name].name, folder)
+        yield state
+
+
+def fetch(name: str) -> Base:
+    return fetch_base(name, None, lambda _: None, lambda *what: Progress(None, "download", *what))
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_a_repository_comes_whole_and_nothing_else_of_it(hub: ModelHub, family: Family) -> None:
+    base, published = fetch(family.name), hub.repositories[family.name].files
+    assert base.revision == hub.commit(family.name)
+    got = set(os.listdir(base.folder))
+    code = {name for name in published if name.endswith(".py")}
+    assert not got & {*NOT_FETCHED, *code, ".gitattributes", "original"}
+    weights = {name for name in published if name.endswith(".safetensors") and name not in NOT_FETCHED}
+    assert {"config.json", "tokenizer_config.json", "README.md", "LICENSE", *weights} <= got
+    assert all((base.folder / name).read_bytes() == published[name] for name in got)
+    asked = hub.asked(family.name)
+    assert max(asked.index(name) for name in asked if name.endswith(".json")) < min(asked.index(name) for name in weights)
+    assert set(asked) == got
+
+
+def test_a_large_file_that_is_cut_goes_on_where_it_stopped(hub: ModelHub) -> None:
+    name = FAMILIES["bertin"].name
+    hub.cuts = [10**9, 200_000]  # tokenizer.json whole, the weights cut
+    base = fetch(name)
+    weights = hub.repositories[name].files["model.safetensors"]
+    assert hub.ranges == [None, None, "bytes=200000-"]
+    assert hashlib.sha256((base.folder / "model.safetensors").read_bytes()).digest() == hashlib.sha256(weights).digest()
+
+
+def test_a_gated_repository(hub: ModelHub, home: Path) -> None:
+    """It tells everybody its files, and shows its README; configuration and weights are for those who were given access."""
+    name = FAMILIES["llama2"].name
+    hub.gated[name] = False
+    terms = f"accept the terms at {hub.url}/{name}"
+    with pytest.raises(RecipeError, match=f"^{name} on the Hub: gated, access expected; .* set HF_TOKEN: {terms}$"):
+        fetch(name)
+    with taken_for_the_hub(hub, home, token=TOKEN):
+        with pytest.raises(RecipeError, match=f"{terms} with the account of the token, which must have the right to read gated"):
+            fetch(name)
+        hub.gated[name] = True
+        assert (fetch(name).folder / "model.safetensors.index.json").exists()
+
+
+def test_what_is_not_there_or_not_shown(hub: ModelHub, home: Path) -> None:
+    known = FAMILIES["gpt2"].name
+    hub.repositories[known].private = True
+    hidden = "no such model, or a private one, a model that HF_TOKEN may read expected; correct base_model.name"
+    for token, name, revision, message in (
+        ("", "team/nothing", None, f"^team/nothing on the Hub: {hidden}$"),
+        ("", known, None, f"^{known} on the Hub: {hidden}$"),
+        (TOKEN, "team/nothing", None, f"^team/nothing on the Hub: {hidden}$"),
+        (TOKEN, known, "v9", f"^{known} on the Hub: no revision v9, a commit, branch or tag expected; correct base_model.revision$"),
+        ("hf_wrong", known, None, f"^{known} on the Hub: HTTP 401, access expected; set HF_TOKEN to a token that may read it$"),
+    ):
+        with taken_for_the_hub(hub, home, token=token), pytest.raises(RecipeError, match=message):
+            fetch_base(name, revision, lambda _: None, lambda *what: Progress(None, "download", *what))
