@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -137,8 +138,16 @@ class Tokens:
         return f"{spelling.opening}{marked}{spelling.closing}"
 
     def save(self, folder: Path) -> None:
-        """Write the tokenizer into a folder, the new tokens among the others."""
+        """Write the tokenizer into a folder, the new tokens among the others, so that it reads there as here.
+
+        transformers 5.23 does not save the settings that a class keeps to itself, as Llama's keeps `legacy`; they are added.
+        """
         self._tokenizer.save_pretrained(folder)
+        file = folder / "tokenizer_config.json"
+        given, saved = self._json(file.name), dict(json.loads(file.read_text(encoding="utf-8")))
+        lost = {name: given[name] for name in signature(type(self._tokenizer).__init__).parameters if name in given and name not in saved}
+        if lost:
+            file.write_text(json.dumps(saved | lost, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def id_of(self, token: str) -> int | None:
         """Id of a token as it stands in the vocabulary; None where it does not."""
