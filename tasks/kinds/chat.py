@@ -70,7 +70,7 @@ def example(recipe: Recipe, tokens: Encoder, row: Row) -> Example:
 
 
 def respond(recipe: Recipe, model: Any, tokens: Encoder, texts: Sequence[str], advance: Advance = silent) -> Columns:
-    """The model's `reply` to each text, greedily written.
+    """The model's `reply` to each text, greedily written, without control tokens.
 
     Args:
         recipe: says template, length and batch size.
@@ -85,7 +85,7 @@ def respond(recipe: Recipe, model: Any, tokens: Encoder, texts: Sequence[str], a
         model, tokens, prompts, max_new_tokens=recipe.evaluate.max_new_tokens, stop_ids=stop_ids(recipe, tokens),
         batch_size=recipe.evaluate.batch_size, advance=advance,
     )  # fmt: skip
-    return {"reply": [tokens.decode(ids).strip() for ids in written]}
+    return {"reply": [tokens.decode([number for number in ids if number not in tokens.special_ids]).strip() for ids in written]}
 
 
 def response(recipe: Recipe) -> dict[str, Literal["string", "double"]]:
