@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote
 
-import huggingface_hub.constants
 import pytest
 
 from tests.http_server import serving
@@ -66,6 +65,7 @@ def model_hub() -> Iterator[ModelHub]:
 @contextmanager
 def taken_for_the_hub(state: ModelHub, home: Path, *, token: str = "") -> Iterator[pytest.MonkeyPatch]:
     """Let this process's client take the server for the Hub, as `HF_ENDPOINT` lets that of a process of its own."""
+    import huggingface_hub.hf_api
     import transformers.utils.hub
 
     constants = huggingface_hub.constants
@@ -77,6 +77,7 @@ def taken_for_the_hub(state: ModelHub, home: Path, *, token: str = "") -> Iterat
         patch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 50_000)  # what of a file is kept when a transfer is cut
         patch.setattr(constants, "HF_HUB_CACHE", str(home / "hub-cache"))
         patch.setattr(transformers.utils.hub, "_hf_api", None)
+        patch.setattr(huggingface_hub.hf_api.api, "endpoint", state.url)
         patch.setenv("HF_ENDPOINT", state.url)
         patch.setenv("HF_TOKEN", token)
         yield patch
@@ -175,7 +176,7 @@ class Downloads(Handler):
 
 
 class LargeFiles(BaseHTTPRequestHandler):
-    """Serves large files by their checksum, whole or from a byte on."""
+    """Serves large files by their checksum, whole or a range of bytes."""
 
     state: ModelHub
     protocol_version = "HTTP/1.1"
@@ -189,9 +190,10 @@ class LargeFiles(BaseHTTPRequestHandler):
         data = self.state.objects[self.path.partition("?")[0].rpartition("/")[2]]
         if self.headers.get("Authorization"):
             return _send(self, 400, b"Only one auth mechanism allowed", {})
-        begin = int(asked.removeprefix("bytes=").partition("-")[0]) if asked else 0
-        told = {"Content-Range": f"bytes {begin}-{len(data) - 1}/{len(data)}"} if asked else {}
-        _send(self, 206 if asked else 200, data[begin:], {**told, "Accept-Ranges": "bytes"}, *self.state.cuts[:1])
+        first, _, last = (asked or "bytes=0-").removeprefix("bytes=").partition("-")
+        part = data[int(first) : int(last) + 1 if last else None]
+        told = {"Content-Range": f"bytes {first}-{int(first) + len(part) - 1}/{len(data)}"} if asked else {}
+        _send(self, 206 if asked else 200, part, {**told, "Accept-Ranges": "bytes"}, *self.state.cuts[:1])
         del self.state.cuts[:1]
 
 
