@@ -12,9 +12,10 @@ from typing import Any
 
 from airflow.sdk.definitions.retry_policy import RetryDecision, RetryPolicy
 from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk.log import mask_secret
 
 from tasks.errors import FINAL_EXIT_CODES, LoraflowError, Skip
-from tasks.redaction import without_secrets
+from tasks.redaction import unmistakable, without_secrets
 
 
 class RetryWhatItMends(RetryPolicy):
@@ -46,15 +47,17 @@ def end(log: Logger, exit_code: int, message: str) -> None:
     """
     if exit_code == 0:
         return
+    message = without_secrets(message)
     if exit_code == Skip.exit_code:
         raise AirflowSkipException(message)
-    log.error("%s", without_secrets(message))
+    log.error("%s", message)
     raise SystemExit(exit_code)
 
 
 @contextmanager
 def readable(log: Logger) -> Iterator[None]:
     """End the running task in the same way where the code inside raises one of our own errors."""
+    mask_secret(sorted(unmistakable()))  # by Airflow itself, in what it logs past us: a bug's traceback
     try:
         yield
     except LoraflowError as error:

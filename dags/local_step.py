@@ -36,6 +36,10 @@ class LocalStep(BaseOperator):
 
     def execute(self, context: Any) -> Any:
         """Run the step to its end, its output in the task's log line by line."""
+        with faults.readable(self.log):
+            self._execute(context)
+
+    def _execute(self, context: Any) -> None:
         run, generation = run_of(self.recipe, context["run_id"]), generation_of(self, context)
         argv = [sys.executable, "-m", "tasks", self.step, "--run", run.uri, "--generation", str(generation)]
         argv += ["--part", self.part] if self.part else []

@@ -22,6 +22,7 @@ from dags import pod_faults, pod_status
 from dags.pod_faults import Terms
 from dags.pods import CONTAINER, Json
 from dags.step_log import Place, StepLog, timestamp
+from tasks.redaction import without_secrets
 
 OUTAGE_SECONDS = 900.0
 """How long the API may not answer before the task is told. The pod is left alone."""
@@ -141,4 +142,4 @@ class PodWatch(KubernetesPodTrigger):
 
 
 def _short(error: Exception) -> str:
-    return f"{type(error).__name__}: {getattr(error, 'reason', None) or error}"
+    return without_secrets(f"{type(error).__name__}: {getattr(error, 'reason', None) or error}")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from tasks import errors
+from tasks.redaction import without_secrets
 
 _OURS = "|".join(name for name in vars(errors) if name.endswith(("Error", "Errors")))
 LAST_WORDS = re.compile(rf"skipped: .*|{_OURS}|Traceback \(most recent call last\):")
@@ -34,7 +35,8 @@ class StepLog:
         self._began = 0.0
 
     def take(self, line: str, at: float) -> None:
-        """The next line, printed at a time in seconds."""
+        """The next line, printed at a time in seconds; what native code prints past the step's own streams may hold secrets."""
+        line = without_secrets(line)
         if self._block and at - self._began > LAST_SECONDS:
             self.flush()
         if self._block:

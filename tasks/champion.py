@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from tasks import recipe as recipes
 from tasks import tracking
 from tasks.errors import ContractError, ServiceError
+from tasks.redaction import in_one_line
 from tasks.schema import Recipe
 
 if TYPE_CHECKING:
@@ -66,6 +67,6 @@ def _artifact(name: str, version: int, path: str, folder: Path) -> Path:
             local = ModelsArtifactRepository.get_underlying_uri(where).startswith(("file:", "/"))
             return Path(mlflow.artifacts.download_artifacts(f"{where}/{path}", dst_path=None if local else str(folder)))
     except (MlflowException, OSError) as error:
-        detail = " ".join(str(error).split())[:200]
+        detail = in_one_line(error)
         raise ServiceError(where, f"{path} not to be had ({detail})", "a model version's files expected", "look at the store") from None
     raise ContractError(where, f"no {path}", "a version that `register` made expected", "register it again")

@@ -34,8 +34,9 @@ from tasks.contracts import (
 )  # fmt: skip
 from tasks.errors import ContractError, InterruptedRunError, LoraflowError, RecipeError, Skip
 from tasks.place import run_folder
-from tasks.redaction import without_secrets
+from tasks.redaction import redact_output
 from tasks.schema import Recipe
+from tasks.secret_values import strip_secrets
 from tasks.settings import TELEMETRY_OFF, settings
 from tasks.tokens import without_torch
 from tasks.workspace import Run
@@ -56,6 +57,8 @@ TRIAL = {"run.promotion": "never", "run.push": False}
 
 def main() -> None:
     """Run a command; a fault ends it with one readable block and the fault's exit code."""
+    strip_secrets()
+    redact_output()
     os.environ.update(TELEMETRY_OFF)
     # Threads that spin while they wait take the cores from whatever else runs here: a training beside another took 5 times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -69,13 +72,13 @@ def main() -> None:
         print(f"\nskipped: {skip}", file=sys.stderr)
         sys.exit(skip.exit_code)
     except LoraflowError as error:
-        print(f"\n{type(error).__name__}\n{without_secrets(str(error))}", file=sys.stderr)
+        print(f"\n{type(error).__name__}\n{error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except interruption.Ended as end:
         print(f"\n{end}", file=sys.stderr)
         sys.exit(InterruptedRunError.exit_code)
-    except Exception:  # a bug of ours or of a library: told whole, without what libraries put into their errors of addresses and tokens
-        print(without_secrets(traceback.format_exc()), file=sys.stderr)
+    except Exception:  # a bug of ours or of a library: told whole
+        print(traceback.format_exc(), file=sys.stderr)
         sys.exit(1)
 
 

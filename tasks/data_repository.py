@@ -23,9 +23,9 @@ from configobj import ConfigObj, ConfigObjError
 from filelock import FileLock
 
 from tasks.errors import ContractError, LoraflowError, ServiceError, SettingsError
-from tasks.file_systems import local_folder
+from tasks.file_systems import check_credentials, local_folder
 from tasks.pin import folder_hash
-from tasks.redaction import without_credentials, without_secrets
+from tasks.redaction import in_one_line, without_credentials
 from tasks.settings import quiet_environment, settings
 
 IDENTITY = {
@@ -212,6 +212,7 @@ class Clone:
         return _call(["git", *arguments], within or self._folder, self.address, "LORAFLOW_DATA_REPO")
 
     def _dvc(self, *arguments: str) -> str:
+        check_credentials(self.remote_url.partition("://")[0])
         return _call([sys.executable, "-m", "dvc", *arguments], self._folder, self.remote_url, "LORAFLOW_DVC_REMOTE")
 
 
@@ -237,7 +238,7 @@ def _call(command: list[str], folder: Path, where: str, setting: str) -> str:
     if done.returncode == 0:
         return done.stdout.strip()
     errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")]  # of DVC, beside its advice
-    said = without_secrets(" ".join(" ".join(errors or [done.stderr or done.stdout]).split()))
+    said = in_one_line(" ".join(errors or [done.stderr or done.stdout]), None)
     program, verb = ("git", command[1]) if command[0] == "git" else ("dvc", command[3])
     found = f"{program} {verb} failed ({said})"
     if NO_RIGHTS.search(said):

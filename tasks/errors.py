@@ -6,6 +6,8 @@ of a step that ended: it retries where `retryable` says so, and after a bug.
 
 from typing import Any, ClassVar
 
+from tasks.redaction import without_secrets
+
 
 class LoraflowError(Exception):
     """A fault with a place, a finding, an expectation and a remedy.
@@ -21,10 +23,11 @@ class LoraflowError(Exception):
     retryable: ClassVar[bool] = False
 
     def __init__(self, where: str, found: str, expected: str = "", remedy: str = "") -> None:
-        self.where, self.found, self.expected, self.remedy = where, found, expected, remedy
-        text = f"{where}: {found}"
-        text += f", {expected}" if expected else ""
-        text += f"; {remedy}" if remedy else ""
+        # Here and not where it is shown: an error's text also goes into manifests, reports and tags.
+        self.where, self.found, self.expected, self.remedy = map(without_secrets, (where, found, expected, remedy))
+        text = f"{self.where}: {self.found}"
+        text += f", {self.expected}" if self.expected else ""
+        text += f"; {self.remedy}" if self.remedy else ""
         super().__init__(text)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -21,6 +21,7 @@ from tasks.models import load_adapter, load_model
 from tasks.new_tokens import new_rows
 from tasks.padding import check_padding
 from tasks.progress import Progress
+from tasks.redaction import in_one_line
 from tasks.schema import Recipe
 from tasks.scoring import Rows
 from tasks.tokens import Tokens
@@ -180,7 +181,7 @@ def _tokens(folder: Path, new_tokens: Sequence[str] = ()) -> Tokens:
         tokens = Tokens(folder, new_tokens)
         tokens.encode("a")
     except Exception as error:  # the library raises a bare Exception for a file that it cannot read
-        detail = " ".join(str(error).split())[:200]
+        detail = in_one_line(error)
         raise ContractError(str(folder), f"no usable tokenizer ({detail})", "the model's own expected", "fetch or merge it again") from None
     return tokens
 

@@ -14,13 +14,17 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from tasks.errors import LoraflowError, ServiceError, SettingsError
-from tasks.redaction import without_secrets
+from tasks.redaction import in_one_line
+from tasks.settings import header_value
 
 LIBRARIES = frozenset({"adlfs", "aiobotocore", "aiohttp", "azure", "botocore", "fsspec", "gcsfs", "google", "s3fs"})
 """Whose errors are the store's, whatever their type."""
 
 ASIDES = ("aiobotocore.credentials", "botocore.configprovider", "botocore.credentials")
 """Loggers that tell of each client where its settings come from."""
+
+SENT = ("AWS_ACCESS_KEY_ID", "AWS_SESSION_TOKEN")
+"""What S3 is sent in headers; the secret key only signs."""
 
 READ_SECONDS = 60.0
 """How long S3 may be silent within an answer before it is asked again."""
@@ -46,10 +50,21 @@ def file_system(scheme: str) -> Any:
     """The fsspec file system of a scheme; another process, or other variables of the store, get their own.
 
     Raises:
-        SettingsError: no package serves the scheme.
+        SettingsError: no package serves the scheme, or the store's credentials cannot be sent.
     """
+    check_credentials(scheme)
     environment = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
     return _file_system(scheme, os.getpid(), environment)
+
+
+def check_credentials(scheme: str) -> None:
+    """Raise where a store cannot be sent the credentials of its variables, as its client would in words of its own.
+
+    Raises:
+        SettingsError: a header cannot hold one of them.
+    """
+    for name in SENT if scheme in ("s3", "s3a") else ():
+        header_value(name)
 
 
 @lru_cache(maxsize=4)
@@ -106,7 +121,7 @@ def faults_told(where: str, *, writing: bool = False) -> Iterator[None]:
         if not isinstance(error, OSError) and not _of_a_library(error):
             raise
         told = error.__cause__ if error.__cause__ and _of_a_library(error.__cause__) else error  # s3fs puts less into its own
-        words = without_secrets(" ".join(str(told).split()))[:300] or type(told).__name__
+        words = in_one_line(told) or type(told).__name__
         if isinstance(error, PermissionError) or "Credential" in type(told).__name__:
             remedy = "give this process the store's credentials (AWS_…, or the pod's own role) and the right to read and write there"
             raise ServiceError(where, f"not allowed ({words})", "access expected", remedy) from None

@@ -3,7 +3,6 @@
 `LORAFLOW_HUB` says which: `hub:NAMESPACE` or `folder:PATH`. Either way a repository is replaced whole or not at all.
 """
 
-import os
 import re
 import shutil
 from pathlib import Path
@@ -12,7 +11,8 @@ from filelock import FileLock
 
 from tasks.errors import ContractError, LoraflowError, ServiceError
 from tasks.files import link_or_copy
-from tasks.redaction import without_secrets
+from tasks.hub_client import token
+from tasks.redaction import in_one_line
 
 FOLDER_NAMESPACE = "loraflow"
 
@@ -77,14 +77,13 @@ def _to_folder(folder: Path, target: Path) -> Path:
 
 def _to_hub(folder: Path, repository: str, message: str) -> str:
     """One commit that adds, replaces and removes files; a repository that is not there is created, private."""
-    token = os.environ.get("HF_TOKEN", "")
-    if not token:
+    if not (ours := token()):
         raise ContractError(
             "HF_TOKEN", "not set", "a token that may write to the Hub expected", "set it, or publish to a folder (LORAFLOW_HUB=folder:PATH)"
         )
     from huggingface_hub import HfApi
 
-    api = HfApi(token=token, library_name="loraflow")
+    api = HfApi(token=ours, library_name="loraflow")
     try:
         api.create_repo(repository, private=True, exist_ok=True)
         commit = api.upload_folder(repo_id=repository, folder_path=folder, commit_message=message, delete_patterns="*")
@@ -94,10 +93,10 @@ def _to_hub(folder: Path, repository: str, message: str) -> str:
 
 
 def _fault(repository: str, error: Exception) -> LoraflowError:
-    """The client's error as ours, without the token."""
+    """The client's error as ours."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    detail = without_secrets(" ".join(str(error).split()))[:300]
+    detail = in_one_line(error)
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
     where = f"Hub repository {repository}"
     if isinstance(error, ValueError) or (status is not None and 400 <= status < 500 and status not in (408, 429)):

@@ -10,7 +10,8 @@ from typing import Any
 
 from tasks.allowed_hosts import check_host
 from tasks.errors import LoraflowError, RecipeError, ServiceError
-from tasks.settings import settings
+from tasks.redaction import in_one_line
+from tasks.settings import header_value, settings
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,12 @@ DATASET = Kind(
 
 
 def token() -> str | bool:
-    """The token of the environment, and no other that lies around on this machine."""
-    return os.environ.get("HF_TOKEN") or False
+    """The token of the environment, and no other that lies around on this machine.
+
+    Raises:
+        SettingsError: it cannot be sent.
+    """
+    return header_value("HF_TOKEN") or False
 
 
 def page(path: str) -> str:
@@ -169,7 +174,7 @@ def _unreached(kind: Kind, where: str, error: Exception) -> LoraflowError:
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status in (401, 403):
         return RecipeError(where, f"HTTP {status}", "access expected", "set HF_TOKEN to a token that may read it")
-    found = f"HTTP {status}" if status else f"not reached ({(str(error) or type(error).__name__).splitlines()[0]})"
+    found = f"HTTP {status}" if status else f"not reached ({in_one_line(error) or type(error).__name__})"
     return ServiceError(
         where, found, "an answer of the Hub expected",
         f"check the network and HF_ENDPOINT, or {kind.offline_remedy}",

@@ -9,6 +9,7 @@ from typing import Any
 from tasks.errors import ContractError
 from tasks.memory import room_for
 from tasks.new_tokens import NewRows, draw_rows, keep_bias
+from tasks.redaction import in_one_line
 from tasks.tokens import TOKENIZER_FILES, Tokens
 from tasks.training_schema import Quantization
 
@@ -75,7 +76,7 @@ def load_model(
                 folder, dtype=dtype_of(dtype), trust_remote_code=False, use_safetensors=True, output_loading_info=True, **options
             )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        detail = " ".join(str(error).split())[:300]
+        detail = in_one_line(error)
         raise ContractError(
             str(folder), f"no loadable model ({detail})", "config and safetensors expected", "fetch or merge it again"
         ) from error
@@ -145,7 +146,7 @@ def load_adapter(
         with safe_open(adapter / "adapter_model.safetensors", "pt") as file:
             saved = set(file.keys())
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        detail = " ".join(str(error).split())[:300]
+        detail = in_one_line(error)
         raise ContractError(str(adapter), f"not loadable on this base ({detail})", "its own adapter expected", "train again") from error
     if unmatched := saved ^ set(get_peft_model_state_dict(tuned, save_embedding_layers=False if head or rows else "auto")):
         raise ContractError(str(adapter), f"weights without a counterpart: {sorted(unmatched)[:5]}", "none expected", "train again")

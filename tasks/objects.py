@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from tasks.errors import ContractError, ServiceError, SettingsError
 from tasks.file_systems import faults_told, file_system
-from tasks.redaction import without_secrets
+from tasks.redaction import in_one_line
 
 T = TypeVar("T")
 
@@ -71,7 +71,7 @@ class Objects:
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         if not URL.fullmatch(self.url) or {".", ".."} & set(self.url.split("/")):
-            found = without_secrets(f"{url!r:.120}")
+            found = in_one_line(repr(url), 120)
             raise SettingsError("workspace", f"{found} is no place", "a folder or a URL like s3://bucket/prefix expected", "correct it")
         if "@" in self.url:
             raise SettingsError("workspace", "the URL holds a name or a password", "none expected", "set the store's own variables (AWS_…)")

@@ -24,6 +24,7 @@ from tasks import interruption
 from tasks.errors import InterruptedRunError, LoraflowError, ServiceError
 from tasks.lifeline import dies_with
 from tasks.memory import Shortage, kernel_kills, shortage
+from tasks.redaction import redact_output
 
 J = TypeVar("J")
 R = TypeVar("R")
@@ -138,6 +139,7 @@ def _take_part(number: int, count: int, folder: Path, parent: int, work: Callabl
     """One of the processes, from its start to its end."""
     if tell_the_kernel := dies_with(parent):  # torch asks for SIGINT, which a process that waits for the others does not hear
         tell_the_kernel()
+    redact_output()
     interruption.listen(what, lambda: os._exit(InterruptedRunError.exit_code), patient=True)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches all of them; the parent sees to it
     logging.getLogger("bitsandbytes.backends").setLevel(logging.ERROR)

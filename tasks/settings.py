@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from tasks.errors import SettingsError
 from tasks.file_systems import local_folder
+from tasks.redaction import in_one_line
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -211,7 +212,7 @@ def settings() -> Settings:
     try:
         found = Settings()
     except ValidationError as error:
-        faults = [f"{_variable(fault['loc'])} is {fault['input']!r:.80} ({fault['msg']})" for fault in error.errors()]
+        faults = [f"{_variable(fault['loc'])} is {in_one_line(repr(fault['input']), 80)} ({fault['msg']})" for fault in error.errors()]
         raise SettingsError("settings", "; ".join(faults), remedy="see docs/settings.md") from None
     for name, value in found:
         if strange := next((letter for letter in str(value) if unicodedata.category(letter) in UNPRINTABLE), None):
@@ -220,6 +221,19 @@ def settings() -> Settings:
             )
     absolute = {name: value.expanduser().absolute() for name, value in found if isinstance(value, Path)}
     return found.model_copy(update=absolute)
+
+
+def header_value(name: str) -> str:
+    """A secret that a library of ours sends in an HTTP header, out of its own variable; empty where that is not set.
+
+    Raises:
+        SettingsError: no header can hold it.
+    """
+    value = os.environ.get(name, "").strip()
+    if strange := re.search(r"[^\x20-\x7e]", value):
+        kind = "line end inside" if strange[0] in "\r\n" else "control character" if strange[0].isascii() else "character beyond ASCII"
+        raise SettingsError(name, f"holds a {kind}", "what an HTTP header can hold expected", "copy the value again")
+    return value
 
 
 def _variable(place: tuple[int | str, ...]) -> str:

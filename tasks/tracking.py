@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from tasks.contracts import Scores, TrackedRun
 from tasks.errors import ServiceError, SettingsError
 from tasks.metric_names import BOUNDS, metric_names
-from tasks.redaction import without_secrets
-from tasks.settings import settings
+from tasks.redaction import in_one_line, without_credentials
+from tasks.settings import header_value, settings
 from tasks.workspace import Run
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def client() -> "MlflowClient":
 
     Raises:
         ServiceError: it does not answer.
-        SettingsError: it refuses us.
+        SettingsError: it refuses us, or its token cannot be sent.
     """
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
@@ -47,6 +47,7 @@ def client() -> "MlflowClient":
     import mlflow
     from mlflow.exceptions import MlflowException
 
+    header_value("MLFLOW_TRACKING_TOKEN")
     uri, database = settings().mlflow_tracking_uri, settings().mlflow_database
     if database:
         database.parent.mkdir(parents=True, exist_ok=True)
@@ -56,14 +57,12 @@ def client() -> "MlflowClient":
     try:
         found.search_experiments(max_results=1)
     except MlflowException as error:
-        detail = without_secrets(" ".join(str(error).split()))[:200]
+        detail = in_one_line(error)
         if REFUSED.search(detail):
             remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or give that account the right"
-            raise SettingsError(
-                f"MLflow at {without_secrets(uri)}", f"refused us ({detail})", "an account that may use it expected", remedy
-            ) from None
+            raise SettingsError(f"MLflow at {uri}", f"refused us ({detail})", "an account that may use it expected", remedy) from None
         raise ServiceError(
-            f"MLflow at {without_secrets(uri)}",
+            f"MLflow at {uri}",
             f"no answer ({detail})",
             "a tracking server expected",
             "start it, or mend LORAFLOW_MLFLOW_URI",
@@ -83,8 +82,8 @@ def answering(what: str) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        detail = without_secrets(" ".join(str(error).split()))[:300]
-        where = f"{what}: MLflow at {without_secrets(settings().mlflow_tracking_uri)}"
+        detail = in_one_line(error)
+        where = f"{what}: MLflow at {settings().mlflow_tracking_uri}"
         raise ServiceError(
             where, f"refused or did not answer ({detail})", "an answer expected", "look at its log, then try again"
         ) from None  # its own text would repeat the address, password and all
@@ -188,7 +187,7 @@ def parameters(found: TrackedRun, values: Mapping[str, object]) -> None:
 
 def run_url(experiment_id: str, run_id: str) -> str:
     """Address of an MLflow run as users open it."""
-    return f"{settings().mlflow_ui_url}/#/experiments/{experiment_id}/runs/{run_id}"
+    return f"{without_credentials(settings().mlflow_ui_url)}/#/experiments/{experiment_id}/runs/{run_id}"
 
 
 def _experiment(tracker: "MlflowClient", name: str) -> str:

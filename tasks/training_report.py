@@ -9,6 +9,7 @@ from tasks import tracking
 from tasks.contracts import TrackedRun
 from tasks.errors import RecipeError, ServiceError
 from tasks.progress import Progress
+from tasks.redaction import in_one_line
 from tasks.schema import Recipe
 
 if TYPE_CHECKING:
@@ -83,9 +84,8 @@ class _Sender:
         try:
             self._client.log_batch(self._run_id, metrics=self._waiting[:1000])
         except MlflowException as error:
-            print(
-                f"train: MLflow did not take {len(self._waiting)} metrics, kept for later: {str(error)[:200]}", file=sys.stderr, flush=True
-            )
+            waiting, said = len(self._waiting), in_one_line(error)
+            print(f"train: MLflow did not take {waiting} metrics, kept for later: {said}", file=sys.stderr, flush=True)
         else:
             self._waiting = self._waiting[1000:]
 
@@ -98,7 +98,7 @@ class _Sender:
                 self._waiting = self._waiting[1000:]
         except MlflowException as error:
             raise ServiceError(
-                "train: MLflow", f"does not take the last metrics ({str(error)[:200]})", "a tracking server expected", "mend it and retry"
+                "train: MLflow", f"does not take the last metrics ({in_one_line(error)})", "a tracking server expected", "mend it and retry"
             ) from None
 
 

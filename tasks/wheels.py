@@ -16,7 +16,6 @@ from tasks.cache import say
 from tasks.errors import RecipeError, ServiceError
 from tasks.pip_guarded import REFUSED
 from tasks.progress import Progress
-from tasks.redaction import without_secrets
 from tasks.settings import CHECKOUT, quiet_environment, settings
 
 ShowProgress = Callable[[str, int, str], Progress]
@@ -103,7 +102,7 @@ def _follow(output: Iterable[str], requirement: str, progress: ShowProgress) -> 
             elif line.startswith(("ERROR:", "WARNING: Retrying", "Could not fetch URL", REFUSED)):
                 lines.append(line)
                 if line.startswith("WARNING:"):
-                    say(f"pip: {without_secrets(line.removeprefix('WARNING: '))}")
+                    say(f"pip: {line.removeprefix('WARNING: ')}")
     return lines
 
 
@@ -111,8 +110,8 @@ def _fault(requirement: str, lines: list[str]) -> RecipeError | ServiceError:
     for line in lines:
         if line.startswith(REFUSED):
             check_host(f"pip: {requirement}", line.removeprefix(REFUSED))
-    errors = [without_secrets(line) for line in lines if line.startswith("ERROR:")]
-    last = (errors or [without_secrets(line) for line in lines] or ["pip said nothing"])[-1].removeprefix("ERROR: ")
+    errors = [line for line in lines if line.startswith("ERROR:")]
+    last = (errors or lines or ["pip said nothing"])[-1].removeprefix("ERROR: ")
     unreached = any("connection broken" in line or ("Could not fetch URL" in line and ": 404 " not in line) for line in lines)
     if unreached or not re.match(r"No matching distribution|Invalid requirement", last):
         return ServiceError(f"pip: {requirement}", last, "a wheel expected", "check the network and pip's configuration (pip config list)")

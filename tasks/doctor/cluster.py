@@ -15,6 +15,7 @@ from tasks.doctor.findings import fault, good, warning
 from tasks.doctor.needs import Needs
 from tasks.errors import ServiceError, SettingsError
 from tasks.pod_schema import GPU
+from tasks.redaction import in_one_line
 from tasks.settings import quiet_environment
 
 WHAT = "cluster"
@@ -125,7 +126,7 @@ def _refused(what: str, error: Exception) -> Finding:
     status = getattr(error, "status", None)
     if status in (401, 403):
         return fault(what, f"the API refuses us (HTTP {status} {getattr(error, 'reason', '')})", "see docker/kubernetes/rights.yaml")
-    said = f"HTTP {status} {getattr(error, 'reason', '')}" if status else " ".join(str(error).split())[:200]
+    said = f"HTTP {status} {getattr(error, 'reason', '')}" if status else in_one_line(error)
     return fault(what, f"the API does not answer ({said})", "look at the cluster, the connection and the network", passing=True)
 
 

@@ -10,7 +10,7 @@ from rich.table import Column, Table
 
 from tasks.contracts import Finding
 from tasks.errors import LoraflowError, PreflightError, ServiceError
-from tasks.redaction import without_secrets
+from tasks.redaction import in_one_line, without_secrets
 
 SECONDS = 60.0
 """A check that has not ended by then waits for something that does not answer."""
@@ -77,7 +77,7 @@ def _do(check: Check, findings: list[Finding]) -> None:
     except LoraflowError as error:
         findings.append(of_error(check.what, error))
     except Exception as error:  # a check that breaks is no reason to stop a run, and none to keep silent
-        said = " ".join(str(error).split())[:300]
+        said = in_one_line(error)
         findings.append(warning(check.what, f"could not be looked at ({type(error).__name__}: {said})", "look at it by hand"))
 
 

@@ -7,6 +7,7 @@ from tasks import hub, hub_client
 from tasks.contracts import Finding
 from tasks.doctor.findings import fault, good, warning
 from tasks.doctor.needs import Needs
+from tasks.redaction import in_one_line
 
 WHAT = "Hub token"
 WRITERS = ("admin", "write", "contributor")
@@ -43,7 +44,7 @@ def _who(token: str | bool) -> dict[str, Any] | Finding:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status in (401, 403):
             return fault(WHAT, f"the Hub refuses it (HTTP {status}): it is wrong, expired or revoked", f"make a new one at {_page()}")
-        said = f"HTTP {status}" if status else (str(error) or type(error).__name__).splitlines()[0]
+        said = f"HTTP {status}" if status else in_one_line(error) or type(error).__name__
         return fault(WHAT, f"the Hub was not reached ({said})", "check HF_ENDPOINT and the network", passing=True)
 
 

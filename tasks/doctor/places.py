@@ -15,7 +15,8 @@ from tasks.doctor import probe
 from tasks.doctor.findings import fault, good
 from tasks.doctor.machine import standing
 from tasks.doctor.needs import Needs, scheme
-from tasks.file_systems import file_system
+from tasks.file_systems import check_credentials, file_system
+from tasks.redaction import in_one_line
 
 PROBE_SECONDS = 45.0
 """A store that takes longer for a few bytes does not answer."""
@@ -32,7 +33,7 @@ def workspace(needs: Needs) -> Iterator[Finding]:
     try:
         probe.probe(store, store._strip_protocol(needs.place))
     except Exception as error:  # each store's client has errors of its own
-        said = f"{needs.place}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        said = f"{needs.place}: {type(error).__name__}: {in_one_line(error)}"
         yield fault("workspace", said, "check LORAFLOW_RUNS, its credentials and the network", passing=probe.passing(error))
     else:
         yield good("workspace", f"{needs.place} is written, read and cleaned")
@@ -79,6 +80,7 @@ def _remote(needs: Needs, url: str, clone: Clone | None) -> Iterator[Finding]:
 
 def _probed(url: str, folder: Path, arguments: list[str]) -> Finding:
     """DVC's own file system, in a process of its own: with its configuration, its errors, and an end."""
+    check_credentials(scheme(url))
     remedy = "check LORAFLOW_DVC_REMOTE, its credentials and the network"
     command = [sys.executable, "-P", str(Path(probe.__file__)), *arguments]
     try:
@@ -90,7 +92,7 @@ def _probed(url: str, folder: Path, arguments: list[str]) -> Finding:
         return fault("DVC remote", f"{url}: no answer in {PROBE_SECONDS:.0f} s", remedy, passing=True)
     if done.returncode == 0:
         return good("DVC remote", f"{url} is written, read and cleaned")
-    said = " ".join((done.stderr or done.stdout).split())[-300:]
+    said = in_one_line(done.stderr or done.stdout, None)[-300:]
     return fault("DVC remote", f"{url}: {said}", remedy, passing=done.returncode == probe.RETRY)
 
 

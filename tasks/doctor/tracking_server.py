@@ -19,6 +19,7 @@ from tasks.doctor.findings import fault, good
 from tasks.doctor.needs import Needs
 from tasks.doctor.places import folder_finding
 from tasks.doctor.probe import NAME, passing
+from tasks.redaction import in_one_line
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -46,7 +47,7 @@ def _asked(what: str, write: Callable[["MlflowClient", str], str], client: "Mlfl
     try:
         return good(what, write(client, recipe))
     except Exception as error:  # an artifact store's client has errors of its own
-        said = " ".join(str(error).split())[:300]
+        said = in_one_line(error)
         answered = isinstance(error, RestException) and error.get_http_status_code() < 500
         refused = answered or not (isinstance(error, MlflowException) or passing(error))
         return fault(what, f"not written ({said})", RIGHTS if refused else "look at the server's log", passing=not refused)

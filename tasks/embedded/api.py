@@ -12,6 +12,7 @@ from urllib.parse import quote
 import httpx
 
 from tasks.errors import RecipeError, ServiceError
+from tasks.redaction import in_one_line
 
 TRIES = 5
 FINISHED = ("success", "failed", "skipped", "upstream_failed")
@@ -120,7 +121,7 @@ class Airflow:
             reason = str(answer.json()["detail"]).split("\n\n")[0]  # below it: the schema, and the value once more
             raise RecipeError("trigger form", reason, remedy="correct the value")
         if answer.is_error:
-            raise ServiceError(f"Airflow at {self.url}", f"{answer.status_code} to {method} {path}: {answer.text[:300]}")
+            raise ServiceError(f"Airflow at {self.url}", f"{answer.status_code} to {method} {path}: {in_one_line(answer.text)}")
         return answer.json()
 
     def _request(self, method: str, path: str, options: dict[str, Any]) -> httpx.Response:
