@@ -25,6 +25,8 @@ END = 6
 """So many are enough at the beginning or the end of a secret: what remains of it where somebody cut a text."""
 LONG = 12
 """A word or number of so many characters is hidden inside other words too."""
+VARIED = 4
+"""What has fewer different characters may be a line in a table."""
 
 COMMON = frozenset(
     (
@@ -125,9 +127,9 @@ def _known(values: frozenset[str]) -> _Known | None:
 
 
 def _weak(text: str) -> bool:
-    """Whether this may stand in a text by chance: a short word or number, or signs alone."""
+    """Whether this may stand in a text by chance: a short word or number, a few signs, or a line of them."""
     core = re.sub(r"^[\W_]+|[\W_]+$", "", text)
-    return not core or (len(core) < LONG and WORD.fullmatch(core) is not None)
+    return len(set(text)) < VARIED or (len(text) < LONG and (not core or WORD.fullmatch(core) is not None))
 
 
 def _hits(seen: str, length: int, pieces: set[str]) -> Iterator[int]:

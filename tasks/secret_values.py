@@ -25,10 +25,10 @@ SECRET_NAME = re.compile(
 SENT_WITH_SECRETS = ("AIRFLOW_", "AWS_", "AZURE_", "GIT_CONFIG_", "GOOGLE_", "HF_", "LORAFLOW_", "MLFLOW_", "PIP_")
 """Variables of services that need a secret begin like this. User names and addresses often come from the same file as the secret."""
 
-USER_INFO = re.compile(r"(https?)?://([^/\s]+)@", re.IGNORECASE)
-"""Name and password in an address, or a token in place of both."""
+USER_INFO = re.compile(r"(https?)?://([^/\s]+|[^/\s:@]*:(?!\d+/)\S+)@", re.IGNORECASE)
+"""Name and password in an address, or a token in place of both; a slash in a password should be quoted, and may not be."""
 
-PAIR = re.compile(r"([A-Za-z][\w.-]*)[\"']?\s*[=:]\s*(\"[^\"\n]*\"|'[^'\n]*'|[^\s\"'&;,]+)")
+PAIR = re.compile(r"([A-Za-z_][\w.-]*)[\"']?[ \t]*[=:][ \t]*(\"[^\"\n]*\"|'[^'\n]*'|[^\s\"'&;,]+)")
 """An entry of a connection string, a query, a header or a YAML file."""
 
 HEADER = re.compile(r"\b(basic|bearer|token)\s+([\w.~+/=-]+)", re.IGNORECASE)
