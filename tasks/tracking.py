@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 from tasks.contracts import Scores, TrackedRun
 from tasks.errors import ServiceError, SettingsError
@@ -51,6 +52,15 @@ def client() -> "MlflowClient":
     uri, database = settings().mlflow_tracking_uri, settings().mlflow_database
     if database:
         database.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        unquote(urlsplit(uri).netloc).encode("latin-1")
+    except UnicodeEncodeError:
+        raise SettingsError(
+            "LORAFLOW_MLFLOW_URI",
+            "its user name or password holds a character that MLflow's client cannot send",
+            "characters of Latin-1 expected",
+            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead",
+        ) from None
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     found = mlflow.MlflowClient()

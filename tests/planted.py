@@ -21,7 +21,9 @@ import pytest
 MARK = "pL4ntedS3cretF0rTests"
 """In every planted secret; letters and digits alone, so that quoting leaves it as it is."""
 
-VARIABLES = ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD")
+SENT = ("HF_TOKEN", "AWS_SESSION_TOKEN")
+"""Variables whose value is sent as a header, which holds ASCII alone."""
+VARIABLES = (*SENT, "AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD")
 """Variables whose whole value is a secret."""
 
 PROXIES = ("https_proxy", "HTTPS_PROXY")
@@ -29,8 +31,9 @@ NO_PROXY = "127.0.0.1,localhost"
 
 
 def secret(name: str) -> str:
-    """The secret of a name, with characters that an address has to quote."""
-    return f"{'hf_' if name == 'HF_TOKEN' else ''}{MARK}{name.replace('_', '')}+/=x"
+    """The secret of a name, with characters that addresses, JSON, HTML and Python's repr have to quote, each in its own way."""
+    beyond = "" if name in SENT else " é\\ж" if name in VARIABLES else " é\\"  # clients send what addresses hold in Latin-1
+    return f"{'hf_' if name == 'HF_TOKEN' else ''}{MARK}{name.replace('_', '')}+/='\"%41{beyond}x"
 
 
 def with_password(address: str, name: str) -> str:
@@ -40,9 +43,9 @@ def with_password(address: str, name: str) -> str:
 
 
 def plant(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put a secret into every variable that holds one."""
+    """Put a secret into every variable that holds one, with the line end that a Kubernetes secret made from a file has."""
     for name in VARIABLES:
-        monkeypatch.setenv(name, secret(name))
+        monkeypatch.setenv(name, f"{secret(name)}\n")
     for name in PROXIES:
         monkeypatch.setenv(name, with_password("http://127.0.0.1:9", "proxy"))
     for name in ("no_proxy", "NO_PROXY"):
@@ -51,7 +54,7 @@ def plant(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def leaks(*places: Path | str | bytes) -> list[str]:
-    """Where a planted secret is, in plain or in base64: a line for each find, empty where there is none.
+    """Where a planted secret or one of its ends is, in plain or in base64: a line for each place, empty where there is none.
 
     Args:
         places: folders and files; texts and bytes that were printed or sent. Archives and git repositories are looked into.
@@ -59,7 +62,8 @@ def leaks(*places: Path | str | bytes) -> list[str]:
     found = []
     for number, place in enumerate(places):
         for name, content in _contents(place, f"text {number}"):
-            found += [f"{name}: {form}, …{_around(content, needle)}…" for form, needle in NEEDLES if needle in content]
+            hits = [f"{name}: {form}, …{_around(content, needle)}…" for form, needle in NEEDLES if needle in content]
+            found += hits[:1]
     return found
 
 
@@ -71,7 +75,11 @@ def _in_base64() -> Iterator[bytes]:
         yield encoded[-(-before * 4 // 3) + (1 if before else 0) : whole]
 
 
-NEEDLES = (("in plain", MARK.encode()), *(("in base64", needle) for needle in _in_base64()))
+PART = 8
+NEEDLES = (
+    *(("in plain", MARK[at : at + PART].encode()) for at in (0, len(MARK) - PART)),
+    *(("in base64", needle) for needle in _in_base64()),
+)
 
 
 def _around(content: bytes, needle: bytes) -> str:

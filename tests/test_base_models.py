@@ -23,7 +23,7 @@ from tasks import recipe as recipes
 from tasks.base_checks import check_base
 from tasks.base_models import fetch_base, place
 from tasks.contracts import Download
-from tasks.errors import DataError, RecipeError, ServiceError
+from tasks.errors import DataError, RecipeError, ServiceError, SettingsError
 from tasks.progress import Progress
 from tasks.settings import CHECKOUT
 from tasks.steps import perform
@@ -170,7 +170,7 @@ def hub(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer
 def test_a_model_from_the_hub(hub: FileServer, tiny_document: dict[str, Any], make_run: Callable[..., Run], home: Path) -> None:
     """As a user runs it: a process of its own, told by the environment where the Hub is and which token to show."""
     run = make_run({**tiny_document, "base_model": {"name": NAME, "dtype": "float32"}})
-    token = {"HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_s3cret", "HF_HUB_OFFLINE": "0", "HF_HOME": str(home / "hf")}
+    token = {"HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_s3cret\n", "HF_HUB_OFFLINE": "0", "HF_HOME": str(home / "hf")}
     command = [sys.executable, "-m", "tasks", "download", "--run", str(run.folder)]
     ended = subprocess.run(command, env={**os.environ, **token}, cwd=CHECKOUT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
@@ -187,6 +187,16 @@ def test_a_model_from_the_hub(hub: FileServer, tiny_document: dict[str, Any], ma
         f"hub--team--tiny-gemma--{COMMIT}",
         f"hub--team--tiny-gemma--{COMMIT}.lock",
     ]
+
+
+def test_a_token_that_no_header_can_hold(hub: FileServer, tiny_document: dict[str, Any], make_run: Callable[..., Run], home: Path) -> None:
+    run = make_run({**tiny_document, "base_model": {"name": NAME, "dtype": "float32"}})
+    token = {"HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_s3cret_é_of_mine", "HF_HUB_OFFLINE": "0", "HF_HOME": str(home / "hf")}
+    command = [sys.executable, "-m", "tasks", "download", "--run", str(run.folder)]
+    ended = subprocess.run(command, env={**os.environ, **token}, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert ended.returncode == SettingsError.exit_code and not hub.log, ended.stderr
+    assert "HF_TOKEN: holds a character beyond ASCII, what an HTTP header can hold expected; copy the value again" in ended.stderr
+    assert "s3cret" not in ended.stderr + ended.stdout and "of_mine" not in ended.stderr + ended.stdout
 
 
 def test_a_commit_in_the_cache_needs_no_network(hub: FileServer, progress: ShowProgress) -> None:

@@ -177,7 +177,7 @@ def to_hub(server: HubState, home: Path) -> dict[str, str]:
 
 
 def test_the_real_client_publishes_to_a_hub(promoted: Run, server: HubState, to_hub: dict[str, str]) -> None:
-    done = command(promoted, to_hub)
+    done = command(promoted, {**to_hub, "HF_TOKEN": f"{TOKEN}\n"})  # as a Kubernetes secret made from a file
     assert done.returncode == 0, done.stderr
     found = Run(promoted.folder).read(Publication)
     assert found.model == f"{server.url}/team/tiny/tree/{1:040x}"
@@ -227,6 +227,13 @@ def test_a_hub_that_says_no(
 def test_a_hub_that_is_not_there(promoted: Run, to_hub: dict[str, str]) -> None:
     done = command(promoted, {**to_hub, "HF_ENDPOINT": "http://127.0.0.1:9"})
     assert done.returncode == 75 and "an answer expected; look at HF_ENDPOINT and the network, then retry" in done.stderr, done.stderr
+
+
+def test_a_token_that_no_header_can_hold(promoted: Run, server: HubState, to_hub: dict[str, str]) -> None:
+    done = command(promoted, {**to_hub, "HF_TOKEN": f"{TOKEN}\n{TOKEN}"})
+    assert done.returncode == 78 and not server.requests, done.stderr
+    assert "HF_TOKEN: holds a line end inside, what an HTTP header can hold expected; copy the value again" in done.stderr
+    assert TOKEN not in done.stdout + done.stderr
 
 
 def test_a_hub_without_a_token(promoted: Run, to_hub: dict[str, str]) -> None:

@@ -88,6 +88,37 @@ def test_the_hub_repeats_what_it_was_sent_and_we_do_not(services: Path, home: Pa
         assert leaks(services, done.stdout, done.stderr) == []
 
 
+def test_a_token_with_a_line_end_works_and_one_that_no_header_can_hold_is_a_fault(
+    services: Path, home: Path, mlflow_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", f"{secret('MLFLOW_TRACKING_TOKEN').encode('ascii', 'ignore').decode()}\r\n")
+    monkeypatch.setenv("LORAFLOW_MLFLOW_URI", mlflow_server)  # a password in it would go before a token
+    for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+        monkeypatch.delenv(name)
+    with hub_server() as state:
+        state.token = secret("HF_TOKEN")
+        hub = {"LORAFLOW_HUB": "hub:team", "HF_ENDPOINT": state.url, "HF_HUB_OFFLINE": "0", "HF_HOME": str(home / "hf")}
+        done = command("doctor", "tiny", **hub)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "of maintainer, may write to team" in done.stdout and "GET /api/whoami-v2" in state.requests
+        assert leaks(done.stdout, done.stderr) == []
+
+        broken = {name: f"{os.environ[name].strip()}\né" for name in ("HF_TOKEN", "MLFLOW_TRACKING_TOKEN", "AWS_SESSION_TOKEN")}
+        asked = len(state.requests)
+        done = command("doctor", "tiny", **hub, **broken)
+        said = " ".join(done.stderr.split())
+        assert done.returncode == 68 and len(state.requests) == asked, done.stdout + done.stderr
+        for what, name in (("Hub token", "HF_TOKEN"), ("MLflow", "MLFLOW_TRACKING_TOKEN"), ("DVC remote", "AWS_SESSION_TOKEN")):
+            assert f"{name}: holds a line end inside, what an HTTP header can hold expected; copy the value again" in said, what
+        assert leaks(services, done.stdout, done.stderr) == []
+
+        beyond = {"LORAFLOW_MLFLOW_URI": with_password(mlflow_server, "MLFLOW_TRACKING_PASSWORD")}
+        done = command("doctor", "tiny", **hub, **beyond)
+        said = " ".join(done.stderr.split())
+        assert done.returncode == 68 and "MLflow: LORAFLOW_MLFLOW_URI: its user name or password holds a character" in said, said
+        assert leaks(services, done.stdout, done.stderr) == []
+
+
 def test_a_bug_shows_its_traceback_and_no_secret(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)
     (tmp_path / "recipes").mkdir()
@@ -104,7 +135,7 @@ def test_secrets_are_taken_out_of_texts_whatever_their_form(monkeypatch: pytest.
     plant(monkeypatch)
     for name in ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD", "proxy"):
         addresses = (with_password("https://host/x", name), with_password("ssh://host/x", name))
-        for form in (secret(name), quote(secret(name), safe=""), *addresses):
+        for form in (secret(name), repr(secret(name)), quote(secret(name), safe=""), *addresses):
             assert leaks(without_secrets(f"before {form} after")) == [], (name, form)
     monkeypatch.setenv("LORAFLOW_DATA_REPO", f"https://{quote(secret('token'), safe='')}@git.example.org/x.git")
     assert leaks(without_secrets(f"fatal: {secret('token')}")) == []
