@@ -121,14 +121,15 @@ def test_a_token_with_a_line_end_works_and_one_that_no_header_can_hold_is_a_faul
 
 def test_a_bug_shows_its_traceback_and_no_secret(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)
-    (tmp_path / "recipes").mkdir()
-    (tmp_path / "recipes" / "a.yaml").mkdir()  # nothing that the reading of recipes looks for
-    done = command("check", "a", LORAFLOW_RECIPES=str(tmp_path / "recipes"))
+    planted = tmp_path / f"{secret('HF_TOKEN')}.yaml"
+    planted.mkdir(parents=True)  # nothing that the reading of recipes looks for
+    done = command("check", str(planted))
     assert done.returncode == 1 and "Traceback" in done.stderr and "IsADirectoryError" in done.stderr
-    planted_path = tmp_path / secret("HF_TOKEN").replace("/", "")
-    assert leaks(done.stderr) == [] and leaks(str(planted_path)) != []
-    (tmp_path / "recipes" / "b.yaml").symlink_to(tmp_path / secret("HF_TOKEN").partition("/")[0])
-    assert leaks(command("check", "b", LORAFLOW_RECIPES=str(tmp_path / "recipes")).stderr) == []
+    assert leaks(done.stdout, done.stderr) == [] and leaks(str(planted)) != []
+    planted.rmdir()
+    done = command("check", str(planted))
+    assert done.returncode == 64 and "no such recipe" in done.stderr
+    assert leaks(done.stdout, done.stderr) == []
 
 
 def test_secrets_are_taken_out_of_texts_whatever_their_form(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -223,6 +223,7 @@ def test_a_list_of_hosts_holds_what_stands_in_it_and_no_neighbour(host: str, lis
         "http:///x",
         "https://[::1]/x",
     ],
+    ids=["user", "query", "fragment", "no host", "number"],  # pytest puts them into the environment, where a user would be a secret
 )
 def test_an_address_that_looks_like_another(url: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LORAFLOW_ALLOWED_HOSTS", "good.example, *.good.example")
