@@ -23,10 +23,10 @@ from configobj import ConfigObj, ConfigObjError
 from filelock import FileLock
 
 from tasks.errors import ContractError, LoraflowError, ServiceError, SettingsError
-from tasks.file_systems import check_credentials, local_folder
+from tasks.file_systems import check_credentials
 from tasks.pin import folder_hash
 from tasks.redaction import in_one_line, without_credentials
-from tasks.settings import quiet_environment, settings
+from tasks.settings import local_folder, quiet_environment, settings
 
 IDENTITY = {
     f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in (("NAME", "loraflow"), ("EMAIL", "loraflow@localhost"))

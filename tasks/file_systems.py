@@ -9,9 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from tasks.errors import LoraflowError, ServiceError, SettingsError
 from tasks.redaction import in_one_line
@@ -28,22 +26,6 @@ SENT = ("AWS_ACCESS_KEY_ID", "AWS_SESSION_TOKEN")
 
 READ_SECONDS = 60.0
 """How long S3 may be silent within an answer before it is asked again."""
-
-
-def local_folder(place: str) -> Path | None:
-    """The folder that a path or a `file:` URL names; None of any other URL.
-
-    Raises:
-        SettingsError: a `file:` URL that would name another folder than it seems to.
-    """
-    if "://" not in place:
-        return Path(place).expanduser().absolute()
-    parts = urlsplit(place)
-    if parts.scheme != "file":
-        return None
-    if parts.netloc not in ("", "localhost") or {"#", "?"} & set(place):
-        raise SettingsError(place, "no folder of this machine", "file:/// and a path, with %23 for # and %3F for ? expected", "correct it")
-    return Path(unquote(parts.path))
 
 
 def file_system(scheme: str) -> Any:

@@ -13,8 +13,8 @@ from typing import Protocol, overload
 from filelock import FileLock, Timeout
 
 from tasks.errors import RecipeError, ServiceError
-from tasks.file_systems import local_folder
 from tasks.files import remove_folder, write_atomically
+from tasks.settings import local_folder
 
 LOCK_SECONDS = 60.0
 """How long a step waits for a predecessor of its own to die before it gives up."""

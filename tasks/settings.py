@@ -10,13 +10,12 @@ import unicodedata
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, urlsplit
 
 from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from tasks.errors import SettingsError
-from tasks.file_systems import local_folder
 from tasks.redaction import in_one_line
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -177,6 +176,22 @@ class Settings(BaseSettings):
     def mlflow_ui_url(self) -> str:
         """Address of MLflow's UI, without a slash at the end."""
         return (self.mlflow_ui or f"http://127.0.0.1:{self.mlflow_port}").rstrip("/")
+
+
+def local_folder(place: str) -> Path | None:
+    """The folder that a path or a `file:` URL names; None of any other URL.
+
+    Raises:
+        SettingsError: a `file:` URL that would name another folder than it seems to.
+    """
+    if "://" not in place:
+        return Path(place).expanduser().absolute()
+    parts = urlsplit(place)
+    if parts.scheme != "file":
+        return None
+    if parts.netloc not in ("", "localhost") or {"#", "?"} & set(place):
+        raise SettingsError(place, "no folder of this machine", "file:/// and a path, with %23 for # and %3F for ? expected", "correct it")
+    return Path(unquote(parts.path))
 
 
 def sqlite_uri(path: Path, scheme: str = "sqlite") -> str:
