@@ -1,10 +1,8 @@
 """The command `loraflow`, the same as `python -m tasks`: every step by its name, and the whole run without Airflow."""
 
-import logging
 import os
 import sys
 import traceback
-import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -33,6 +31,7 @@ from tasks.contracts import (
     TrialScores,
 )  # fmt: skip
 from tasks.errors import ContractError, InterruptedRunError, LoraflowError, RecipeError, Skip
+from tasks.library_logs import quiet_libraries
 from tasks.place import run_folder
 from tasks.redaction import redact_output
 from tasks.schema import Recipe
@@ -62,10 +61,7 @@ def main() -> None:
     os.environ.update(TELEMETRY_OFF)
     # Threads that spin while they wait take the cores from whatever else runs here: a training beside another took 5 times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Deprecations inside the libraries are for us to read in tests, not for the reader of a task's log.
-    warnings.simplefilter("ignore", FutureWarning)
-    warnings.simplefilter("ignore", DeprecationWarning)
-    logging.getLogger("bitsandbytes.backends").setLevel(logging.ERROR)  # offers a kernel from the Hub; its own does as well
+    quiet_libraries()
     try:
         app()
     except Skip as skip:

@@ -4,7 +4,6 @@ They meet over a file and, without GPUs, talk over the loopback interface alone.
 kernel kills them with it.
 """
 
-import logging
 import os
 import pickle
 import signal
@@ -22,6 +21,7 @@ from typing import Any, TypeVar, cast
 
 from tasks import interruption
 from tasks.errors import InterruptedRunError, LoraflowError, ServiceError
+from tasks.library_logs import quiet_libraries
 from tasks.lifeline import dies_with
 from tasks.memory import Shortage, kernel_kills, shortage
 from tasks.redaction import redact_output
@@ -142,7 +142,7 @@ def _take_part(number: int, count: int, folder: Path, parent: int, work: Callabl
     redact_output()
     interruption.listen(what, lambda: os._exit(InterruptedRunError.exit_code), patient=True)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches all of them; the parent sees to it
-    logging.getLogger("bitsandbytes.backends").setLevel(logging.ERROR)
+    quiet_libraries()
     warnings.simplefilter("ignore")
     try:
         _meet(number, count, folder)

@@ -1,5 +1,9 @@
 """Bases in 4 and 8 bits, packed while an adapter is trained on them; `tests/test_architectures.py` trains on each recipe's."""
 
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +11,7 @@ import pytest
 
 from tasks import recipe as recipes
 from tasks.errors import RecipeError, RecipeErrors
+from tasks.library_logs import REPEATED, quiet_libraries
 from tasks.models import load_model
 from tasks.steps import perform
 from tasks.trainer import with_adapter
@@ -64,6 +69,64 @@ def test_recomputed_activations_change_nothing(tiny_base: Path) -> None:
         grads.append({name: weight.grad for name, weight in model.named_parameters() if weight.requires_grad})
     assert len(grads[0]) == 2 * LINEAR and all(grads[1][name].allclose(grad, atol=1e-6) for name, grad in grads[0].items())
     assert any(grad.abs().max() > 0 for grad in grads[1].values())
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """The libraries as a command has them."""
+    before = {name: logging.getLogger(name).level for name in REPEATED}
+    quiet_libraries()
+    yield
+    for name, level in before.items():
+        logging.getLogger(name).setLevel(level)
+
+
+def test_products_in_8_bits_do_not_fill_the_log(tiny_base: Path, quiet: None, caplog: pytest.LogCaptureFixture) -> None:
+    """On a processor only an evaluation takes the products that a GPU takes in training as well."""
+    import torch
+
+    model = load_model(tiny_base, "float32", (), Quantization(**EIGHT)).eval()
+    with torch.no_grad():
+        model(input_ids=torch.arange(2, 34).reshape(2, 16))
+    assert not [record for record in caplog.records if record.name.startswith("bitsandbytes")], "one warning a product"
+
+
+def test_commands_quiet_the_libraries() -> None:
+    code = f"""
+import logging, sys
+from tasks.cli import main
+sys.argv = ["loraflow", "recipes"]
+try:
+    main()
+except SystemExit:
+    pass
+print([logging.getLogger(name).isEnabledFor(logging.WARNING) for name in {REPEATED}])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.splitlines()[-1] == "[False, False]"
+
+
+def _no_room(*_: Any, **__: Any) -> Any:
+    import torch
+
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 23.5 GiB")
+
+
+@pytest.mark.parametrize("place", ["bitsandbytes.nn.Params4bit.to", "peft.prepare_model_for_kbit_training"])
+def test_a_base_that_does_not_fit_while_it_is_packed_is_told_as_that(tiny_base: Path, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers hides the first in a report in its log; neither is the fault of a batch, which a retry would halve for nothing."""
+    monkeypatch.setattr(place, _no_room)
+    with pytest.raises(RecipeError, match=r"the GPU's memory ran out \(2.50 GiB more asked for\) while it was loaded"):
+        load_model(tiny_base, "float32", (), Quantization(**NF4))
+
+
+def test_another_failure_to_pack_stays_what_it_is(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("CUDA error: invalid device function")
+
+    monkeypatch.setattr("bitsandbytes.nn.Params4bit.to", fails)
+    with pytest.raises(RuntimeError, match="automatic conversion of the weights"):
+        load_model(tiny_base, "float32", (), Quantization(**NF4))
 
 
 @pytest.mark.parametrize(
