@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-GPU_FAULTS = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
-"""How CUDA's libraries say it, beside torch's own allocator."""
+GPU_FAULTS = ("CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+"""How torch's allocator and CUDA's libraries say it."""
 
 CGROUP_EVENTS = Path("/sys/fs/cgroup/memory.events")
 """Counts, of the container that this process is in, among others the processes that the kernel killed for memory (`oom_kill`)."""

@@ -1,13 +1,15 @@
 """Causal language models from a folder, on the device at hand, in numbers that it is fast in."""
 
 import json
+import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tasks.errors import ContractError
-from tasks.memory import room_for
+from tasks.memory import Shortage, room_for, shortage
 from tasks.new_tokens import NewRows, draw_rows, keep_bias
 from tasks.redaction import in_one_line
 from tasks.tokens import TOKENIZER_FILES, Tokens
@@ -51,7 +53,7 @@ def load_model(
         folder: config and safetensors.
         dtype: of the recipe.
         classes: give the model a classification head over them in place of the vocabulary. A causal model in the folder has none:
-            then torch's random numbers draw it.
+            then it is drawn with torch's seed.
         quantization: pack the linear layers and make the model ready for an adapter to be trained on it: frozen, what is not packed
             in float32. Output layers and heads are not packed.
         rows: draw rows for tokens that are new to the model.
@@ -71,7 +73,7 @@ def load_model(
         auto = AutoModelForSequenceClassification
         options |= {"id2label": names, "label2id": {name: place for place, name in names.items()}}
     try:
-        with room_for(folder):
+        with room_for(folder), _packing_faults():
             model, report = auto.from_pretrained(
                 folder, dtype=dtype_of(dtype), trust_remote_code=False, use_safetensors=True, output_loading_info=True, **options
             )
@@ -87,12 +89,14 @@ def load_model(
         )
     if classes and any((folder / name).exists() for name in TOKENIZER_FILES):  # the head looks for a row's last token that is none
         model.config.get_text_config().pad_token_id = Tokens(folder).pad_id
-    if quantization:
-        from peft import prepare_model_for_kbit_training
+    if drawn:
+        _draw_head(model)
+    with room_for(folder):
+        if quantization:
+            from peft import prepare_model_for_kbit_training
 
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # the trainer sees to checkpointing
-    else:
-        with room_for(folder):
+            model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # the trainer sees to checkpointing
+        else:
             model = model.to(device())
     if rows:
         draw_rows(model, rows)
@@ -106,6 +110,50 @@ def _packed(quantization: Quantization) -> dict[str, Any]:
 
     place = torch.cuda.current_device() if device() == "cuda" else "cpu"  # of several GPUs the one of this process
     return {"quantization_config": BitsAndBytesConfig(**quantization.model_dump()), "device_map": {"": place}}
+
+
+@contextmanager
+def _packing_faults() -> Iterator[None]:
+    """While a model is packed: transformers writes the cause of a failure to its log only, and raises an error that does not name it.
+
+    Raises:
+        Shortage: the cause is a lack of memory.
+    """
+    from transformers.utils.logging import add_handler, remove_handler
+
+    report = _Report()
+    add_handler(report)
+    try:
+        yield
+    except RuntimeError as error:
+        if shortage(error) is None and (found := shortage(RuntimeError(report.text))):
+            raise Shortage(found) from error
+        raise
+    finally:
+        remove_handler(report)
+
+
+class _Report(logging.Handler):
+    """What is logged, as one text."""
+
+    text = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.text += f"{record.getMessage()}\n"
+
+
+def _draw_head(model: Any) -> None:
+    """Draw the weight of a classification head on the processor, with torch's seed.
+
+    The library draws it on the device that the weights are loaded to: a packed base on a GPU would begin with another head than the
+    unpacked one that it is compared with.
+    """
+    import torch
+
+    draw = torch.Generator().manual_seed(torch.initial_seed())
+    weight = model.get_parameter(HEAD_WEIGHT)
+    with torch.no_grad():
+        weight.copy_(torch.randn(weight.shape, generator=draw) * getattr(model.config, "initializer_range", 0.02))
 
 
 def _has_head(folder: Path) -> bool:

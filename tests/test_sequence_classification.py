@@ -18,6 +18,7 @@ from tasks.schema import METRICS, Recipe
 from tasks.steps import perform
 from tasks.tokens import Tokens
 from tasks.training_rows import with_class_weights
+from tasks.training_schema import Quantization
 from tasks.workspace import Run
 from tests import evaluated, tiny
 
@@ -86,6 +87,18 @@ def test_the_head_lives_after_merge_and_reload(run: Run) -> None:
     base = run.path(run.read(Download).base_model.path)
     adapted = load_adapter(base, adapter, "float32", classes)
     np.testing.assert_allclose(scores(run.recipe, merged, folder, TEXTS), scores(run.recipe, adapted, folder, TEXTS), atol=1e-5)
+
+
+@pytest.mark.parametrize("packed", [None, Quantization(load_in_4bit=True)], ids=["whole", "packed"])
+def test_a_head_that_the_base_lacks_is_drawn_by_the_seed_alone(tiny_base: Path, packed: Quantization | None) -> None:
+    """Not by the device that the rest is loaded to: training and evaluation begin with the same head also where one base is packed."""
+    import torch
+
+    torch.manual_seed(7)
+    torch.rand(5)  # whatever was drawn before
+    head = load_model(tiny_base, "float32", NAMES, packed).get_parameter(HEAD_WEIGHT)
+    drawn = torch.randn(3, 64, generator=torch.Generator().manual_seed(7)) * 0.1  # the base's initializer_range
+    assert head.equal(drawn)
 
 
 def test_a_merged_model_that_lost_its_head_does_not_load(run: Run, tmp_path: Path) -> None:
