@@ -62,8 +62,17 @@ TINY = {
 """What makes any of them tiny; each takes the numbers that it knows."""
 
 
-def configuration(name: str, *, tiny: bool = False) -> Any:
+SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>")
+"""Special tokens of a made-up tokenizer; their ids are 0, 1, 2, …"""
+
+
+def configuration(name: str, *, tiny: bool = False, layers: int | None = None) -> Any:
     """The transformers configuration of a base model.
+
+    Args:
+        name: of the model on the Hub.
+        tiny: two narrow layers and a small vocabulary.
+        layers: how many layers, where not as many as the model has.
 
     Raises:
         KeyError: no base of the recipes has this name.
@@ -72,6 +81,8 @@ def configuration(name: str, *, tiny: bool = False) -> Any:
 
     base = BASES[name]
     small = {key: value for key, value in TINY.items() if key in base.numbers or key.endswith("_token_id")} if tiny else {}
+    if layers and not tiny:
+        small = {key: layers for key in ("num_hidden_layers", "n_layer") if key in base.numbers}
     return AutoConfig.for_model(base.model_type, **base.numbers | small)
 
 
@@ -101,3 +112,29 @@ def write(config: Any, folder: Path, device: str) -> int:
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.save_pretrained(folder)
     return int(model.num_parameters())
+
+
+def write_tokenizer(folder: Path, tokens: int) -> int:
+    """Save a made-up tokenizer that encodes any text: the words `w0`, `w1`, … as one token each, anything else as its bytes.
+
+    Args:
+        folder: folder of the base model.
+        tokens: how many tokens it knows.
+
+    Returns:
+        The number of its words.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = tokens - len(SPECIAL) - len(letters)
+    scores = {**dict.fromkeys(SPECIAL, 0.0), **dict.fromkeys(letters, -10.0), **{f"\u0120w{number}": -1.0 for number in range(words)}}
+    tokenizer = Tokenizer(models.Unigram(list(scores.items()), unk_id=SPECIAL.index("<unk>"), byte_fallback=False))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)  # a word and its number are one piece
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", SPECIAL.index("<bos>"))])
+    named = {f"{name}_token": f"<{name}>" for name in ("pad", "eos", "bos", "unk")}
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **named, additional_special_tokens=list(SPECIAL[4:]), padding_side="left")
+    fast.save_pretrained(folder)
+    return words
