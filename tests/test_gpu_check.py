@@ -1,9 +1,10 @@
-"""benchmarks/gpu_check.py: all of it at tiny size, real processes and a real SIGTERM; what its cases are at true size; how it fails."""
+"""benchmarks/gpu_check.py: all of it at tiny size, with a real SIGTERM; what its cases are at true size; how it fails."""
 
 import json
 import math
 import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,24 @@ def checked(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, d
     return int(ended.value.code or 0), json.loads(capsys.readouterr().out)
 
 
-def test_a_case_is_trained_stopped_resumed_merged_and_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def parts_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run parts in this process, which has imported the libraries already; the training that is stopped keeps its own."""
+    apart = gpu_check._run
+
+    def run(command: Sequence[str], folder: Path, *given: Any) -> tuple[str, list[str]]:
+        if command[0] != "benchmarks.gpu_parts":
+            return apart(command, folder, *given)
+        monkeypatch.setenv("LORAFLOW_HOME", str(folder))
+        gpu_parts.main(list(command[1:]))
+        return "ended with exit code 0", []
+
+    monkeypatch.setattr(gpu_check, "_run", run)
+
+
+def test_a_case_is_trained_stopped_resumed_merged_and_compared(
+    home: Path, tmp_path: Path, parts_here: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     code, found = checked(capsys, "nf4", "--tiny", "--folder", str(tmp_path), "--out", str(tmp_path / "result.json"))
     assert code == 0 and found["ok"], found
     assert json.loads((tmp_path / "result.json").read_text()) == found
@@ -52,8 +70,7 @@ def test_a_case_is_trained_stopped_resumed_merged_and_compared(tmp_path: Path, c
     assert [key for key in sorted(keys) if f"`{key}`" not in page] == []
 
 
-def test_the_8_bit_case_trains_its_new_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LORAFLOW_HOME", str(tmp_path))
+def test_the_8_bit_case_trains_its_new_tokens(home: Path, tmp_path: Path) -> None:
     report = tmp_path / "report"
     gpu_parts.main(["int8", str(tmp_path), str(report), "merge", "base", "train", "merge", "--tiny"])
     _, early, base, train, merge = map(json.loads, report.read_text().splitlines())
@@ -130,6 +147,13 @@ def test_what_does_not_come_to_run_has_failed(tmp_path: Path, capsys: pytest.Cap
     assert {case: list(parts) for case, parts in found["cases"].items()} == {"nf4": PARTS, "int8": PARTS}
     for parts in found["cases"].values():
         assert all("no time was left. Fix: raise --seconds" in part["error"] for part in parts.values())
+
+
+def test_parts_have_a_process_of_their_own(tmp_path: Path) -> None:
+    about, parts = gpu_check._perform("nf4", tmp_path, ["merge", "parity"], tiny=True, deadline=time.monotonic() + 300)
+    assert about["libraries"]["torch"] and about["size"] == "tiny"
+    assert all(part["error"].startswith("ContractError: ") for part in parts.values()), "there is no run yet"
+    assert list(parts) == ["merge", "parity"] and not any(part["ok"] for part in parts.values())
 
 
 def test_how_a_process_ends_is_told(tmp_path: Path) -> None:
