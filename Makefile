@@ -2,7 +2,8 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup demo run up down test test-cluster test-images compose-env lint format lock screenshots clean
 
-PYTHON ?= python3
+# The environment keeps its Python unless another one is named.
+PYTHON ?= $(shell test -x .venv/bin/python && echo .venv/bin/python || echo python3)
 RECIPE ?=
 PARAMS ?=
 TESTS ?= tests
@@ -10,7 +11,6 @@ TESTS ?= tests
 LORAFLOW := .venv/bin/python -m tasks
 UV := .uv/bin/uv
 UV_VERSION := 0.13.9
-TORCH_VERSION := 2.13.0
 # What an environment here holds, and Airflow's image in a cluster.
 EXTRAS := airflow demo dev dvc-s3 kubernetes mlflow-server postgres s3 steps
 CLUSTER_EXTRAS := airflow airflow-cluster kubernetes postgres s3
@@ -19,34 +19,15 @@ COMPILE = $(UV) pip compile --quiet --generate-hashes --universal --python-versi
 # Company networks sign with certificates of their own, which uv passes over unless told.
 export UV_SYSTEM_CERTS := 1
 export UV_PYTHON_DOWNLOADS := never
-# A folder of wheels that pip was given may hold a processor's build of torch; uv reads only its own variable. The account's
-# own pip configuration counts also where HOME leads elsewhere.
-ACCOUNT := $(shell $(PYTHON) -c 'import os, pwd; print(pwd.getpwuid(os.getuid()).pw_dir)')
-FIND_LINKS := $(PYTHON) -m pip config get global.find-links 2>/dev/null
-WHEELS := $(or $(PIP_FIND_LINKS),$(shell $(FIND_LINKS) || HOME=$(ACCOUNT) $(FIND_LINKS)))
-ifneq ($(strip $(WHEELS)),)
-comma := ,
-space := $(subst ,, )
-export UV_FIND_LINKS := $(subst $(space),$(comma),$(strip $(WHEELS)))
-endif
-# Otherwise uv looks which GPU there is, and brings no CUDA where there is none.
-TORCH_BACKEND := $(if $(wildcard $(addsuffix /torch-$(TORCH_VERSION)*.whl,$(WHEELS))),,--torch-backend=auto)
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: .venv/complete ## Create the environment in .venv from the lock; quick where it is there
+setup: $(UV) ## Create the environment in .venv from the lock; quick where it is there
+	@$(PYTHON) environment.py .venv
 
-.venv/complete: requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "setup: this is Python %d.%d, 3.11 or newer expected; name one: make PYTHON=python3.12" % sys.version_info[:2])'
-	@test -x $(UV) || $(PYTHON) -m pip install --quiet --disable-pip-version-check --target .uv uv==$(UV_VERSION)
-	@test -x .venv/bin/python || $(UV) venv --quiet --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" .venv
-	$(UV) pip sync --quiet --python .venv --compile-bytecode $(TORCH_BACKEND) requirements.lock
-	@if [ -n "$(TORCH_BACKEND)" ] && command -v nvidia-smi >/dev/null; then \
-		$(UV) pip install --quiet --no-config --python .venv --compile-bytecode $(TORCH_BACKEND) torch==$(TORCH_VERSION); fi
-	@$(UV) pip install --quiet --python .venv --no-deps --editable .
-	@touch $@
-	@echo "setup: .venv is ready ($$(du -sh .venv | cut -f1))"
+$(UV):
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --target .uv uv==$(UV_VERSION)
 
 demo: setup ## Retrain a real model on real tweets, through Airflow, and show what came of it
 	@$(LORAFLOW) prefetch tweets
@@ -85,8 +66,7 @@ format: setup ## Put the code into its format
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
-lock: ## Resolve the dependencies anew into requirements.lock and docker/airflow.lock
-	@test -x $(UV) || $(PYTHON) -m pip install --quiet --disable-pip-version-check --target .uv uv==$(UV_VERSION)
+lock: $(UV) ## Resolve the dependencies anew into requirements.lock and docker/airflow.lock
 	$(COMPILE) $(EXTRAS:%=--extra %) pyproject.toml -o requirements.lock
 	@# torch's build depends on the machine, so it is pinned without a hash.
 	sed -i.bak -e '/^torch==/,/^[^ ]/{/^    --hash/d;s/^\(torch==[^ ]*\).*/\1/;}' requirements.lock && rm requirements.lock.bak

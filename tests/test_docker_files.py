@@ -40,10 +40,11 @@ def made(name: str) -> str:
 
 def test_versions_are_said_once_more_and_the_same() -> None:
     assert len(DOCKERFILES) == 3
+    (locked,) = re.findall(r"^torch==(\S+)$", (CHECKOUT / "requirements.lock").read_text(), re.M)
     for dockerfile in DOCKERFILES:
         assert argument(dockerfile, "UV_VERSION") == made("UV_VERSION"), dockerfile.name
         assert argument(dockerfile, "VERSION") == tasks.__version__, dockerfile.name
-        assert argument(dockerfile, "TORCH_VERSION") in (made("TORCH_VERSION"), None), dockerfile.name
+        assert argument(dockerfile, "TORCH_VERSION") in (locked, None), dockerfile.name
         assert re.search(r":[\w.-]+(@sha256:[0-9a-f]{64})?$", argument(dockerfile, "BASE") or ""), dockerfile.name
     assert len({argument(dockerfile, "BASE") for dockerfile in DOCKERFILES}) == 1
 
