@@ -1,6 +1,6 @@
 # Every command of this repository; `make` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run up down test test-cluster test-images compose-env lint format lock screenshots clean
+.PHONY: help setup demo run up down test test-all test-cluster test-images compose-env lint format lock screenshots clean
 
 # The environment keeps its Python unless another one is named.
 PYTHON ?= $(shell test -x .venv/bin/python && echo .venv/bin/python || echo python3)
@@ -9,6 +9,9 @@ PARAMS ?=
 TESTS ?= tests
 
 LORAFLOW := .venv/bin/python -m tasks
+PYTEST := -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+# The versions that are tried.
+PYTHONS := 3.11 3.12 3.13
 UV := .uv/bin/uv
 UV_VERSION := 0.13.9
 # What an environment here holds, and Airflow's image in a cluster.
@@ -44,7 +47,10 @@ down: ## End them, and whatever they run
 	@test ! -x .venv/bin/python || $(LORAFLOW) down
 
 test: setup ## Run the tests: make test [TESTS=tests/test_split.py]
-	.venv/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(TESTS)
+	.venv/bin/python $(PYTEST) $(TESTS)
+
+test-all: test ## Run the tests; then set-up and the tests without training on other Pythons of this machine
+	@.venv/bin/python -m tests.other_pythons $(PYTHONS) -- $(PYTEST) $(TESTS)
 
 test-cluster: setup ## Run on a real cluster what tests of pods need no fake: make test-cluster KUBECONFIG=FILE
 	LORAFLOW_TEST_KUBECONFIG=$(abspath $(or $(KUBECONFIG),$(error KUBECONFIG is missing: make test-cluster KUBECONFIG=FILE))) \
@@ -77,4 +83,4 @@ screenshots: setup ## Take the pictures of the docs anew, from a run in a real b
 	.venv/bin/python -m docs.screenshots
 
 clean: down ## Remove environment and runtime state
-	rm -rf .venv .uv .loraflow
+	rm -rf .venv .venv-* .uv .loraflow

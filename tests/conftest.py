@@ -33,6 +33,41 @@ hypothesis.settings.register_profile("shared cores", deadline=None)
 hypothesis.settings.load_profile("shared cores")
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+TRAINING = {
+    "answer_length",
+    "architectures",
+    "chat",
+    "disk",
+    "emissions",
+    "evaluate",
+    "interruption",
+    "label_score",
+    "memory",
+    "merge",
+    "model_card",
+    "new_recipe",
+    "output_layer",
+    "push",
+    "quantization",
+    "quantized_gap",
+    "ranks",
+    "register",
+    "register_server",
+    "register_store",
+    "run_on_s3",
+    "sequence_classification",
+    "structured_generation",
+    "train",
+    "trial",
+}
+"""The test files that train. Other Python versions are tried without them and without `pipeline/`: `make test-all`."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that train."""
+    for item in items:
+        if item.path.stem.removeprefix("test_") in TRAINING or item.path.parent.name == "pipeline":
+            item.add_marker("trains")
 
 
 @pytest.fixture(scope="session")

@@ -74,6 +74,12 @@ def test_every_command_that_the_docs_name_exists() -> None:
     assert used and used <= commands
 
 
+def test_the_readme_names_the_pythons_that_are_tried() -> None:
+    (tried,) = re.findall(r"^PYTHONS := (.+)$", text("Makefile"), re.M)
+    (line,) = re.findall(r"^.*Tested on .*$", text("README.md"), re.M)
+    assert re.findall(r"\d\.\d+", line.partition("Tested on")[2]) == tried.split()
+
+
 @pytest.mark.parametrize("line", sorted(set(re.findall(r"bin/loraflow ((?:recipes|check \w+))", text("README.md")))))
 def test_quick_commands_of_the_readme_run(line: str) -> None:
     assert "ethos" in command(*line.split())
