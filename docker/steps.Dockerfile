@@ -13,7 +13,8 @@ WORKDIR /src
 COPY pyproject.toml requirements.lock ./
 # The extras' packages in the lock's versions; what does not have the lock's hash is refused. torch alone has none there, since its build
 # depends on TORCH: cpu, cu126, cu130, … (uv's name for PyTorch's own index), or empty for whatever index pip and uv are configured with.
-# Its CUDA packages are no part of the lock either: they come in the versions that torch asks for, most of them exact.
+# Its CUDA packages are no part of the lock either: the second command installs those that the build requires, outside of the project's
+# configuration, which removes them. For a build without CUDA it installs nothing.
 ARG EXTRAS="--extra=steps --extra=s3 --extra=dvc-s3 --extra=demo"
 ARG TORCH=cpu
 ARG TORCH_VERSION=2.13.0
@@ -21,9 +22,8 @@ RUN --mount=type=cache,target=/root/.cache/uv \
     uv venv --python "$(command -v python)" /opt/venv && \
     uv pip install --python /opt/venv --compile-bytecode --constraint requirements.lock --requirements pyproject.toml \
       ${TORCH:+--torch-backend=${TORCH}} ${EXTRAS} && \
-    case "${TORCH}" in cu*) \
-      uv pip install --no-config --python /opt/venv --compile-bytecode --torch-backend="${TORCH}" torch==${TORCH_VERSION} ;; \
-    esac
+    uv pip install --project /opt --python /opt/venv --compile-bytecode ${TORCH:+--torch-backend=${TORCH}} torch==${TORCH_VERSION} && \
+    /opt/venv/bin/python -c "import torch"
 COPY dags /opt/loraflow/dags
 COPY tasks /opt/loraflow/tasks
 COPY data.dvc /opt/loraflow/
