@@ -94,7 +94,7 @@ class Uv:
     """
 
     def __init__(self, environment: Path, links: list[str], project: Path) -> None:
-        (project / "uv.toml").touch()  # uv looks no further up
+        (project / "pyproject.toml").write_text("[tool.uv]\n", encoding="utf-8")  # uv looks no further up
         self.python = environment / "bin" / "python"
         self.links = links
         self.project = project
@@ -103,7 +103,7 @@ class Uv:
     def run(self, *arguments: str | Path) -> None:
         """Run a command; if it fails, exit with its code, since uv has printed the reason."""
         command = [UV, "--quiet", "--project", self.project, *arguments]
-        if code := subprocess.run(command, env=self.variables, cwd=ROOT, check=False).returncode:
+        if code := subprocess.run(command, env=self.variables, check=False).returncode:
             sys.exit(code)
 
     def resolve(self, requirement: str, *options: str, **variables: str) -> list[dict[str, Any]]:
@@ -117,7 +117,7 @@ class Uv:
         command: list[str | Path] = [UV, "--quiet", "--project", self.project, "pip", "compile", *options]
         command += ["--format", "pylock.toml", "--python", self.python, "-"]
         variables = {**self.variables, **variables}
-        done = subprocess.run(command, input=requirement, env=variables, cwd=ROOT, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, input=requirement, env=variables, capture_output=True, text=True, check=False)
         if done.returncode:
             raise LookupError(done.stderr.strip())
         packages: list[dict[str, Any]] = tomllib.loads(done.stdout)["packages"]

@@ -70,6 +70,7 @@ class Checkout:
             **nowhere,
             "HOME": str(folder),
             "PIP_FIND_LINKS": str(self.wheels),
+            "TMPDIR": str(folder),  # below the project, whose overrides are not for set-up
             "UV_CACHE_DIR": str(folder / "cache"),
             "UV_DEFAULT_INDEX": f"{index}/simple",
         }
