@@ -59,6 +59,7 @@ TRAINING = {
     "structured_generation",
     "train",
     "trial",
+    "true_size",
 }
 """The test files that train. Other Python versions are tried without them and without `pipeline/`: `make test-all`."""
 
