@@ -61,7 +61,7 @@ TRAINING = {
     "trial",
     "true_size",
 }
-"""The test files that train. Other Python versions are tried without them and without `pipeline/`: `make test-all`."""
+"""The test files that train; a single test is marked by itself. `make test-all` leaves them and `pipeline/` out on other Pythons."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -291,6 +291,7 @@ def test_figures_are_pictures(recipe: Recipe, tmp_path: Path) -> None:
     assert all(min(image.imread(tmp_path / name).shape[:2]) > 300 for name in drawn.values())
 
 
+@pytest.mark.trains
 def test_a_whole_run_trains_merges_evaluates_registers_and_serves(home: Path, base: Path) -> None:
     import mlflow
 
