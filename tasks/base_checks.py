@@ -10,7 +10,7 @@ from typing import Any
 
 from tasks.conversation import render
 from tasks.errors import RecipeError, RecipeErrors
-from tasks.kinds import kind_of
+from tasks.kinds import kind_of, longest_of
 from tasks.new_tokens import extended
 from tasks.schema import Recipe
 from tasks.tokens import Tokens
@@ -38,13 +38,15 @@ def check_base(recipe: Recipe, folder: Path, tensors: Tensors) -> None:
     _check_architecture(recipe, given)
     config = _configuration(name, folder, given)
     _check_decoder(recipe, config)
-    faults = [*_quantised(name, given), *_positions(recipe, config)]
+    longest, of_tokens = recipe.prompt.max_tokens, list[RecipeError]()
     try:
         tokens = extended(recipe, folder)
+        longest = longest_of(recipe, tokens)
         kind_of(recipe).check_tokens(recipe, tokens)
-        faults += _beyond_vocabulary(recipe, tokens)
+        of_tokens += _beyond_vocabulary(recipe, tokens)
     except RecipeError as error:
-        faults.append(error)
+        of_tokens.append(error)
+    faults = [*_quantised(name, given), *_positions(recipe, config, longest), *of_tokens]
     if not faults:
         faults += _targets(recipe, tensors)
     if faults:
@@ -125,14 +127,17 @@ def _quantised(name: str, given: dict[str, Any]) -> Iterator[RecipeError]:
         )  # fmt: skip
 
 
-def _positions(recipe: Recipe, config: Any) -> Iterator[RecipeError]:
-    """A prompt with its answer may take `prompt.max_tokens` positions."""
+def _positions(recipe: Recipe, config: Any, longest: int) -> Iterator[RecipeError]:
+    """A row takes `prompt.max_tokens` positions, and more where a kind writes more than it learns: `longest`."""
     found = getattr(config, "text_config", config)
     positions = getattr(found, "max_position_embeddings", None) or getattr(found, "max_seq_len", None)
-    longest = recipe.prompt.max_tokens
+    beyond = longest - recipe.prompt.max_tokens
     if isinstance(positions, int) and longest > positions:
-        where = f"{recipe.name}.yaml: prompt.max_tokens"
-        yield RecipeError(where, f"is {longest}, the base model has {positions} positions", f"at most {positions} expected", "lower it")
+        found = f"is {recipe.prompt.max_tokens}, the base model has {positions} positions" + (
+            f", and written labels take {beyond} more" if beyond else ""
+        )
+        where, expected = f"{recipe.name}.yaml: prompt.max_tokens", f"at most {positions - beyond} expected"
+        yield RecipeError(where, found, expected, "lower it" + (", or evaluate.max_new_tokens" if beyond else ""))
 
 
 def _beyond_vocabulary(recipe: Recipe, tokens: Tokens) -> Iterator[RecipeError]:

@@ -199,7 +199,8 @@ def _weights_on_hub(name: str, found: hub_model.Listing, folder: Path, check: Ch
     """Look at a model whose small files alone are in a folder; returns the names of its weight files."""
     files = weight_files(name, folder)
     if missing := [file for file in files if file not in found.sizes]:
-        raise RecipeError(f"{name} on the Hub", f"has no {missing[0]}", "safetensors weights expected", "choose another base model")
+        remedy = "name a revision that has them (the Hub's converter offers one as refs/pr/<number>), or choose another base model"
+        raise RecipeError(f"{name} on the Hub", f"has no {missing[0]}", "safetensors weights expected", remedy)
 
     def tensors() -> frozenset[str]:
         index = folder / INDEX

@@ -278,7 +278,7 @@ def demo(param: Param = []) -> None:  # noqa: B006
 
 def _resolve(name: str, profile: str, assignments: list[str], under: Mapping[str, Any] = MappingProxyType({})) -> Recipe:
     path = _path(name)
-    overrides = {**under, **{key: _value(text, f"--set {key}") for key, text in _by_name(assignments, "--set").items()}}
+    overrides = {**under, **{key: recipes.read_yaml(text, f"--set {key}") for key, text in _by_name(assignments, "--set").items()}}
     return recipes.resolve(recipes.load(path), profile or settings().profile, overrides, where=path.name)
 
 
@@ -309,10 +309,3 @@ def _by_name(assignments: list[str], option: str) -> dict[str, str]:
             raise RecipeError(option, f"{rival} and {name} set the same key", "one value for each key expected", "keep one of them")
         texts[name] = text
     return texts
-
-
-def _value(text: str, where: str) -> Any:
-    try:
-        return float(text) if "e" in text.lower() else recipes.read_yaml(text, where)  # YAML takes 3e-4 for a text
-    except ValueError:
-        return recipes.read_yaml(text, where)

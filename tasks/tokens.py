@@ -72,11 +72,15 @@ class Tokens:
 
     @cached_property
     def end_ids(self) -> list[int]:
-        """Ids of the tokens that end what the model writes: the tokenizer's end token first, then those of its generation settings."""
-        for name in ("generation_config.json", "config.json"):
-            named = self._json(name).get("eos_token_id")
-            if named is not None:
-                break
+        """Ids of the tokens that end what the model writes: the tokenizer's end token first, then those of its generation settings.
+
+        Without such settings those of its configuration count, as for transformers' `generate`.
+        """
+        named = self._json("generation_config.json").get("eos_token_id")
+        if named is None and (self.folder / "config.json").exists():
+            from transformers import AutoConfig
+
+            named = AutoConfig.from_pretrained(self.folder, trust_remote_code=False, local_files_only=True).get_text_config().eos_token_id
         others = {named} if isinstance(named, int) else set(named or ())
         return [self.eos_id, *sorted(others - {self.eos_id})]
 

@@ -98,6 +98,20 @@ def test_more_tokens_than_positions(folder: Path) -> None:
         check(folder)
 
 
+def test_labels_that_are_written_take_positions_too(folder: Path) -> None:
+    """512 tokens hold a prompt with one label; writing 128 tokens, or scoring three labels, goes on behind that."""
+    written = {
+        "kind": "label_generation",
+        "prompt": {"answer": " {labels}", "max_tokens": 512},
+        "evaluate": {"max_new_tokens": 128},
+        "gate": {"metric": "micro_f1", "floors": {"macro_f1": 0.1}},
+        "split": {"balance": "none"},
+    }
+    with pytest.raises(RecipeError, match="is 512, the base model has 512 positions, and written labels take 126 more, at most 386 exp"):
+        check(folder, written)
+    check(folder, written | {"prompt": {"answer": " {labels}", "max_tokens": 386}})
+
+
 def test_a_token_without_a_row(folder: Path) -> None:
     """One that a text can hold, or that the prompt or the end is made of; a control token that nobody writes does no harm."""
     rows = json.loads((folder / "config.json").read_text())["vocab_size"]

@@ -197,6 +197,12 @@ def samples_of(recipe: Recipe) -> Samples | None:
     return cast(Samples, kind) if hasattr(kind, "samples") else None
 
 
+def longest_of(recipe: Recipe, tokens: Encoder) -> int:
+    """Most tokens of a row that the model reads or writes: `prompt.max_tokens`, unless the recipe's kind says more."""
+    kind = kind_of(recipe)
+    return int(kind.longest(recipe, tokens)) if hasattr(kind, "longest") else recipe.prompt.max_tokens
+
+
 def classes_of(recipe: Recipe) -> tuple[str, ...]:
     """The classes of the model's head; none where it ends in the vocabulary."""
     return recipe.labels.names if kind_of(recipe).HEAD == "classification" else ()

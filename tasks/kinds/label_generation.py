@@ -47,6 +47,13 @@ def check_tokens(recipe: Recipe, tokens: Encoder) -> None:
         raise RecipeError(f"{where}: evaluate.max_new_tokens", found, f"at least {longest} expected", "raise it")
 
 
+def longest(recipe: Recipe, tokens: Encoder) -> int:
+    """Most tokens of a row: a prompt keeps room for the answer of one label, and the model may write, or be asked about, more."""
+    one = max(len(_answer(recipe, tokens, [name])) for name in recipe.labels.names)
+    every = len(_answer(recipe, tokens, _named(recipe)))
+    return recipe.prompt.max_tokens - one + max(recipe.evaluate.max_new_tokens, every)
+
+
 def example(recipe: Recipe, tokens: Encoder, row: Row) -> Example:
     """Prompt and answer as tokens; a text that does not fit max_tokens loses its end, never the prompt its frame or the answer.
 
