@@ -81,7 +81,7 @@ def _check_architecture(recipe: Recipe, given: dict[str, Any]) -> None:
 
 
 def _no_decoder(recipe: Recipe, found: str) -> RecipeError:
-    return RecipeError(f"{recipe.base_model.name}: config.json", found, "one that continues a text expected", OTHER)
+    return RecipeError(f"{recipe.base_model.name}: config.json", found, "a causal language model (decoder only) expected", OTHER)
 
 
 def _configuration(name: str, folder: Path, given: dict[str, Any]) -> Any:

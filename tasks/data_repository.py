@@ -282,7 +282,7 @@ def _make_remote(folder: Path) -> None:
             str(folder),
             f"cannot be made ({error.strerror})",
             "a folder for DVC's files expected",
-            "mend its parent, or LORAFLOW_DVC_REMOTE",
+            "check that its parent is a writable folder, or change LORAFLOW_DVC_REMOTE",
         ) from None
 
 

@@ -55,7 +55,9 @@ HEAD = {"kind": "sequence_classification", "prompt": {"answer": ""}, "gate": {"m
 )
 def test_a_model_that_does_not_continue_a_text(folder: Path, config: dict[str, Any], message: str) -> None:
     change(folder, "config.json", **config)
-    with pytest.raises(RecipeError, match=f"config.json: {message}, one that continues a text expected; choose another base model$"):
+    with pytest.raises(
+        RecipeError, match=f"config.json: {message}, a causal language model \\(decoder only\\) expected; choose another base model$"
+    ):
         check(folder)
 
 

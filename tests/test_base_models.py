@@ -123,7 +123,7 @@ BAD_FOLDERS = [
     (lambda f: (f / "config.json").write_text("[1]"), "config.json: no JSON object, a model in the transformers format expected"),
     (
         lambda f: (f / "config.json").write_text('{"architectures": ["BertForMaskedLM"], "model_type": "bert"}'),
-        "config.json: architecture is BertForMaskedLM, one that continues a text expected; choose another",
+        "config.json: architecture is BertForMaskedLM, a causal language model .decoder only. expected; choose another",
     ),
     (lambda f: (f / "tokenizer.json").unlink(), r"transformers loads no tokenizer from it \(.*\), a fast tokenizer expected"),
     (lambda f: (f / "model.safetensors").unlink(), "model.safetensors: not there, safetensors weights expected; convert the model"),

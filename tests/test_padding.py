@@ -216,7 +216,7 @@ def test_a_model_that_padding_disturbs_is_refused_unless_rows_stand_alone(tokens
 @pytest.mark.parametrize("size", [1, 4])
 def test_a_model_that_counts_from_another_number_is_refused(tokens: Tokens, size: int) -> None:
     (family,) = OFFSET
-    with pytest.raises(RecipeError, match=r"\(roberta\) reads a text .* otherwise than alone"):
+    with pytest.raises(RecipeError, match=r"\(roberta\) reads a text .* differently than alone"):
         check_padding(recipe_of(size=size), family_of(family), tokens)
 
 
@@ -258,9 +258,9 @@ def test_train_and_evaluate_refuse_before_they_begin(tiny_base: Path, tmp_path: 
         run=run, recipe=run.recipe, halvings=0, tracked=TrackedRun("0", "0", "none"), step="train", base=run.folder / "base",
         train_part=run.folder / "parts/train.parquet", validation_part=None, data_tag="data/tiny/v1", resume_from=None,
     )  # fmt: skip
-    with pytest.raises(RecipeError, match=r"\(rwkv\) reads a text beside a longer one otherwise than alone"):
+    with pytest.raises(RecipeError, match=r"\(rwkv\) reads a text beside a longer one differently than alone"):
         trainer.fit(job)
-    with pytest.raises(RecipeError, match=r"\(rwkv\) reads a text beside a longer one otherwise than alone"):
+    with pytest.raises(RecipeError, match=r"\(rwkv\) reads a text beside a longer one differently than alone"):
         evaluate._assess(run, "tuned model", run.recipe, lambda: load_model(base, "float32"), base, [])
 
 

@@ -272,7 +272,7 @@ def test_unreachable(run_on: Callable[..., Run], home: Path, monkeypatch: pytest
     monkeypatch.setenv("LORAFLOW_DVC_REMOTE", str(blocked / "remote"))
     with pytest.raises(
         ServiceError,
-        match=r"cannot be made \(Not a directory\), a folder for DVC's files expected; mend its parent, or LORAFLOW_DVC_REMOTE",
+        match=r"cannot be made \(Not a directory\), a folder for DVC's files expected; check that its parent is a writable folder",
     ):
         _version(run_on("no-dvc"))
     assert _git(home, "tag") == "", "a tag whose files are missing"
