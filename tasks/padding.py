@@ -52,7 +52,7 @@ def check_padding(recipe: Recipe, model: Any, tokens: Encoder) -> None:
     if not classes_of(recipe) and takes(model, "logits_to_keep"):
         asked["logits_to_keep"] = 1  # those of all tokens over a large vocabulary take gigabytes
     model.eval()
-    with torch.inference_mode():
+    with torch.no_grad():  # not inference mode: on a processor, packed weights are laid out anew in the first pass, and trained later
         alone = model(input_ids=torch.tensor([short], device=model.device), **asked).hidden_states[-1][0].float()
         batch = inputs_of(model, pad_left([short, long] if batched else [short], tokens.pad_id))
         padded = model(**batch, **asked).hidden_states[-1][0, -len(short) :].float()  # (short, D)

@@ -255,7 +255,7 @@ def test_what_the_hub_refuses(hub: FileServer, progress: ShowProgress, monkeypat
         ("team/private", None, "team/private on the Hub: no such model, or a private one, .*; correct base_model.name"),
         (NAME, "v9", f"{NAME} on the Hub: no revision v9, a commit, branch or tag expected; correct base_model.revision"),
         ("team/forbidden", None, "team/forbidden on the Hub: HTTP 403, access expected; set HF_TOKEN"),
-        ("team/pickled", None, "team/pickled on the Hub: has no model.safetensors, safetensors weights expected; choose another"),
+        ("team/pickled", None, "team/pickled on the Hub: has no model.safetensors, safetensors weights expected; name a revision that has"),
     ]:
         with pytest.raises(RecipeError, match=message):
             fetch_base(name, revision, fine, progress)

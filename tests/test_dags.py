@@ -124,7 +124,8 @@ def test_every_field_is_explained_and_in_a_section(recipes_folder: Path) -> None
         "learning_rate": "Peak learning rate. A number above 0 and up to 1. If empty: 0.005.",
         "rank": "Rank of the adapter. A whole number from 1 to 1024. If empty: 8.",
         "seed": "Seed of the adapter's start, the drawn rows and their order. A whole number from 0 to 2147483647. If empty: 3.",
-        "promotion": "Who makes the challenger champion: the gate, a reviewer, nobody. If empty: auto.",
+        "promotion": "Who makes the new version champion: the gate, a reviewer, nobody; with never it is no challenger either. "
+        "If empty: auto.",
         "push": "Publish what this run promotes. Yes or no. If empty: yes.",
     }
 
