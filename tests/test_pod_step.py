@@ -166,12 +166,12 @@ def test_a_pod_that_waits_in_a_queue_waits_and_then_runs(
         pod.spec.scheduling_gates = [V1PodSchedulingGate(name="kueue.x-k8s.io/admission")]
 
     monkeypatch.setattr(pod_step, "pod_mutation_hook", webhook)
-    run = make_run(tiny_document, pods__queue="gpus", pods__start_minutes=2 * HALF_A_SECOND)
+    run = make_run(tiny_document, pods__queue="gpus", pods__start_minutes=10 * HALF_A_SECOND)
 
     def admit(trigger: Any) -> None:
         patch = {"spec": {"schedulingGates": [{"$patch": "delete", "name": "kueue.x-k8s.io/admission"}]}}
         client = operator(run, "download").client
-        threading.Timer(2.5, lambda: client.patch_namespaced_pod(trigger.pod_name, "loraflow", patch)).start()
+        threading.Timer(7.0, lambda: client.patch_namespaced_pod(trigger.pod_name, "loraflow", patch)).start()
 
     perform(run, "download", parked=admit)
     assert run.has(Download) and any(message.endswith("waits in its queue") for message in messages(pod_log))
