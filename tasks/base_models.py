@@ -100,10 +100,13 @@ def examine_on_hub(name: str, revision: str | None, check: Check, progress: Show
         ServiceError: the Hub was not to be had.
     """
     found = hub_model.listing(name, revision)
-    partial = _partial(name, found.commit)
-    with alone_with(_hub_place(name, found.commit)):
-        hub_model.fetch_small(name, found, partial, SMALL, progress)
-        _weights_on_hub(name, found, partial, check)
+    final, partial = _hub_place(name, found.commit), _partial(name, found.commit)
+    with alone_with(final):
+        if final.exists():
+            examine(name, final, check)
+        else:
+            hub_model.fetch_small(name, found, partial, SMALL, progress)
+            _weights_on_hub(name, found, partial, check)
     return found
 
 

@@ -1,6 +1,7 @@
 """The Hub: who the token is of, and a base model that is gated, private, or not there; the index and addresses of data files."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -122,6 +123,12 @@ def test_a_model_that_may_be_read_and_one_that_does_not_suit(
     found = base_model(resolve(document))
     assert found == Finding("base model", "ok", f"{NAME} may be read, 0.0 GB of weights, revision {COMMIT[:12]}")
     assert not server.asked("safetensors") and not (home / "models" / f"hub--team--tiny--{COMMIT}").exists()
+    cached = home / "models" / f"hub--team--tiny--{COMMIT}"
+    shutil.copytree(tiny_base, cached)
+    before = len(server.log)
+    assert base_model(resolve(document)).level == "ok"
+    assert len(server.log) == before + 1, "of a model in the cache the commit is asked for, no file"
+    shutil.rmtree(cached)
     lora = {**document["lora"], "target_modules": ["q_proj", "query_key_value"]}
     found = base_model(resolve({**document, "lora": lora}))
     assert (found.level, found.passing) == ("fault", False) and "'query_key_value' is no layer of this base model" in found.found
