@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_parts import CASES, CUT, STEPS, run_of
-from tasks.checkpoints import newest_whole, step_of
+from tasks.checkpoint_files import newest_whole, step_of
 from tasks.errors import InterruptedRunError
 from tasks.lifeline import Child
 from tasks.settings import TELEMETRY_OFF

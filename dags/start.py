@@ -7,7 +7,7 @@ from airflow.sdk import BaseOperator
 from dags import faults
 from tasks.errors import SettingsError
 from tasks.form import Form
-from tasks.place import run_folder
+from tasks.location import run_folder
 from tasks.pod_settings import missing_for_pods
 from tasks.schema import Recipe
 from tasks.settings import settings

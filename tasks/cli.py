@@ -32,7 +32,7 @@ from tasks.contracts import (
 )  # fmt: skip
 from tasks.errors import ContractError, InterruptedRunError, LoraflowError, RecipeError, Skip
 from tasks.library_logs import quiet_libraries
-from tasks.place import run_folder
+from tasks.location import run_folder
 from tasks.redaction import redact_output
 from tasks.schema import Recipe
 from tasks.secret_values import strip_secrets

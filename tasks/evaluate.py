@@ -16,7 +16,7 @@ from tasks.champion import champion_version, version_model, version_recipe
 from tasks.contracts import Adapter, DatasetVersion, Download, Evaluation, MergedModel, Parity, Part, Scores, TrackedRun
 from tasks.errors import ContractError, RecipeError
 from tasks.kinds import AnswerTooLong, Columns, classes_of, kind_of, place_of, words
-from tasks.micro_batch import halved
+from tasks.micro_batch import halved, within_memory
 from tasks.models import load_adapter, load_model
 from tasks.new_tokens import new_rows
 from tasks.padding import check_padding
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 def evaluate(run: Run) -> Evaluation:
     """Score the merged model as a user loads it, compare it with base model, majority class and champion, and ask the gate."""
     with tracking.tracked(run) as tracked:
-        return memory.within_memory(run, run.recipe, "evaluate", partial(_evaluate, run, tracked))
+        return within_memory(run, run.recipe, "evaluate", partial(_evaluate, run, tracked))
 
 
 def _evaluate(run: Run, tracked: TrackedRun) -> Evaluation:

@@ -1,21 +1,12 @@
-"""A lack of memory, the GPU's or the machine's: told apart from other faults, given back, and noted for the retry."""
+"""A lack of memory, the GPU's or the machine's: told apart from other faults, and given back."""
 
 import gc
 import re
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
 
-from tasks.errors import OutOfMemoryError, RecipeError
-from tasks.micro_batch import lack_of_memory
-from tasks.schema import Recipe
-
-if TYPE_CHECKING:
-    from tasks.workspace import Run
-
-T = TypeVar("T")
+from tasks.errors import RecipeError
 
 GPU_FAULTS = ("CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 """How torch's allocator and CUDA's libraries say it."""
@@ -26,34 +17,6 @@ CGROUP_EVENTS = Path("/sys/fs/cgroup/memory.events")
 
 class Shortage(MemoryError):
     """Memory ran out in another process; its text says whose."""
-
-
-def within_memory(run: "Run", recipe: Recipe, step: str, work: Callable[[], T]) -> T:
-    """What the work returns; where memory runs out in it, a fault that says what the retry takes.
-
-    Before it is raised, what the work held is given back, and the lack is noted for the next attempt of this generation.
-
-    Args:
-        run: whose step it is.
-        recipe: the frozen one, or as the trial has it.
-        step: whose batches may be too large.
-        work: the work.
-
-    Raises:
-        OutOfMemoryError: a retry with smaller batches may fit.
-        RecipeError: there is nothing left to halve.
-    """
-    try:
-        return work()
-    except (RuntimeError, MemoryError) as error:
-        if (found := shortage(error)) is None:
-            raise
-        traceback.clear_frames(error.__traceback__)
-    free()
-    fault = lack_of_memory(recipe, step, run.halvings(step), found)
-    if isinstance(fault, OutOfMemoryError):
-        run.note_out_of_memory(step)
-    raise fault  # out here, it keeps nothing alive that was meant to go
 
 
 def shortage(error: BaseException) -> str | None:

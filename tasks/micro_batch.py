@@ -3,11 +3,49 @@
 How often a step's batches were halved is state of its attempts (`Run.halvings`); the frozen recipe and its hash stay as they are.
 """
 
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
 from tasks.errors import OutOfMemoryError, RecipeError
+from tasks.memory import free, shortage
 from tasks.schema import Recipe
+
+if TYPE_CHECKING:
+    from tasks.workspace import Run
+
+T = TypeVar("T")
 
 TRAINING = ("train", "trial")
 """Steps that train; of the others `evaluate` has batches."""
+
+
+def within_memory(run: "Run", recipe: Recipe, step: str, work: Callable[[], T]) -> T:
+    """What the work returns; where memory runs out in it, a fault that says what the retry takes.
+
+    Before it is raised, what the work held is given back, and the lack is noted for the next attempt of this generation.
+
+    Args:
+        run: whose step it is.
+        recipe: the frozen one, or as the trial has it.
+        step: whose batches may be too large.
+        work: the work.
+
+    Raises:
+        OutOfMemoryError: a retry with smaller batches may fit.
+        RecipeError: there is nothing left to halve.
+    """
+    try:
+        return work()
+    except (RuntimeError, MemoryError) as error:
+        if (found := shortage(error)) is None:
+            raise
+        traceback.clear_frames(error.__traceback__)
+    free()
+    fault = lack_of_memory(recipe, step, run.halvings(step), found)
+    if isinstance(fault, OutOfMemoryError):
+        run.note_out_of_memory(step)
+    raise fault  # out here, it keeps nothing alive that was meant to go
 
 
 def halved(recipe: Recipe, halvings: int) -> Recipe:

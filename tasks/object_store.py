@@ -28,7 +28,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from tasks.checkpoints import best_of, move_in
+from tasks.checkpoint_files import best_of, move_in
 from tasks.errors import ContractError, LoraflowError, ServiceError, SettingsError
 from tasks.files import remove_folder
 from tasks.objects import LISTING, Objects, inside

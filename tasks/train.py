@@ -9,8 +9,9 @@ import time
 from dataclasses import replace
 from functools import partial
 
-from tasks import memory, tracking
+from tasks import tracking
 from tasks.contracts import Adapter
+from tasks.micro_batch import within_memory
 from tasks.models import save
 from tasks.ranks import in_ranks
 from tasks.trainer import fit
@@ -24,7 +25,7 @@ def train(run: Run) -> Adapter:
     began = time.monotonic()
     with tracking.tracked(run) as tracked:
         job = job_of(run, run.recipe, tracked, "train")
-        adapter = memory.within_memory(run, run.recipe, "train", partial(in_ranks, run.recipe.train.gpus, adapter_of, job, "train"))
+        adapter = within_memory(run, run.recipe, "train", partial(in_ranks, run.recipe.train.gpus, adapter_of, job, "train"))
         assert adapter and adapter.rows_file
         tracking.artifact(tracked, run.path(adapter.rows_file), "train")
     return replace(adapter, seconds=time.monotonic() - began)

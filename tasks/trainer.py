@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from tasks import interruption, single_label, tracking
 from tasks.batches import collate, collate_classes
-from tasks.checkpoints import last_checkpoint, step_of, whole_marker
+from tasks.checkpoint_files import step_of
+from tasks.checkpoints import last_checkpoint, whole_marker
 from tasks.contracts import Emissions
 from tasks.emissions import Meter, meter_reader, metered
 from tasks.errors import RecipeError

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.checkpoints import newest_whole
+from tasks.checkpoint_files import newest_whole
 from tasks.contracts import DatasetVersion, Download, TrackedRun
 from tasks.errors import DataError, RecipeError
 from tasks.models import device

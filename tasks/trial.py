@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
-from tasks import memory, scoring, tracking
+from tasks import scoring, tracking
 from tasks.contracts import DatasetVersion, Download, Emissions, Plan, Point, Scores, Trial, TrialScores
 from tasks.errors import ContractError
 from tasks.files import write_atomically
 from tasks.grid import grid_of, recipe_of
-from tasks.micro_batch import halved
+from tasks.micro_batch import halved, within_memory
 from tasks.ranks import in_ranks
 from tasks.scoring import Rows
 from tasks.tokens import Tokens
@@ -45,7 +45,7 @@ def trial(run: Run) -> TrialScores:
     with tracking.tracked(run, one.name) as tracked:
         taken = Taken(job_of(run, recipe, tracked, "trial"), one, rows, kept)
         work = partial(in_ranks, recipe.train.gpus, trained_and_scored, taken, "trial")
-        found = memory.within_memory(run, recipe, "trial", work)
+        found = within_memory(run, recipe, "trial", work)
         assert found
         steps, emissions = found
         scores = _read(kept)

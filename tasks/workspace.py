@@ -31,7 +31,7 @@ from tasks import recipe as recipes
 from tasks.contracts import Manifest
 from tasks.envelope import Envelope, enclosed, opened, paths_below
 from tasks.errors import ContractError, DataError, RecipeError, ServiceError
-from tasks.place import place_at
+from tasks.location import place_at
 from tasks.schema import Recipe
 
 M = TypeVar("M", bound=Manifest)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks.checkpoints import mark_whole
+from tasks.checkpoint_files import mark_whole
 from tasks.contracts import MergedModel
-from tasks.place import run_folder
+from tasks.location import run_folder
 from tasks.workspace import Run
 from tests.s3_server import S3
 

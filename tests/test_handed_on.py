@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tasks.checkpoints import newest_whole
+from tasks.checkpoint_files import newest_whole
 from tasks.contracts import MergedModel
 from tasks.errors import ContractError
 from tasks.settings import CHECKOUT

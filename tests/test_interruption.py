@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from tasks.checkpoints import newest_whole, step_of
+from tasks.checkpoint_files import newest_whole, step_of
 from tasks.steps import perform
 from tests import tiny
 from tests.processes import apart, ended, losses, step, until

@@ -12,6 +12,7 @@ import pytest
 from tasks import memory, scoring, tracking
 from tasks.contracts import Adapter
 from tasks.errors import OutOfMemoryError, RecipeError
+from tasks.micro_batch import within_memory
 from tasks.steps import perform
 from tasks.workspace import Run
 from tests import tiny
@@ -55,14 +56,14 @@ def test_what_the_work_held_is_gone_before_the_fault_is_raised(trained: Run) -> 
         torch.empty(10**15)
 
     with pytest.raises(OutOfMemoryError, match=r"a retry takes 4 rows a forward pass x 2, as many a step as before") as caught:
-        memory.within_memory(trained, trained.recipe, "train", work)
+        within_memory(trained, trained.recipe, "train", work)
     gc.disable()
     try:
         assert held[0]() is None and caught.value.__context__ is None
     finally:
         gc.enable()
     with pytest.raises(RuntimeError, match="^another$"):
-        memory.within_memory(trained, trained.recipe, "train", lambda: (_ for _ in ()).throw(RuntimeError("another")))
+        within_memory(trained, trained.recipe, "train", lambda: (_ for _ in ()).throw(RuntimeError("another")))
 
 
 def test_a_model_that_does_not_fit_is_no_batch_s_fault(tmp_path: Path) -> None:

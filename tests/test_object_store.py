@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tasks import object_store
 from tasks.contracts import BaseModelFiles, DatasetVersion, Download, MergedModel, Part, Promotion
 from tasks.errors import DataError, ServiceError, SettingsError
-from tasks.place import run_folder
+from tasks.location import run_folder
 from tasks.settings import CHECKOUT
 from tasks.workspace import Run
 from tests.s3_server import S3

@@ -19,7 +19,7 @@ from tasks.doctor.findings import examine
 from tasks.doctor.needs import Needs
 from tasks.embedded import configuration
 from tasks.errors import SettingsError, Skip
-from tasks.place import run_folder
+from tasks.location import run_folder
 from tasks.settings import settings, sqlite_path, sqlite_uri
 from tasks.steps import perform
 from tasks.workspace import Run

@@ -12,7 +12,7 @@ import pytest
 
 from tasks import recipe as recipes
 from tasks import trainer, training_job
-from tasks.checkpoints import newest_whole, step_of
+from tasks.checkpoint_files import newest_whole, step_of
 from tasks.errors import DataError, RecipeError, ServiceError
 from tasks.memory import Shortage, kernel_kills
 from tasks.ranks import in_ranks

@@ -9,7 +9,7 @@ import pytest
 from tasks import recipe as recipes
 from tasks.contracts import STEPS, Adapter, Evaluation, Publication
 from tasks.emissions import LEDGER
-from tasks.place import run_folder
+from tasks.location import run_folder
 from tasks.progress import read_position
 from tasks.settings import settings
 from tasks.steps import perform

@@ -16,7 +16,7 @@ from tasks import recipe as recipes
 from tasks.allowed_hosts import allowed, check_host
 from tasks.data_schema import Source
 from tasks.errors import ContractError, LoraflowError, RecipeError, RecipeErrors
-from tasks.place import run_folder
+from tasks.location import run_folder
 from tasks.settings import CHECKOUT
 from tasks.workspace import Run
 

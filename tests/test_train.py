@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tasks import recipe as recipes
 from tasks import tracking
 from tasks.batches import IGNORED, collate
-from tasks.checkpoints import mark_whole, newest_whole
+from tasks.checkpoint_files import mark_whole, newest_whole
 from tasks.contracts import Adapter, MergedModel
 from tasks.errors import DataError, RecipeError, ServiceError
 from tasks.generation import log_probabilities

@@ -16,7 +16,7 @@ from tasks import place
 from tasks.contracts import CONTRACTS, STEPS, SWEEP_STEPS, BaseModelFiles, Download, MergedModel, Part, Promotion, SourceFile
 from tasks.errors import ContractError, RecipeError, ServiceError
 from tasks.files import link_or_copy, write_atomically
-from tasks.place import run_folder
+from tasks.location import run_folder
 from tasks.workspace import Run
 
 DONE = Download(BaseModelFiles("a/b", "c0ffee", "download/g0-a1/base"), SourceFile("file:x", "download/g0-a1/x.csv", "0" * 64, 7))

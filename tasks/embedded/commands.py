@@ -11,7 +11,7 @@ from tasks.embedded.follow import Follower
 from tasks.embedded.keeper import State
 from tasks.errors import LoraflowError
 from tasks.form import Form
-from tasks.place import run_folder
+from tasks.location import run_folder
 from tasks.settings import settings
 from tasks.summary import summary, terminal
 from tasks.workspace import Run

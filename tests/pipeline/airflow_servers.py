@@ -15,7 +15,7 @@ import httpx
 import psutil
 
 from tasks.embedded import configuration, keeper
-from tasks.place import run_folder
+from tasks.location import run_folder
 from tasks.settings import Settings
 from tasks.workspace import Run
 from tests.loopback import free_port

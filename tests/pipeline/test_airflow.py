@@ -13,7 +13,7 @@ import psutil
 import pytest
 import yaml
 
-from tasks.checkpoints import newest_whole
+from tasks.checkpoint_files import newest_whole
 from tasks.contracts import STEPS, Adapter, Approval, Comparison, Evaluation, Plan, Promotion, Publication, RegisteredVersion
 from tasks.progress import read_position
 from tests.pipeline.airflow_servers import Airflow, AirflowRun, gone

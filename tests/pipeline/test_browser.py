@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tasks.contracts import STEPS
-from tasks.place import run_folder
+from tasks.location import run_folder
 from tasks.schema import Recipe
 from tasks.workspace import RECIPE, Run
 from tests import tiny
