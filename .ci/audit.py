@@ -14,7 +14,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from tasks import strict_yaml
+from tasks.schema import strict_yaml
 
 HERE = Path(__file__).resolve().parent
 LOCKS = (HERE.parent / "requirements.lock", HERE.parent / "docker" / "airflow.lock")

@@ -25,14 +25,14 @@ from typing import Any
 
 from benchmarks.bases import configuration, on_paper, write, write_tokenizer
 from tasks import gate, memory, tracking
-from tasks import recipe as recipes
 from tasks.contracts import Adapter, BaseModelFiles, DatasetVersion, Download, Evaluation, MergedModel, Parity, Part
 from tasks.errors import ServiceError
 from tasks.files import link_or_copy
 from tasks.library_logs import quiet_libraries
 from tasks.lineage import code_commit
 from tasks.models import device
-from tasks.schema import Recipe
+from tasks.schema import load as recipes
+from tasks.schema.recipe import Recipe
 from tasks.settings import CHECKOUT
 from tasks.steps import perform
 from tasks.workspace import Run

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bases import BASES, configuration, write
-from tasks import recipe as recipes
 from tasks.batches import IGNORED, collate, collate_classes
 from tasks.errors import LoraflowError, RecipeError
 from tasks.kinds import Example, classes_of
 from tasks.models import device, load_adapter, load_model, save
-from tasks.schema import Recipe
+from tasks.schema import load as recipes
+from tasks.schema.recipe import Recipe
 from tasks.trainer import training_arguments, with_adapter
 
 PEAK_TFLOPS = {"H200": 989, "H100": 989, "A100": 312, "A6000": 155, "L40S": 362, "RTX 4090": 165, "RTX 3090": 71, "L4": 121, "T4": 65}

@@ -1,14 +1,14 @@
-"""The trigger form and the page of a recipe's DAG, as Airflow shows them; `tasks/form.py` says what the fields mean."""
+"""The trigger form and the page of a recipe's DAG, as Airflow shows them; `tasks/schema/form.py` says what the fields mean."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from airflow.sdk import Param
 
-from tasks import recipe as recipes
 from tasks.errors import RecipeError, RecipeErrors
-from tasks.form import PROFILES, Field, Form
-from tasks.recipe import FORM
+from tasks.schema import load as recipes
+from tasks.schema.form import PROFILES, Field, Form
+from tasks.schema.load import FORM
 from tasks.settings import settings
 
 SECTIONS = {"run": "This run", "base_model": "Training", "lora": "Training", "train": "Training", "sweep": "Grid"}

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.pod_schema import GPU, LABEL, amount
-from tasks.schema import Recipe
+from tasks.schema.pods import GPU, LABEL, amount
+from tasks.schema.recipe import Recipe
 from tasks.settings import TELEMETRY_OFF, Settings
 
 CONTAINER = "step"

@@ -14,7 +14,7 @@ from dags import faults, runners
 from dags.approve import Approve
 from dags.form import page, params, sound_forms
 from dags.start import Start
-from tasks.form import Form
+from tasks.schema.form import Form
 
 
 def retrain(form: Form) -> DAG:

@@ -8,7 +8,7 @@ from airflow.sdk import BaseOperator, XComArg
 from airflow.sdk.definitions.mappedoperator import MappedOperator
 
 from dags.local_step import LocalPlan, LocalStep, LocalTrial
-from tasks.schema import Recipe
+from tasks.schema.recipe import Recipe
 from tasks.settings import CHECKOUT, settings
 
 

@@ -6,10 +6,10 @@ from airflow.sdk import BaseOperator
 
 from dags import faults
 from tasks.errors import SettingsError
-from tasks.form import Form
 from tasks.location import run_folder
 from tasks.pod_settings import missing_for_pods
-from tasks.schema import Recipe
+from tasks.schema.form import Form
+from tasks.schema.recipe import Recipe
 from tasks.settings import settings
 from tasks.workspace import RECIPE, Run
 

@@ -12,8 +12,8 @@ from airflow.sdk import DAG, get_parsing_context
 from dags import faults, runners
 from dags.form import page, params, sound_forms
 from dags.start import Start
-from tasks.form import Form
-from tasks.recipe import SWEEP_FORM
+from tasks.schema.form import Form
+from tasks.schema.load import SWEEP_FORM
 
 PAGE = """
 *Sizes* and *epochs* are the grid. With a constant learning rate one training of a size is scored after each number of epochs. *Repeat

@@ -12,7 +12,7 @@ from tasks.conversation import render
 from tasks.errors import RecipeError, RecipeErrors
 from tasks.kinds import kind_of, longest_of
 from tasks.new_tokens import extended
-from tasks.schema import Recipe
+from tasks.schema.recipe import Recipe
 from tasks.tokens import Tokens
 
 Tensors = Callable[[], frozenset[str]]

@@ -7,11 +7,11 @@ frozen recipe that it was trained by.
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks import recipe as recipes
 from tasks import tracking
 from tasks.errors import ContractError, ServiceError
 from tasks.redaction import in_one_line
-from tasks.schema import Recipe
+from tasks.schema import load as recipes
+from tasks.schema.recipe import Recipe
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

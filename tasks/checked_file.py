@@ -6,9 +6,9 @@ from functools import cached_property
 from pathlib import Path
 
 from tasks.contracts import SourceFile
-from tasks.data_schema import Table
 from tasks.expectations import Outcome
 from tasks.rows import ParsedFile, Reject
+from tasks.schema.data import Table
 
 
 @dataclass(frozen=True)

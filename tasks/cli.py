@@ -16,7 +16,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from tasks import interruption, outcome
-from tasks import recipe as recipes
 from tasks.contracts import (
     CONTRACTS,
     STEPS,
@@ -34,7 +33,8 @@ from tasks.errors import ContractError, InterruptedRunError, LoraflowError, Reci
 from tasks.library_logs import quiet_libraries
 from tasks.location import run_folder
 from tasks.redaction import redact_output
-from tasks.schema import Recipe
+from tasks.schema import load as recipes
+from tasks.schema.recipe import Recipe
 from tasks.secret_values import strip_secrets
 from tasks.settings import TELEMETRY_OFF, settings
 from tasks.tokens import without_torch

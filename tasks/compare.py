@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from tasks import plots, tracking
 from tasks.contracts import Comparison, Plan, TrialScores
 from tasks.files import write_atomically
-from tasks.grid import grid_of
-from tasks.sweep_schema import Sweep
+from tasks.schema.sweep import Sweep
+from tasks.schema.sweep_grid import grid_of
 from tasks.workspace import Run
 
 Lines = dict[int, dict[int, list[float]]]

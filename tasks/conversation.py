@@ -3,7 +3,7 @@
 from tasks.errors import RecipeError
 from tasks.framing import literal
 from tasks.kinds import Encoder
-from tasks.schema import Recipe
+from tasks.schema.recipe import Recipe
 
 Message = dict[str, str]
 """A turn: `role` (system, user, assistant) and `content`."""

@@ -14,9 +14,9 @@ import csv
 from collections.abc import Iterator
 from typing import BinaryIO, Literal
 
-from tasks.data_schema import Table
 from tasks.errors import RecipeError
 from tasks.lines import Line, Lines, Place
+from tasks.schema.data import Table
 
 
 def codec(encoding: str) -> str:

@@ -2,7 +2,7 @@
 
 import re
 
-from tasks.data_schema import Turns
+from tasks.schema.data import Turns
 
 
 def answered(turns: Turns, dialogue: str, rejected: str | None) -> tuple[str, str, str] | str:

@@ -11,10 +11,10 @@ from tasks.base_checks import check_base
 from tasks.base_models import Base, fetch_base, place
 from tasks.cache import say
 from tasks.contracts import BaseModelFiles, Download, SourceFile
-from tasks.data_schema import Source
 from tasks.disk import disk_faults
 from tasks.progress import Progress
-from tasks.schema import Recipe
+from tasks.schema.data import Source
+from tasks.schema.recipe import Recipe
 from tasks.settings import settings
 from tasks.sources import fetch_source, prefetch_source
 from tasks.wheels import ShowProgress

@@ -22,7 +22,7 @@ from tasks.new_tokens import new_rows
 from tasks.padding import check_padding
 from tasks.progress import Progress
 from tasks.redaction import in_one_line
-from tasks.schema import Recipe
+from tasks.schema.recipe import Recipe
 from tasks.scoring import Rows
 from tasks.tokens import Tokens
 from tasks.workspace import Run

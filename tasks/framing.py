@@ -4,7 +4,7 @@ from string import Template
 
 from tasks.errors import DataError, RecipeError
 from tasks.kinds import Encoder
-from tasks.schema import Recipe
+from tasks.schema.recipe import Recipe
 
 
 def template(recipe: Recipe) -> str:

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 
 from tasks.contracts import Parity, Scores, Verdict
-from tasks.schema import Gate
+from tasks.schema.recipe import Gate
 
 REFUSED = "refused: "
 """How the reason of a broken check begins."""

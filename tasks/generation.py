@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.batches import IGNORED, inputs_of, pad_left, positions, takes
 from tasks.kinds import Advance, Encoder, Example, LossFunction, in_proportion, silent
-from tasks.schema import Recipe
+from tasks.schema.recipe import Recipe
 
 if TYPE_CHECKING:
     import numpy as np

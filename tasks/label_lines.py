@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 
 from tasks.kinds import Encoder
-from tasks.label_schema import MarkedColumns
-from tasks.schema import Recipe
+from tasks.schema.labels import MarkedColumns
+from tasks.schema.recipe import Recipe
 
 LABELS = "{labels}"
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from tasks.label_schema import Indexes, Labels, MarkedColumns, Opening, Threshold
 from tasks.rows import number
+from tasks.schema.labels import Indexes, Labels, MarkedColumns, Opening, Threshold
 
 RULE = "rule:"
 """Before the name of a column that only the rule reads."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from tasks.errors import OutOfMemoryError, RecipeError
 from tasks.memory import free, shortage
-from tasks.schema import Recipe
+from tasks.schema.recipe import Recipe
 
 if TYPE_CHECKING:
     from tasks.workspace import Run

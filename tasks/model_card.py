@@ -20,10 +20,10 @@ from tasks.contracts import (
     Scores,
     ValidRows,
 )  # fmt: skip
-from tasks.data_schema import Source
 from tasks.kinds import kind_of
 from tasks.progress import clock
-from tasks.schema import Recipe
+from tasks.schema.data import Source
+from tasks.schema.recipe import Recipe
 from tasks.workspace import Run
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from tasks.errors import ContractError
 from tasks.memory import Shortage, room_for, shortage
 from tasks.new_tokens import NewRows, draw_rows, keep_bias
 from tasks.redaction import in_one_line
+from tasks.schema.training import Quantization
 from tasks.tokens import TOKENIZER_FILES, Tokens
-from tasks.training_schema import Quantization
 
 HEAD_WEIGHT = "score.weight"
 """Name of a classification head's weight, as transformers has it for decoders."""

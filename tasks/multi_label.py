@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from tasks import plots
 from tasks.kinds import Columns, Metrics, Row, labels_of
 from tasks.label_lines import none_label
-from tasks.schema import LABEL_SEPARATOR, Recipe
+from tasks.schema.recipe import LABEL_SEPARATOR, Recipe
 from tasks.single_label import SCORE, scores_of
 
 if TYPE_CHECKING:

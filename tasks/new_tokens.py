@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import RecipeError
-from tasks.schema import Recipe
+from tasks.schema.recipe import Recipe
 from tasks.tokens import Tokens
 
 STATISTICS_ROWS = 4096

@@ -16,7 +16,7 @@ from typing import Any
 from tasks.batches import inputs_of, pad_left, takes
 from tasks.errors import RecipeError
 from tasks.kinds import Encoder, classes_of
-from tasks.schema import Recipe
+from tasks.schema.recipe import Recipe
 
 TEXT = "One text, read alone and beside a longer one. "
 

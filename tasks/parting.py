@@ -13,8 +13,8 @@ from functools import cached_property
 
 from tasks import comparison
 from tasks.contracts import FileName, PartName
-from tasks.data_schema import Split
 from tasks.errors import DataError
+from tasks.schema.data import Split
 
 Stratum = tuple[str, ...]
 

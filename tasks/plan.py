@@ -10,7 +10,7 @@ import sys
 from tasks import tracking
 from tasks.contracts import DatasetVersion, Plan
 from tasks.errors import DataError
-from tasks.grid import grid_of, trials_of
+from tasks.schema.sweep_grid import grid_of, trials_of
 from tasks.workspace import Run
 
 

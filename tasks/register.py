@@ -25,7 +25,7 @@ from tasks.errors import ServiceError
 from tasks.files import link_or_copy
 from tasks.kinds import kind_of
 from tasks.progress import Progress
-from tasks.schema import Recipe
+from tasks.schema.recipe import Recipe
 from tasks.settings import settings
 from tasks.workspace import RECIPE, Run
 

@@ -9,10 +9,10 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from tasks import json_objects
-from tasks.data_schema import Table
 from tasks.delimited import Records, codec
 from tasks.errors import DataError
 from tasks.lines import CHUNK_BYTES, Place, opened
+from tasks.schema.data import Table
 
 DELIMITERS = {",": "','", ";": "';'", "\t": r"'\t'", "|": "'|'"}
 

@@ -7,7 +7,7 @@ from tasks.contracts import Scores
 from tasks.errors import ContractError, DataError
 from tasks.intervals import bootstrap
 from tasks.kinds import Advance, Columns, Encoder, Row, examples_of, kind_of, labels_of, numbers, place_of, samples_of, silent
-from tasks.schema import Recipe
+from tasks.schema.recipe import Recipe
 
 Rows = list[Row]
 """The test part: of every row its columns, `row` (its line in the source file) among them, and with two files `file`."""

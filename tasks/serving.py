@@ -24,9 +24,9 @@ class Tuned(PythonModel):  # type: ignore[misc]
         Args:
             context: its artifacts are `model`, the folder of the merged model, and `recipe`, the frozen recipe.
         """
-        from tasks import recipe as recipes
         from tasks.kinds import classes_of
         from tasks.models import load_model
+        from tasks.schema import load as recipes
         from tasks.tokens import Tokens
 
         self.recipe = recipes.read(Path(context.artifacts["recipe"]))

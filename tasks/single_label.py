@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tasks import classification, plots
 from tasks.kinds import Columns, Metrics, Row, Wording
-from tasks.schema import Recipe
+from tasks.schema.recipe import Recipe
 
 if TYPE_CHECKING:
     import numpy as np

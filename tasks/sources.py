@@ -14,10 +14,10 @@ from tempfile import TemporaryDirectory
 from urllib.parse import unquote, urlsplit
 
 from tasks.cache import CHUNK, alone_with, publish, say, sha256_of
-from tasks.data_schema import Source
 from tasks.errors import DataError, ServiceError
 from tasks.files import link_or_copy
 from tasks.hub_client import DATASET, fetch_file
+from tasks.schema.data import Source
 from tasks.settings import settings
 from tasks.transfer import fetch_url, shown
 from tasks.wheels import ShowProgress, fetch_wheels

@@ -11,13 +11,13 @@ from dataclasses import replace
 
 from tasks import contracts, near_copies, parquet
 from tasks.comparison import key, letters
-from tasks.data_schema import Split, Table
 from tasks.dialogues import answered, opening_turn
 from tasks.errors import DataError, Skip
 from tasks.labelling import Misfit, labels_of
 from tasks.parting import Origin, Row, count, cut, downsampled, upsampled
 from tasks.progress import Progress
-from tasks.schema import LABEL_SEPARATOR, Recipe
+from tasks.schema.data import Split, Table
+from tasks.schema.recipe import LABEL_SEPARATOR, Recipe
 from tasks.workspace import Run
 
 

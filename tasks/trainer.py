@@ -22,7 +22,7 @@ from tasks.new_tokens import NewRows, freeze_rows, keep_bias, kept_rows, new_row
 from tasks.padding import check_padding
 from tasks.progress import Progress
 from tasks.ranks import WAIT, rank
-from tasks.schema import Recipe
+from tasks.schema.recipe import Recipe
 from tasks.tokens import Tokens
 from tasks.training_job import Job
 from tasks.training_report import training_report

@@ -7,7 +7,7 @@ from tasks.checkpoint_files import newest_whole
 from tasks.contracts import DatasetVersion, Download, TrackedRun
 from tasks.errors import DataError, RecipeError
 from tasks.models import device
-from tasks.schema import Recipe
+from tasks.schema.recipe import Recipe
 from tasks.workspace import Run
 
 

@@ -10,7 +10,7 @@ from tasks.contracts import TrackedRun
 from tasks.errors import RecipeError, ServiceError
 from tasks.progress import Progress
 from tasks.redaction import in_one_line
-from tasks.schema import Recipe
+from tasks.schema.recipe import Recipe
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric

@@ -12,7 +12,7 @@ from tasks import parquet
 from tasks.errors import DataError
 from tasks.kinds import Example, examples_of
 from tasks.parting import Origin
-from tasks.schema import Recipe
+from tasks.schema.recipe import Recipe
 from tasks.tokens import Tokens
 
 ROWS = "rows.parquet"

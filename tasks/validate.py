@@ -12,10 +12,10 @@ from typing import Literal
 from tasks import contracts, expectations, parquet, validation_report
 from tasks import rows as files
 from tasks.checked_file import CheckedFile
-from tasks.data_schema import Table
 from tasks.errors import ContractError, DataError, Skip
 from tasks.labelling import RULE
 from tasks.progress import Progress
+from tasks.schema.data import Table
 from tasks.workspace import Run
 
 

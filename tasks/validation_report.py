@@ -11,9 +11,9 @@ from pathlib import Path
 from tasks.checked_file import CheckedFile
 from tasks.contracts import ValidRows
 from tasks.errors import DataError
-from tasks.label_schema import Labels, Threshold
 from tasks.labelling import RULE, Misfit, labels_of
 from tasks.rows import number
+from tasks.schema.labels import Labels, Threshold
 from tasks.workspace import Run
 
 BINS = 30

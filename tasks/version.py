@@ -22,7 +22,7 @@ from tasks.errors import DataError, ServiceError
 from tasks.files import link_or_copy
 from tasks.pin import folder_hash, listing, matches_pin
 from tasks.progress import Progress
-from tasks.schema import LABEL_SEPARATOR
+from tasks.schema.recipe import LABEL_SEPARATOR
 from tasks.workspace import Run
 
 ATTEMPTS = 10

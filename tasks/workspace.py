@@ -27,12 +27,12 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from tasks import recipe as recipes
 from tasks.contracts import Manifest
 from tasks.envelope import Envelope, enclosed, opened, paths_below
 from tasks.errors import ContractError, DataError, RecipeError, ServiceError
 from tasks.location import place_at
-from tasks.schema import Recipe
+from tasks.schema import load as recipes
+from tasks.schema.recipe import Recipe
 
 M = TypeVar("M", bound=Manifest)
 

@@ -12,7 +12,7 @@ import hypothesis
 import pytest
 from filelock import FileLock
 
-from tasks import recipe as recipes
+from tasks.schema import load as recipes
 from tasks.settings import TELEMETRY_OFF
 from tasks.steps import perform
 from tasks.workspace import Run

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tasks.form import Form
-from tasks.recipe import SWEEP_FORM
+from tasks.schema.form import Form
+from tasks.schema.load import SWEEP_FORM
 from tests import tiny
 
 CHECKOUT = Path(__file__).resolve().parent.parent

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from tasks import recipe as recipes
 from tasks import tracking
 from tasks.contracts import Adapter, DatasetVersion, Evaluation, MergedModel
 from tasks.errors import DataError
 from tasks.kinds import AnswerTooLong, chat, examples_of
-from tasks.schema import Recipe
+from tasks.schema import load as recipes
+from tasks.schema.recipe import Recipe
 from tasks.steps import perform
 from tasks.tokens import Tokens
 from tasks.workspace import Run

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from benchmarks.bases import configuration, write
-from tasks import recipe as recipes
 from tasks import tracking
 from tasks.contracts import Adapter, BaseModelFiles, DatasetVersion, Download, MergedModel, Part
 from tasks.errors import DataError
@@ -22,7 +21,8 @@ from tasks.generation import log_probabilities
 from tasks.kinds import Columns, Example, classes_of, examples_of, kind_of, numbers, words
 from tasks.models import HEAD_WEIGHT, load_adapter, load_model
 from tasks.new_tokens import new_rows
-from tasks.schema import Recipe
+from tasks.schema import load as recipes
+from tasks.schema.recipe import Recipe
 from tasks.steps import perform
 from tasks.tokens import TOKENIZER_FILES, Tokens
 from tasks.train import train

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tasks import recipe as recipes
 from tasks.base_checks import check_base
 from tasks.errors import RecipeError, RecipeErrors
+from tasks.schema import load as recipes
 from tests import tiny
 
 GEMMA = {"architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text"}

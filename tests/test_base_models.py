@@ -19,12 +19,12 @@ import numpy as np
 import pytest
 
 from tasks import gguf
-from tasks import recipe as recipes
 from tasks.base_checks import check_base
 from tasks.base_models import fetch_base, place
 from tasks.contracts import Download
 from tasks.errors import DataError, RecipeError, ServiceError, SettingsError
 from tasks.progress import Progress
+from tasks.schema import load as recipes
 from tasks.settings import CHECKOUT
 from tasks.steps import perform
 from tasks.tokens import Tokens

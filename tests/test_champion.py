@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from tasks import recipe as recipes
 from tasks import tracking
 from tasks.champion import champion_version, version_model, version_recipe
 from tasks.errors import ContractError, ServiceError
+from tasks.schema import load as recipes
 
 
 def register(folder: Path, document: dict[str, Any]) -> Path:

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks import recipe as recipes
 from tasks import tracking
 from tasks.contracts import Adapter, BaseModelFiles, DatasetVersion, Download, Evaluation, MergedModel, Part, RegisteredVersion
 from tasks.errors import DataError, RecipeError, RecipeErrors
 from tasks.files import link_or_copy
 from tasks.kinds import chat
 from tasks.models import load_model
-from tasks.schema import METRICS, Recipe
+from tasks.schema import load as recipes
+from tasks.schema.recipe import METRICS, Recipe
 from tasks.steps import perform
 from tasks.tokens import Tokens
 from tasks.workspace import Run

@@ -11,7 +11,7 @@ import yaml
 from kubernetes_validate.utils import latest_version
 
 from dags import pods
-from tasks import recipe as recipes
+from tasks.schema import load as recipes
 from tasks.settings import CHECKOUT, settings
 from tests import manifests
 from tests.kubernetes_api.quantities import quantity

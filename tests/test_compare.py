@@ -9,7 +9,7 @@ import pytest
 from tasks import tracking
 from tasks.contracts import Comparison, Emissions, Plan, Point, Score, TrackedRun, TrialScores
 from tasks.errors import ContractError
-from tasks.grid import trials_of
+from tasks.schema.sweep_grid import trials_of
 from tasks.steps import perform
 from tasks.workspace import Run
 from tests import tiny

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks import comparison, near_copies
-from tasks.data_schema import Split
 from tasks.parting import Row, cut
+from tasks.schema.data import Split
 from tasks.split import resolve_equal_texts
 
 INVISIBLE = "\u200b\u200c\u200d\u200e\u200f\u00ad\ufeff\ufe0e\ufe0f\u2060\u202a\u202e\u2066\u2069\u061c\u180e\u034f\u115f\u3164\x00\x7f"

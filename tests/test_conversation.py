@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks import recipe as recipes
 from tasks.conversation import render
 from tasks.errors import RecipeError
+from tasks.schema import load as recipes
 from tasks.settings import CHECKOUT, quiet_environment
 from tasks.tokens import Tokens
 from tests import tiny

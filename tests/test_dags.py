@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from tasks import recipe as recipes
 from tasks.contracts import STEPS, SWEEP_STEPS
-from tasks.recipe import FORM, SWEEP_FORM
-from tasks.schema import Recipe
+from tasks.schema import load as recipes
+from tasks.schema.load import FORM, SWEEP_FORM
+from tasks.schema.recipe import Recipe
 from tests.dag_folder import CHECKOUT, GRID, dag_of, parse, sweep_of, write_recipe
 
 pytest_plugins = ["tests.dag_folder"]

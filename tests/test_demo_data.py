@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tasks import recipe as recipes
 from tasks.contracts import BaseModelFiles, DatasetParts, DatasetVersion, Download, SourceFile
 from tasks.errors import ServiceError
 from tasks.pin import PIN, matches_pin, pin_of
 from tasks.progress import Progress
+from tasks.schema import load as recipes
 from tasks.sources import fetch_source
 from tasks.steps import perform
 from tasks.workspace import Run

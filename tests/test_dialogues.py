@@ -2,8 +2,8 @@
 
 import pytest
 
-from tasks.data_schema import Data, Turns
 from tasks.dialogues import answered, opening_turn
+from tasks.schema.data import Data, Turns
 
 TURNS = Turns(human="\n\nHuman: ", assistant="\n\nAssistant: ")
 ASKED = "\n\nHuman: Hello\n\nAssistant: Hi.\n\nHuman: And\n\nnow?"

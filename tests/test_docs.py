@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from tasks.contracts import STEPS
-from tasks.recipe import recipe_files
-from tasks.schema import Recipe
+from tasks.schema.load import recipe_files
+from tasks.schema.recipe import Recipe
 from tasks.settings import CHECKOUT, Settings
 
 DOCS = [CHECKOUT / "README.md", CHECKOUT / "CHANGELOG.md", *sorted((CHECKOUT / "docs").glob("*.md")), CHECKOUT / "mlflow" / "README.md"]

@@ -9,7 +9,7 @@ from tasks.contracts import Finding
 from tasks.doctor import checks, cluster, configuration, inputs, machine
 from tasks.doctor.findings import Check, examine
 from tasks.doctor.needs import Needs
-from tasks.pod_schema import Pods
+from tasks.schema.pods import Pods
 from tasks.settings import settings
 from tests.kubernetes_api.fake import NAMESPACE, KubernetesApi
 

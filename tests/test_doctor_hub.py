@@ -14,8 +14,8 @@ from tasks.contracts import Finding
 from tasks.doctor import hub_rights, inputs
 from tasks.doctor.findings import Check, examine
 from tasks.doctor.needs import Needs
-from tasks.recipe import resolve
-from tasks.schema import Recipe
+from tasks.schema.load import resolve
+from tasks.schema.recipe import Recipe
 from tasks.settings import settings
 from tests.file_server import COMMIT, FileServer, Served
 
@@ -168,7 +168,7 @@ def test_a_commit_that_is_none_becomes_no_folder(server: FileServer, recipe: Any
 
 
 def data_file(recipe: Any, **source: Any) -> Finding:
-    from tasks.data_schema import Source
+    from tasks.schema.data import Source
 
     recipe.data = SimpleNamespace(tables=lambda: (SimpleNamespace(source=Source(**source)),))
     needs = Needs(settings(), recipe, "/nowhere")

@@ -12,7 +12,7 @@ from tasks.contracts import Finding
 from tasks.doctor import machine, places, tracking_server
 from tasks.doctor.findings import Check, examine
 from tasks.doctor.needs import Needs
-from tasks.pod_schema import amount
+from tasks.schema.pods import amount
 from tasks.settings import settings
 from tests.http_server import serving
 from tests.s3_server import S3

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from tasks.data_schema import Expectation
 from tasks.errors import DataError, RecipeError
 from tasks.expectations import Outcome, check, rules
 from tasks.rows import ParsedFile, Place
+from tasks.schema.data import Expectation
 
 
 def judge(rows: list[list[str]], *expectations: dict[str, Any]) -> list[Outcome]:

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from benchmarks.bases import BASES, configuration, on_paper, write
-from tasks import recipe as recipes
 from tasks.kinds import classes_of
 from tasks.models import load_model
-from tasks.recipe import lookup
-from tasks.schema import Recipe
+from tasks.schema import load as recipes
+from tasks.schema.load import lookup
+from tasks.schema.recipe import Recipe
 from tasks.trainer import training_arguments, with_adapter
 
 ATTENTION_AND_MLP = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}

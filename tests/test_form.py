@@ -8,11 +8,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tasks import recipe as recipes
 from tasks.cli import app
 from tasks.errors import RecipeError, RecipeErrors
-from tasks.form import Field, FilledForm, Form
-from tasks.recipe import FORM, SWEEP_FORM
+from tasks.schema import load as recipes
+from tasks.schema.form import Field, FilledForm, Form
+from tasks.schema.load import FORM, SWEEP_FORM
 from tests.dag_folder import GRID, write_recipe
 
 pytest_plugins = ["tests.dag_folder"]

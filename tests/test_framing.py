@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks import framing
-from tasks import recipe as recipes
 from tasks.errors import DataError, RecipeError
+from tasks.schema import load as recipes
 from tasks.tokens import Tokens
 from tests import tiny
 

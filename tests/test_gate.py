@@ -7,7 +7,7 @@ import pytest
 
 from tasks.contracts import Parity, Score, Scores
 from tasks.gate import Evidence, Rival, verdict
-from tasks.schema import Gate
+from tasks.schema.recipe import Gate
 
 GATE = Gate(metric="macro_f1", floors={"macro_f1": 0.5, "roc_auc": 0.75}, margin=0.01)
 

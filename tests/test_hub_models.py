@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tasks import recipe as recipes
 from tasks.base_checks import check_base
 from tasks.base_models import Base, fetch_base
 from tasks.errors import RecipeError
 from tasks.progress import Progress
+from tasks.schema import load as recipes
 from tests import tiny
 from tests.hub_families import FAMILIES
 from tests.hub_models import ModelHub, model_hub, taken_for_the_hub

@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from tasks import recipe as recipes
 from tasks.contracts import STEPS, Download, MergedModel, Promotion, Publication, RegisteredVersion
 from tasks.framing import framed
 from tasks.kinds import kind_of
-from tasks.schema import Recipe
+from tasks.schema import load as recipes
+from tasks.schema.recipe import Recipe
 from tasks.settings import settings
 from tasks.steps import perform
 from tasks.workspace import Run

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.data_schema import Data
 from tasks.errors import DataError
 from tasks.rows import ParsedFile, parse, write_rejects
+from tasks.schema.data import Data
 
 
 def read(folder: Path, raw: bytes, name: str = "data.json", **keys: object) -> ParsedFile:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks import recipe as recipes
 from tasks import single_label
 from tasks.batches import collate
 from tasks.contracts import Evaluation, MergedModel
@@ -17,7 +16,8 @@ from tasks.errors import RecipeError, RecipeErrors
 from tasks.generation import log_probabilities
 from tasks.kinds import Row, label_scoring
 from tasks.models import load_model
-from tasks.schema import Recipe
+from tasks.schema import load as recipes
+from tasks.schema.recipe import Recipe
 from tasks.steps import perform
 from tasks.tokens import Tokens
 from tests import tiny, tiny_models

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks import recipe as recipes
 from tasks import single_label
 from tasks.errors import DataError, RecipeError, RecipeErrors
 from tasks.intervals import bootstrap
 from tasks.kinds import Row, label_scoring
 from tasks.models import load_model
-from tasks.schema import METRICS, Recipe
+from tasks.schema import load as recipes
+from tasks.schema.recipe import METRICS, Recipe
 from tasks.tokens import Tokens
 from tests import tiny
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from tasks.label_schema import Labels
 from tasks.labelling import Misfit, labels_of
+from tasks.schema.labels import Labels
 
 REJECT = "reject such rows with expect_column_values_to_{} under validate.expectations"
 

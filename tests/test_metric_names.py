@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks import plots, tracking
-from tasks import recipe as recipes
 from tasks.characters import spelled_out
 from tasks.contracts import Score
 from tasks.metric_names import LONGEST, metric_names
+from tasks.schema import load as recipes
 from tasks.workspace import Run
 
 ALIKE = [

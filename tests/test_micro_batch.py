@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks import recipe as recipes
 from tasks.errors import OutOfMemoryError, RecipeError
 from tasks.micro_batch import halved, lack_of_memory
-from tasks.schema import Recipe
+from tasks.schema import load as recipes
+from tasks.schema.recipe import Recipe
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks import recipe as recipes
 from tasks.contracts import STEPS, DatasetVersion, Evaluation, Promotion, Publication, ValidRows
+from tasks.schema import load as recipes
 from tasks.settings import CHECKOUT
 from tasks.steps import perform
 from tasks.workspace import Run

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from tasks import recipe as recipes
 from tasks import tracking
 from tasks.champion import ALIAS, champion_version, version_model
 from tasks.contracts import STEPS, BaseModelFiles, DatasetParts, DatasetVersion, Download, Evaluation, MergedModel, Publication, SourceFile
@@ -20,6 +19,7 @@ from tasks.doctor.needs import Needs
 from tasks.embedded import configuration
 from tasks.errors import SettingsError, Skip
 from tasks.location import run_folder
+from tasks.schema import load as recipes
 from tasks.settings import settings, sqlite_path, sqlite_uri
 from tasks.steps import perform
 from tasks.workspace import Run

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from tasks import merge as step
-from tasks import recipe as recipes
 from tasks.contracts import Adapter, BaseModelFiles, DatasetVersion, Download, MergedModel, Part
 from tasks.errors import ContractError
 from tasks.files import link_or_copy
 from tasks.kinds import chat
 from tasks.models import load_adapter, load_model
+from tasks.schema import load as recipes
 from tasks.steps import perform
 from tasks.tokens import Tokens
 from tasks.trainer import with_adapter

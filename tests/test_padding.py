@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 from tasks import evaluate, generation, trainer
-from tasks import recipe as recipes
 from tasks.batches import inputs_of, pad_left
 from tasks.contracts import TrackedRun
 from tasks.errors import RecipeError
 from tasks.kinds import Example, kind_of, numbers, sequence_classification
 from tasks.models import load_model, save
 from tasks.padding import check_padding
-from tasks.schema import Recipe
+from tasks.schema import load as recipes
+from tasks.schema.recipe import Recipe
 from tasks.tokens import Tokens
 from tasks.training_job import Job
 from tests import tiny

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from tasks import parquet
 from tasks.contracts import DatasetParts, ValidRows
-from tasks.data_schema import Split
 from tasks.errors import DataError
 from tasks.parting import Row, count, cut, upsampled
+from tasks.schema.data import Split
 from tasks.steps import perform
 from tasks.workspace import Run
 from tests import tiny

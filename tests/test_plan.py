@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from tasks import recipe as recipes
 from tasks import tracking
 from tasks.contracts import Plan
 from tasks.errors import DataError, RecipeError, RecipeErrors
-from tasks.grid import recipe_of, trials_of
-from tasks.schema import Recipe
+from tasks.schema import load as recipes
+from tasks.schema.recipe import Recipe
+from tasks.schema.sweep_grid import recipe_of, trials_of
 from tasks.steps import perform
 from tasks.workspace import Run
 from tests import tiny

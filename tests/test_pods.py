@@ -9,7 +9,7 @@ import pytest
 
 from dags import pods
 from dags.pods import Work
-from tasks import recipe as recipes
+from tasks.schema import load as recipes
 from tasks.settings import settings
 from tests import tiny
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from tasks import parquet, recipe
+from tasks import parquet
 from tasks.contracts import BaseModelFiles, DatasetParts, Download, SourceFile, ValidRows
 from tasks.errors import DataError, RecipeErrors
 from tasks.files import link_or_copy
-from tasks.schema import Recipe
+from tasks.schema import load
+from tasks.schema.recipe import Recipe
 from tasks.steps import perform
 from tasks.workspace import Run
 from tests import tiny
@@ -123,12 +124,12 @@ def test_pooling_needs_two_files_and_a_test_part(tiny_document: dict[str, Any], 
     tiny_document["data"]["test"] = changes["test"]
     tiny_document["split"] |= {"published": "pooled", "test": changes.get("rows", 60)}
     with pytest.raises(RecipeErrors) as caught:
-        recipe.resolve(tiny_document)
+        load.resolve(tiny_document)
     assert message in str(caught.value)
 
 
 def unsmile(profile: str) -> Recipe:
-    return recipe.resolve(recipe.load(recipe.RECIPES / "unsmile.yaml"), profile, {"as_published": True})
+    return load.resolve(load.load(load.RECIPES / "unsmile.yaml"), profile, {"as_published": True})
 
 
 @pytest.mark.parametrize(("profile", "test", "validation"), [("full", 3749, 1000), ("local", 300, 200)])

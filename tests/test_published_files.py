@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from tasks import near_copies, parquet
-from tasks import recipe as recipes
 from tasks.contracts import BaseModelFiles, DatasetParts, Download, Part, SourceFile, ValidRows
-from tasks.data_schema import Table
 from tasks.files import link_or_copy
+from tasks.schema import load as recipes
+from tasks.schema.data import Table
 from tasks.steps import perform
 from tasks.workspace import Run
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from tasks import recipe as recipes
 from tasks.errors import RecipeError, RecipeErrors
 from tasks.library_logs import REPEATED, quiet_libraries
 from tasks.models import load_model
+from tasks.schema import load as recipes
+from tasks.schema.training import Quantization
 from tasks.steps import perform
 from tasks.trainer import with_adapter
-from tasks.training_schema import Quantization
 from tests import tiny
 
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from tasks import recipe as recipes
 from tasks import trainer, training_job
 from tasks.checkpoint_files import newest_whole, step_of
 from tasks.errors import DataError, RecipeError, ServiceError
 from tasks.memory import Shortage, kernel_kills
 from tasks.ranks import in_ranks
+from tasks.schema import load as recipes
 from tasks.steps import perform
 from tests import ranked, tiny
 from tests.processes import apart, children, ended, gone, losses, step, until

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tasks import recipe as recipes
 from tasks.errors import RecipeError, RecipeErrors
+from tasks.schema import load as recipes
 
 TURNS = {"human": "Q:", "assistant": "A:"}
 FILES = recipes.recipe_files(recipes.RECIPES)

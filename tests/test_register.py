@@ -16,7 +16,7 @@ from tasks.errors import ServiceError
 from tasks.files import write_atomically
 from tasks.kinds import kind_of
 from tasks.models import load_model
-from tasks.recipe import read
+from tasks.schema.load import read
 from tasks.settings import CHECKOUT, quiet_environment
 from tasks.steps import perform
 from tasks.tokens import Tokens

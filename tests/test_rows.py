@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.data_schema import Data
 from tasks.errors import DataError, RecipeError
 from tasks.rows import ParsedFile, Reject, number, parse, write_rejects
+from tasks.schema.data import Data
 
 HEADER = b"text,label\n"
 

@@ -13,8 +13,8 @@ from typing import Any
 import psutil
 import pytest
 
-from tasks import recipe as recipes
 from tasks.contracts import STEPS, Download, RegisteredVersion
+from tasks.schema import load as recipes
 from tasks.workspace import Run
 from tests import evaluated, tiny
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tasks import hub
-from tasks import recipe as recipes
 from tasks.allowed_hosts import allowed, check_host
-from tasks.data_schema import Source
 from tasks.errors import ContractError, LoraflowError, RecipeError, RecipeErrors
 from tasks.location import run_folder
+from tasks.schema import load as recipes
+from tasks.schema.data import Source
 from tasks.settings import CHECKOUT
 from tasks.workspace import Run
 

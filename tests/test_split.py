@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks import parquet, recipe
+from tasks import parquet
 from tasks.contracts import DatasetParts, ValidRows
-from tasks.data_schema import Split
 from tasks.errors import DataError, Skip
 from tasks.parting import Row, cut, shares
+from tasks.schema import load
+from tasks.schema.data import Split
 from tasks.split import resolve_equal_texts
 from tasks.steps import perform
 from tasks.workspace import Run
@@ -280,7 +281,7 @@ def test_ethos_is_cut_as_the_tutorial_cuts_it(mirror: Path, home: Path) -> None:
 
     run = Run(home / "runs" / "ethos" / "test")
     run.folder.mkdir(parents=True)
-    run.freeze(recipe.resolve(recipe.load(recipe.RECIPES / "ethos.yaml")))
+    run.freeze(load.resolve(load.load(load.RECIPES / "ethos.yaml")))
     link_or_copy(mirror / run.recipe.data.source.mirror, run.folder / "ethos.csv")  # type: ignore[operator]
     size = (run.folder / "ethos.csv").stat().st_size
     run.write(Download(BaseModelFiles("none", "0", "base"), SourceFile("mirror", "ethos.csv", run.recipe.data.source.sha256 or "", size)))

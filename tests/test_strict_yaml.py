@@ -6,10 +6,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from tasks import recipe as recipes
-from tasks import strict_yaml
 from tasks.cli import app
 from tasks.errors import RecipeError, RecipeErrors
+from tasks.schema import load as recipes
+from tasks.schema import strict_yaml
 from tests.test_audit import audit
 
 

@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks import model_card
-from tasks import recipe as recipes
 from tasks.contracts import Adapter, BaseModelFiles, DatasetVersion, Download, Evaluation, MergedModel, Part
 from tasks.errors import DataError, RecipeError, RecipeErrors
 from tasks.files import link_or_copy
 from tasks.kinds import structured_generation as kind
 from tasks.models import load_model
 from tasks.new_tokens import extended, new_rows
-from tasks.schema import Recipe
+from tasks.schema import load as recipes
+from tasks.schema.recipe import Recipe
 from tasks.steps import perform
 from tasks.tokens import Tokens
 from tasks.train import train

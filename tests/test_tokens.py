@@ -11,9 +11,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tasks import recipe as recipes
 from tasks.framing import framed, snippet
 from tasks.kinds import kind_of
+from tasks.schema import load as recipes
 from tasks.settings import CHECKOUT, quiet_environment
 from tasks.tokens import BREAK, Tokens
 from tests import tiny

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks import recipe as recipes
 from tasks import tracking
 from tasks.batches import IGNORED, collate
 from tasks.checkpoint_files import mark_whole, newest_whole
@@ -18,7 +17,8 @@ from tasks.errors import DataError, RecipeError, ServiceError
 from tasks.generation import log_probabilities
 from tasks.kinds import Example, label_scoring
 from tasks.models import dtype_of, load_model
-from tasks.schema import Recipe
+from tasks.schema import load as recipes
+from tasks.schema.recipe import Recipe
 from tasks.steps import perform
 from tasks.tokens import Tokens
 from tasks.trainer import with_adapter

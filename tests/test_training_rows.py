@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks import recipe as recipes
 from tasks import tracking
 from tasks.contracts import Adapter, DatasetVersion
 from tasks.kinds import Example, label_scoring
+from tasks.schema import load as recipes
 from tasks.steps import perform
 from tasks.tokens import Tokens
 from tasks.trainer import kept_step

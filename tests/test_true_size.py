@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import true_size
 from benchmarks.bases import BASES, configuration, on_paper
-from tasks import recipe as recipes
+from tasks.schema import load as recipes
 
 PUBLISHED = [path.stem for path in recipes.recipe_files() if recipes.load(path)["base_model"]["name"] in BASES]
 

@@ -5,9 +5,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tasks import recipe as recipes
 from tasks.contracts import BaseModelFiles, DatasetVersion, Download, Part
 from tasks.files import link_or_copy
+from tasks.schema import load as recipes
 from tasks.workspace import Run
 
 POSITIVE = ["lovely", "great", "sunny", "kind"]
@@ -72,7 +72,7 @@ def build_gemma(folder: Path) -> Path:
 
 
 def recipe_document(base: Path, source: Path, name: str = "tiny") -> dict[str, Any]:
-    """A whole recipe on the tiny base and the made-up rows, as `tasks.recipe.load` would return it."""
+    """A whole recipe on the tiny base and the made-up rows, as `tasks.schema.load.load` would return it."""
     return {
         "schema": 1,
         "name": name,

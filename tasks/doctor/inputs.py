@@ -6,13 +6,13 @@ from functools import partial
 from tasks import base_models, hub_client, sources, transfer, wheels
 from tasks.base_checks import check_base
 from tasks.contracts import Finding
-from tasks.data_schema import Source
 from tasks.doctor import machine
 from tasks.doctor.findings import fault, good, of_error
 from tasks.doctor.needs import Needs
 from tasks.errors import LoraflowError, RecipeErrors
 from tasks.progress import Progress
-from tasks.schema import Recipe
+from tasks.schema.data import Source
+from tasks.schema.recipe import Recipe
 from tasks.settings import settings
 
 

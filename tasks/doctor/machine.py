@@ -9,7 +9,7 @@ from pathlib import Path
 from tasks.contracts import Finding
 from tasks.doctor.findings import fault, good, warning
 from tasks.doctor.needs import Needs, scheme
-from tasks.pod_schema import amount
+from tasks.schema.pods import amount
 
 GB = 1_000_000_000
 SPARE = GB

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from tasks.contracts import STEPS
-from tasks.schema import Recipe
+from tasks.schema.recipe import Recipe
 from tasks.settings import Settings
 
 

@@ -10,8 +10,8 @@ from tasks.embedded.api import Airflow
 from tasks.embedded.follow import Follower
 from tasks.embedded.keeper import State
 from tasks.errors import LoraflowError
-from tasks.form import Form
 from tasks.location import run_folder
+from tasks.schema.form import Form
 from tasks.settings import settings
 from tasks.summary import summary, terminal
 from tasks.workspace import Run

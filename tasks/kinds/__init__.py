@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from tasks.errors import DataError
-from tasks.schema import Recipe
+from tasks.schema.recipe import Recipe
 
 if TYPE_CHECKING:
     import numpy as np

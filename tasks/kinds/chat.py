@@ -19,7 +19,7 @@ from tasks.framing import literal
 from tasks.generation import generate, log_probabilities
 from tasks.generation import loss as loss
 from tasks.kinds import Advance, AnswerTooLong, Columns, Encoder, Example, Metrics, Row, Wording, in_proportion, silent
-from tasks.schema import Recipe
+from tasks.schema.recipe import Recipe
 
 if TYPE_CHECKING:
     import numpy as np

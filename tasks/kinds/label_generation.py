@@ -19,7 +19,7 @@ from tasks.generation import answers_log_probabilities, generate, loss
 from tasks.kinds import Advance, Columns, Encoder, Example, Row, Wording, in_proportion, labels_of, silent
 from tasks.label_lines import LABELS, none_label, parse, speller, write
 from tasks.multi_label import columns_of, figures, majority, metrics, response
-from tasks.schema import Recipe
+from tasks.schema.recipe import Recipe
 
 __all__ = [
     "HEAD", "assess", "check_tokens", "example", "figures", "loss", "majority", "metrics", "respond", "response", "snippet", "wording",

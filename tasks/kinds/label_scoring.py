@@ -22,7 +22,7 @@ from tasks.errors import DataError, RecipeError
 from tasks.framing import check_room, framed, template
 from tasks.generation import answers_log_probabilities, by_length
 from tasks.kinds import Advance, Columns, Encoder, Example, LossFunction, Row, Wording, silent
-from tasks.schema import Recipe
+from tasks.schema.recipe import Recipe
 from tasks.single_label import figures, majority, metrics, response
 
 if TYPE_CHECKING:

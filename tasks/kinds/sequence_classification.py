@@ -12,7 +12,7 @@ from tasks.errors import DataError
 from tasks.framing import check_room, framed, template
 from tasks.generation import by_length
 from tasks.kinds import Advance, Columns, Encoder, Example, LossFunction, Metrics, Row, Wording, silent
-from tasks.schema import Recipe
+from tasks.schema.recipe import Recipe
 from tasks.single_label import figures, majority, response
 
 if TYPE_CHECKING:

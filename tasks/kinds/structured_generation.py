@@ -21,7 +21,7 @@ from tasks.framing import check_room, framed, least_tokens, literal, template
 from tasks.generation import generate, log_probabilities
 from tasks.generation import loss as loss
 from tasks.kinds import Advance, Columns, Encoder, Example, Metrics, Row, Wording, silent
-from tasks.schema import Recipe
+from tasks.schema.recipe import Recipe
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,7 +9,7 @@ import yaml
 
 from tasks.contracts import STEPS
 from tasks.location import run_folder
-from tasks.schema import Recipe
+from tasks.schema.recipe import Recipe
 from tasks.workspace import RECIPE, Run
 from tests import tiny
 from tests.pipeline import browser

@@ -13,9 +13,9 @@ import psutil
 import pytest
 import yaml
 
-from tasks import recipe as recipes
 from tasks.embedded import keeper
 from tasks.files import link_or_copy
+from tasks.schema import load as recipes
 from tasks.settings import Settings
 from tests.pipeline.shell import WAIT_SECONDS, Shell
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks import recipe as recipes
 from tasks.contracts import STEPS, DatasetVersion, Evaluation, Publication, RegisteredVersion, ValidRows
 from tasks.errors import GateError
+from tasks.schema import load as recipes
 from tasks.steps import perform
 from tasks.workspace import Run
 

@@ -14,9 +14,9 @@ import psycopg2
 import pytest
 import yaml
 
-from tasks import recipe as recipes
 from tasks.contracts import STEPS, Adapter, DatasetVersion, Evaluation, Promotion, Publication, RegisteredVersion
 from tasks.progress import read_position
+from tasks.schema import load as recipes
 from tasks.steps import perform
 from tasks.workspace import Run
 from tests import tiny

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from tasks.contracts import CONTRACTS
-from tasks.section import Section
+from tasks.schema.section import Section
 
 StepName = Annotated[str, Field(pattern=r"^[a-z]+$")]
 Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|[kMGT]i?)?$", max_length=20)]

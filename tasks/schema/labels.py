@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tasks.section import Section
+from tasks.schema.section import Section
 
 
 class Threshold(Section):

@@ -14,12 +14,12 @@ from typing import Literal
 import yaml
 from pydantic import Field
 
-from tasks.data_schema import Data, Name, Split, Validate
-from tasks.label_schema import Labels, MarkedColumns
-from tasks.pod_schema import Pods
-from tasks.section import Section
-from tasks.sweep_schema import Sweep
-from tasks.training_schema import BaseModelChoice, Lora, Prompt, Train
+from tasks.schema.data import Data, Name, Split, Validate
+from tasks.schema.labels import Labels, MarkedColumns
+from tasks.schema.pods import Pods
+from tasks.schema.section import Section
+from tasks.schema.sweep import Sweep
+from tasks.schema.training import BaseModelChoice, Lora, Prompt, Train
 
 METRICS = {
     "label_scoring": ("macro_f1", "accuracy", "roc_auc", "f1"),

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tasks.data_schema import PACKAGE, REPOSITORY
-from tasks.section import Section
+from tasks.schema.data import PACKAGE, REPOSITORY
+from tasks.schema.section import Section
 
 
 class Quantization(Section):

@@ -2,8 +2,8 @@
 
 from tasks.contracts import Trial
 from tasks.errors import RecipeError
-from tasks.schema import Recipe
-from tasks.sweep_schema import Sweep
+from tasks.schema.recipe import Recipe
+from tasks.schema.sweep import Sweep
 
 
 def grid_of(recipe: Recipe) -> Sweep:

@@ -15,10 +15,10 @@ from typing import Any, NoReturn, Self, get_args
 
 from pydantic import ValidationError
 
-from tasks import recipe as recipes
 from tasks.errors import RecipeError, RecipeErrors
-from tasks.recipe import FORM
-from tasks.schema import Recipe
+from tasks.schema import load as recipes
+from tasks.schema.load import FORM
+from tasks.schema.recipe import Recipe
 from tasks.settings import settings
 
 PROFILES: tuple[str, ...] = get_args(Recipe.model_fields["profile"].annotation)

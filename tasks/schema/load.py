@@ -13,11 +13,11 @@ from typing import Annotated, Any, get_args
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from tasks import strict_yaml
 from tasks.errors import RecipeError, RecipeErrors
-from tasks.schema import Recipe
+from tasks.schema import strict_yaml
+from tasks.schema.recipe import Recipe
 
-RECIPES = Path(__file__).parent / "recipes"
+RECIPES = Path(__file__).parent.parent / "recipes"
 
 LAYERS = ("published", "local")
 """Keys of a recipe file that hold other keys: what is laid over the recipe where it is asked for."""

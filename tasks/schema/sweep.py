@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from tasks.section import Section
+from tasks.schema.section import Section
 
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
