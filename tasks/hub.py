@@ -10,8 +10,8 @@ from pathlib import Path
 from filelock import FileLock
 
 from tasks.errors import ContractError, LoraflowError, ServiceError
+from tasks.fetch.hub import token
 from tasks.files import link_or_copy
-from tasks.hub_client import token
 from tasks.redaction import in_one_line
 
 FOLDER_NAMESPACE = "loraflow"

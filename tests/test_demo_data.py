@@ -9,10 +9,10 @@ import yaml
 
 from tasks.contracts import BaseModelFiles, DatasetParts, DatasetVersion, Download, SourceFile
 from tasks.errors import ServiceError
+from tasks.fetch.data_files import fetch_source
 from tasks.pin import PIN, matches_pin, pin_of
 from tasks.progress import Progress
 from tasks.schema import load as recipes
-from tasks.sources import fetch_source
 from tasks.steps import perform
 from tasks.workspace import Run
 

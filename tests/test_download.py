@@ -16,10 +16,10 @@ from typing import Any
 import httpx
 import pytest
 
-from tasks import transfer
 from tasks.contracts import Download
 from tasks.download import download
 from tasks.errors import DataError, RecipeError, ServiceError
+from tasks.fetch import http
 from tasks.settings import CHECKOUT
 from tasks.steps import perform
 from tasks.workspace import Run
@@ -38,7 +38,7 @@ def server() -> Iterator[FileServer]:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
-    monkeypatch.setattr(transfer, "PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(http, "PAUSES", (0.0, 0.0, 0.0))
     monkeypatch.delenv("LORAFLOW_MIRROR", raising=False)
 
 
@@ -114,11 +114,11 @@ def test_a_passing_fault_is_tried_again_after_the_pause_asked_for(
 ) -> None:
     pauses: list[float] = []
     monkeypatch.setattr(time, "sleep", pauses.append)
-    monkeypatch.setattr(transfer, "PAUSES", (0.5, 1.0, 2.0))
+    monkeypatch.setattr(http, "PAUSES", (0.5, 1.0, 2.0))
     server.files["/rows.csv"] = Served(ROWS, statuses=[503, 429], headers={"Retry-After": "999"})
     run = start(url=f"{server.url}/rows.csv", sha256=SHA)
     assert source_bytes(run, done(run)) == ROWS
-    assert len(server.log) == 3 and pauses == [transfer.LONGEST_PAUSE] * 2
+    assert len(server.log) == 3 and pauses == [http.LONGEST_PAUSE] * 2
     assert "HTTP 503 Service Unavailable; trying again in 60 s" in capfd.readouterr().err
 
 
@@ -135,8 +135,8 @@ def test_no_network(start: Any) -> None:
 
 
 def test_a_silent_server_is_given_up(server: FileServer, start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "TIMEOUT", httpx.Timeout(0.1))
-    monkeypatch.setattr(transfer, "PAUSES", ())
+    monkeypatch.setattr(http, "TIMEOUT", httpx.Timeout(0.1))
+    monkeypatch.setattr(http, "PAUSES", ())
     server.files["/rows.csv"] = Served(ROWS, seconds_a_piece=1)
     with pytest.raises(ServiceError, match=r"timed out in 1 tries"):
         done(start(url=f"{server.url}/rows.csv", sha256=SHA))

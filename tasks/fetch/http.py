@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 import certifi
 import httpx
 
-from tasks.allowed_hosts import check_host
-from tasks.cache import hash_into, say
 from tasks.errors import DataError, RecipeError, ServiceError
-from tasks.wheels import ShowProgress
+from tasks.fetch.allowed_hosts import check_host
+from tasks.fetch.cache import hash_into, say
+from tasks.fetch.packages import ShowProgress
 
 PAUSES = (1.0, 3.0, 9.0)
 """Seconds between the tries of a transfer."""

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
-from tasks.allowed_hosts import check_host
-from tasks.cache import say
 from tasks.errors import RecipeError, ServiceError
-from tasks.pip_guarded import REFUSED
+from tasks.fetch.allowed_hosts import check_host
+from tasks.fetch.cache import say
+from tasks.fetch.guarded_pip import REFUSED
 from tasks.progress import Progress
 from tasks.settings import CHECKOUT, quiet_environment, settings
 
@@ -78,7 +78,7 @@ def look(requirement: str) -> None:
 
 def _pip() -> list[str]:
     """The command pip, guarded where the settings name hosts."""
-    return [sys.executable, "-m", "tasks.pip_guarded" if settings().allowed_hosts else "pip"]
+    return [sys.executable, "-m", "tasks.fetch.guarded_pip" if settings().allowed_hosts else "pip"]
 
 
 def _environment() -> dict[str, str]:

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from tasks import gguf, hub_client, hub_model
-from tasks.base_checks import Tensors, read_json
-from tasks.cache import alone_with, publish, say, sha256_of
 from tasks.errors import RecipeError
+from tasks.fetch import gguf, hub, hub_models
+from tasks.fetch.base_checks import Tensors, read_json
+from tasks.fetch.cache import alone_with, publish, say, sha256_of
+from tasks.fetch.packages import ShowProgress
 from tasks.files import link_or_copy, write_atomically
 from tasks.settings import settings
-from tasks.wheels import ShowProgress
 
 SMALL = ("*.json", "*.jinja", "*.model", "*.txt", "*.md", "*.html", "LICEN[CS]E*", "NOTICE*", "USE_POLICY*")
 """What belongs to a model beside its weights: configuration, tokenizer, licences."""
@@ -92,20 +92,20 @@ def examine(name: str, folder: Path, check: Check) -> list[str]:
     return files
 
 
-def examine_on_hub(name: str, revision: str | None, check: Check, progress: ShowProgress) -> hub_model.Listing:
+def examine_on_hub(name: str, revision: str | None, check: Check, progress: ShowProgress) -> hub_models.Listing:
     """Look at a model of the Hub without its weights: configuration and tokenizer come into the model cache.
 
     Raises:
         RecipeError: no such model, no access to it, or it does not suit.
         ServiceError: the Hub was not to be had.
     """
-    found = hub_model.listing(name, revision)
+    found = hub_models.listing(name, revision)
     final, partial = _hub_place(name, found.commit), _partial(name, found.commit)
     with alone_with(final):
         if final.exists():
             examine(name, final, check)
         else:
-            hub_model.fetch_small(name, found, partial, SMALL, progress)
+            hub_models.fetch_small(name, found, partial, SMALL, progress)
             _weights_on_hub(name, found, partial, check)
     return found
 
@@ -198,7 +198,7 @@ def _partial(name: str, commit: str) -> Path:
     return final.with_name(f"{final.name}.partial")
 
 
-def _weights_on_hub(name: str, found: hub_model.Listing, folder: Path, check: Check) -> list[str]:
+def _weights_on_hub(name: str, found: hub_models.Listing, folder: Path, check: Check) -> list[str]:
     """Look at a model whose small files alone are in a folder; returns the names of its weight files."""
     files = weight_files(name, folder)
     if missing := [file for file in files if file not in found.sizes]:
@@ -207,7 +207,7 @@ def _weights_on_hub(name: str, found: hub_model.Listing, folder: Path, check: Ch
 
     def tensors() -> frozenset[str]:
         index = folder / INDEX
-        return frozenset(read_json(name, index)["weight_map"]) if index.exists() else hub_client.tensor_names(name, found.commit, files[0])
+        return frozenset(read_json(name, index)["weight_map"]) if index.exists() else hub.tensor_names(name, found.commit, files[0])
 
     check(folder, tensors)
     return files
@@ -217,14 +217,14 @@ def _from_hub(name: str, revision: str | None, check: Check, progress: ShowProgr
     """Folder and commit of a model, and whether it was examined on its way here."""
     if revision and (there := at_hand(name, revision)):
         return there, revision, False
-    found = hub_model.listing(name, revision)
+    found = hub_models.listing(name, revision)
     final = _hub_place(name, found.commit)
     with alone_with(final):
         cached = final.exists()
         if not cached:
             partial = _partial(name, found.commit)
-            hub_model.fetch_small(name, found, partial, SMALL, progress)
-            hub_model.fetch_weights(name, found, partial, _weights_on_hub(name, found, partial, check), progress)
+            hub_models.fetch_small(name, found, partial, SMALL, progress)
+            hub_models.fetch_weights(name, found, partial, _weights_on_hub(name, found, partial, check), progress)
             shutil.rmtree(partial / ".cache", ignore_errors=True)
             publish(partial, final)
     return final, found.commit, not cached
