@@ -9,12 +9,13 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from tasks import contracts, near_copies, parquet
-from tasks.comparison import key, letters
-from tasks.dialogues import answered, opening_turn
+from tasks import contracts
+from tasks.data import near_duplicates, parquet
+from tasks.data.comparison_key import key, letters
+from tasks.data.dialogues import answered, opening_turn
+from tasks.data.label_rule import Misfit, labels_of
+from tasks.data.partition import Origin, Row, count, cut, downsampled, upsampled
 from tasks.errors import DataError, Skip
-from tasks.labelling import Misfit, labels_of
-from tasks.parting import Origin, Row, count, cut, downsampled, upsampled
 from tasks.progress import Progress
 from tasks.schema.data import Split, Table
 from tasks.schema.recipe import LABEL_SEPARATOR, Recipe
@@ -143,7 +144,7 @@ def grouped(recipe: Recipe, rows: Sequence[Row], published: Sequence[Row], dropp
     columns = [[row.text for row in whole]]
     columns += [[row.answers[index] for row in whole] for index, name in enumerate(recipe.data.answers()) if name != "rejected"]
     columns += [[opening_turn(table.turns, text) for text in columns[0]] for table in recipe.data.tables() if table.turns]
-    ids = near_copies.groups(columns)
+    ids = near_duplicates.groups(columns)
     taken = set(ids[len(rows) :])
     stay = [(row, group) for row, group in zip(rows, ids, strict=False) if group not in taken]
     dropped["leak"] += len(rows) - len(stay)

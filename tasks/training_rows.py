@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks import parquet
+from tasks.data import parquet
+from tasks.data.partition import Origin
 from tasks.errors import DataError
 from tasks.kinds import Example, examples_of
-from tasks.parting import Origin
 from tasks.schema.recipe import Recipe
 from tasks.tokens import Tokens
 

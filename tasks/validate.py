@@ -9,11 +9,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Literal
 
-from tasks import contracts, expectations, parquet, validation_report
-from tasks import rows as files
-from tasks.checked_file import CheckedFile
+from tasks import contracts
+from tasks.data import expectations, parquet, validation_report
+from tasks.data import read_file as files
+from tasks.data.checked_file import CheckedFile
+from tasks.data.label_rule import RULE
 from tasks.errors import ContractError, DataError, Skip
-from tasks.labelling import RULE
 from tasks.progress import Progress
 from tasks.schema.data import Table
 from tasks.workspace import Run

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import get_args
 
 from tasks.contracts import DatasetParts, DatasetVersion, Download, Part, PartName
-from tasks.data_repository import Clone, cloned, tag_of
+from tasks.data.fingerprint import folder_hash, listing, matches_pin
+from tasks.data.repository import Clone, cloned, tag_of
 from tasks.errors import DataError, ServiceError
 from tasks.files import link_or_copy
-from tasks.pin import folder_hash, listing, matches_pin
 from tasks.progress import Progress
 from tasks.schema.recipe import LABEL_SEPARATOR
 from tasks.workspace import Run

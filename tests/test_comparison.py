@@ -8,8 +8,8 @@ import regex
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks import comparison, near_copies
-from tasks.parting import Row, cut
+from tasks.data import comparison_key, near_duplicates
+from tasks.data.partition import Row, cut
 from tasks.schema.data import Split
 from tasks.split import resolve_equal_texts
 
@@ -20,13 +20,13 @@ ENGLAND, SCOTLAND = (f"\U0001f3f4{''.join(chr(0xE0000 + ord(letter)) for letter 
 @pytest.mark.parametrize("letter", INVISIBLE, ids=ascii)
 def test_a_character_that_cannot_be_seen_does_not_count(letter: str) -> None:
     for text in (f"good{letter} day", f"{letter}good day", f"good day{letter}", f"go{letter}od day", f"good {letter} day"):
-        assert comparison.key(text) == "good day"
+        assert comparison_key.key(text) == "good day"
 
 
 def test_every_default_ignorable_character_is_left_out_anywhere_but_in_a_flag() -> None:
     every = [chr(code) for code in range(0x110000) if regex.match(r"\p{Default_Ignorable_Code_Point}", chr(code))]
     assert len(every) > 4000
-    assert {comparison.key(f"a{letter}b") for letter in every} == {"ab"}
+    assert {comparison_key.key(f"a{letter}b") for letter in every} == {"ab"}
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_every_default_ignorable_character_is_left_out_anywhere_but_in_a_flag() 
     ],
 )  # fmt: skip
 def test_texts_that_are_the_same(one: str, other: str) -> None:
-    assert comparison.key(one) == comparison.key(other)
+    assert comparison_key.key(one) == comparison_key.key(other)
 
 
 @pytest.mark.parametrize(
@@ -51,15 +51,15 @@ def test_texts_that_are_the_same(one: str, other: str) -> None:
     ],
 )  # fmt: skip
 def test_texts_that_a_reader_tells_apart(one: str, other: str) -> None:
-    assert comparison.key(one) != comparison.key(other)
+    assert comparison_key.key(one) != comparison_key.key(other)
 
 
 @given(st.text())
 def test_a_keys_key_is_itself(text: str) -> None:
-    found = comparison.key(text)
-    assert comparison.key(found) == found
+    found = comparison_key.key(text)
+    assert comparison_key.key(found) == found
     for form in ("NFC", "NFD", "NFKC", "NFKD"):
-        assert comparison.key(unicodedata.normalize(form, text)) == found
+        assert comparison_key.key(unicodedata.normalize(form, text)) == found
 
 
 def test_copies_are_found_and_the_texts_stay() -> None:
@@ -93,7 +93,7 @@ def test_no_text_straddles_two_parts_where_copies_are_kept(seed: int) -> None:
 
 
 def test_near_copies_and_published_rows_are_found_through_invisible_characters() -> None:
-    assert near_copies.groups([["a letter was sent today", "a let\u00adter was s\u200bent today", "x y z"]]) == [0, 0, 2]
-    assert near_copies.groups([["\U0001f44d\U0001f44d", "\U0001f44d\ufe0f\U0001f44d", "\U0001f44e", ""]]) == [0, 0, 2, 3]
-    assert comparison.letters("Don\u2019t  STOP\u200b!") == comparison.letters("dont stop")
-    assert comparison.letters("\U0001f44d\ufe0f") == comparison.letters("\U0001f44d") != comparison.letters("\U0001f44e")
+    assert near_duplicates.groups([["a letter was sent today", "a let\u00adter was s\u200bent today", "x y z"]]) == [0, 0, 2]
+    assert near_duplicates.groups([["\U0001f44d\U0001f44d", "\U0001f44d\ufe0f\U0001f44d", "\U0001f44e", ""]]) == [0, 0, 2, 3]
+    assert comparison_key.letters("Don\u2019t  STOP\u200b!") == comparison_key.letters("dont stop")
+    assert comparison_key.letters("\U0001f44d\ufe0f") == comparison_key.letters("\U0001f44d") != comparison_key.letters("\U0001f44e")

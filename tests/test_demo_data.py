@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from tasks.contracts import BaseModelFiles, DatasetParts, DatasetVersion, Download, SourceFile
+from tasks.data.fingerprint import PIN, matches_pin, pin_of
 from tasks.errors import ServiceError
 from tasks.fetch.data_files import fetch_source
-from tasks.pin import PIN, matches_pin, pin_of
 from tasks.progress import Progress
 from tasks.schema import load as recipes
 from tasks.steps import perform
@@ -47,7 +47,7 @@ def rebuilt(version: tuple[Path, DatasetVersion]) -> Path:
 
 def test_rebuilt_data_are_the_pinned_ones(rebuilt: Path) -> None:
     assert pin_of("tweets", rebuilt) == yaml.safe_load(PIN.read_text(encoding="utf-8")), (
-        f"the demo's data set came out otherwise; if that is meant: python -m tasks.pin tweets {rebuilt} > data.dvc"
+        f"the demo's data set came out otherwise; if that is meant: python -m tasks.data.fingerprint tweets {rebuilt} > data.dvc"
     )
     assert matches_pin("tweets", rebuilt) is True
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tasks.dialogues import answered, opening_turn
+from tasks.data.dialogues import answered, opening_turn
 from tasks.schema.data import Data, Turns
 
 TURNS = Turns(human="\n\nHuman: ", assistant="\n\nAssistant: ")

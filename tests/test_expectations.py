@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from tasks.data.expectations import Outcome, check, rules
+from tasks.data.read_file import ParsedFile, Place
 from tasks.errors import DataError, RecipeError
-from tasks.expectations import Outcome, check, rules
-from tasks.rows import ParsedFile, Place
 from tasks.schema.data import Expectation
 
 

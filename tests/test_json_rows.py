@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tasks.data.read_file import ParsedFile, parse, write_rejects
 from tasks.errors import DataError
-from tasks.rows import ParsedFile, parse, write_rejects
 from tasks.schema.data import Data
 
 

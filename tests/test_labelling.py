@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tasks.labelling import Misfit, labels_of
+from tasks.data.label_rule import Misfit, labels_of
 from tasks.schema.labels import Labels
 
 REJECT = "reject such rows with expect_column_values_to_{} under validate.expectations"

@@ -7,7 +7,7 @@ from itertools import combinations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.near_copies import SIMILAR, groups, near, word_pairs
+from tasks.data.near_duplicates import SIMILAR, groups, near, word_pairs
 
 WORDS = st.lists(st.sampled_from("abcdef"), max_size=8).map(" ".join)
 

@@ -12,7 +12,7 @@ import pytest
 from tasks import tracking
 from tasks.champion import ALIAS, champion_version, version_model
 from tasks.contracts import STEPS, BaseModelFiles, DatasetParts, DatasetVersion, Download, Evaluation, MergedModel, Publication, SourceFile
-from tasks.data_repository import cloned
+from tasks.data.repository import cloned
 from tasks.doctor.checks import by_hand
 from tasks.doctor.findings import examine
 from tasks.doctor.needs import Needs

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks import parquet
 from tasks.contracts import DatasetParts, ValidRows
+from tasks.data import parquet
+from tasks.data.partition import Row, count, cut, upsampled
 from tasks.errors import DataError
-from tasks.parting import Row, count, cut, upsampled
 from tasks.schema.data import Split
 from tasks.steps import perform
 from tasks.workspace import Run

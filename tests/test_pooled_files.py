@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tasks import parquet
 from tasks.contracts import BaseModelFiles, DatasetParts, Download, SourceFile, ValidRows
+from tasks.data import parquet
 from tasks.errors import DataError, RecipeErrors
 from tasks.files import link_or_copy
 from tasks.schema import load

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tasks import near_copies, parquet
 from tasks.contracts import BaseModelFiles, DatasetParts, Download, Part, SourceFile, ValidRows
+from tasks.data import near_duplicates, parquet
 from tasks.files import link_or_copy
 from tasks.schema import load as recipes
 from tasks.schema.data import Table
@@ -115,6 +115,6 @@ def test_gitana(prepare: Prepare) -> None:
     assert any("\u00a0" in text for text in found[0]["text"]), "what the file says stays as it is"
     part_of = [index for index, part in enumerate(found) for _ in part["text"]]
     for column in ("text", "intervencion"):
-        pairs = list(near_copies.near(list(chain.from_iterable(part[column] for part in found))))
+        pairs = list(near_duplicates.near(list(chain.from_iterable(part[column] for part in found))))
         assert len(pairs) > 40
         assert all(part_of[one] == part_of[other] for one, other in pairs)

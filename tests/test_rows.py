@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tasks.data.read_file import ParsedFile, Reject, number, parse, write_rejects
 from tasks.errors import DataError, RecipeError
-from tasks.rows import ParsedFile, Reject, number, parse, write_rejects
 from tasks.schema.data import Data
 
 HEADER = b"text,label\n"

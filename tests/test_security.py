@@ -191,7 +191,7 @@ def test_a_namespace_is_a_name(text: str) -> None:
 def test_a_git_url_that_is_an_option_or_a_program_runs_nothing(
     url: str, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tasks.data_repository import cloned
+    from tasks.data.repository import cloned
 
     monkeypatch.setenv("LORAFLOW_DATA_REPO", url.format(folder=tmp_path))
     with pytest.raises(LoraflowError, match="git clone failed"), cloned(tmp_path):

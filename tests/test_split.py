@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks import parquet
 from tasks.contracts import DatasetParts, ValidRows
+from tasks.data import parquet
+from tasks.data.partition import Row, cut, shares
 from tasks.errors import DataError, Skip
-from tasks.parting import Row, cut, shares
 from tasks.schema import load
 from tasks.schema.data import Split
 from tasks.split import resolve_equal_texts

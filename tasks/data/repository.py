@@ -22,9 +22,9 @@ from typing import Any
 from configobj import ConfigObj, ConfigObjError
 from filelock import FileLock
 
+from tasks.data.fingerprint import folder_hash
 from tasks.errors import ContractError, LoraflowError, ServiceError, SettingsError
 from tasks.file_systems import check_credentials
-from tasks.pin import folder_hash
 from tasks.redaction import in_one_line, without_credentials
 from tasks.settings import local_folder, quiet_environment, settings
 

@@ -11,7 +11,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
-from tasks.comparison import key, words
+from tasks.data.comparison_key import key, words
 
 SIMILAR = 0.5
 """Least Jaccard similarity of near copies. One word changed in the middle of seven still reaches it."""

@@ -4,7 +4,7 @@
 (`meta` is DVC's place for a user's notes) and points to a folder `data/` that holds one recipe's folder. To make it anew
 after a change that is meant to change the data, run the recipe as far as `version`, then
 
-    python -m tasks.pin tweets .loraflow/runs/tweets/<run>/version/<attempt>/data > data.dvc
+    python -m tasks.data.fingerprint tweets .loraflow/runs/tweets/<run>/version/<attempt>/data > data.dvc
 
 `tests/test_demo_data.py` checks it. Knows only where the checkout is.
 """
@@ -67,5 +67,5 @@ def matches_pin(recipe: str, folder: Path, pin: Path = PIN) -> bool | None:
 
 
 if __name__ == "__main__":
-    print(f"# The data set of the recipe {sys.argv[1]}, as it must come out on any machine; made and checked as tasks/pin.py says.")
+    print(f"# The data set of the recipe {sys.argv[1]}, the same on every machine; tasks/data/fingerprint.py makes and checks it.")
     print(yaml.safe_dump(pin_of(sys.argv[1], Path(sys.argv[2])), sort_keys=False), end="")

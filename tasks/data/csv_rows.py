@@ -14,8 +14,8 @@ import csv
 from collections.abc import Iterator
 from typing import BinaryIO, Literal
 
+from tasks.data.raw_lines import Line, Lines, Place
 from tasks.errors import RecipeError
-from tasks.lines import Line, Lines, Place
 from tasks.schema.data import Table
 
 

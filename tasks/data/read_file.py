@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 
-from tasks import json_objects
-from tasks.delimited import Records, codec
+from tasks.data import json_rows
+from tasks.data.csv_rows import Records, codec
+from tasks.data.raw_lines import CHUNK_BYTES, Place, opened
 from tasks.errors import DataError
-from tasks.lines import CHUNK_BYTES, Place, opened
 from tasks.schema.data import Table
 
 DELIMITERS = {",": "','", ";": "';'", "\t": r"'\t'", "|": "'|'"}
@@ -60,7 +60,7 @@ def parse(path: Path, table: Table, where: str, advance: Callable[[int], None] =
         if table.format == "csv":
             return _delimited(Records(stream, table, encoding), table, where, needed, advance)
         longest = table.max_line_bytes
-        found = json_objects.of_lines(stream, longest) if table.format == "jsonl" else json_objects.of_array(stream, longest, where)
+        found = json_rows.of_lines(stream, longest) if table.format == "jsonl" else json_rows.of_array(stream, longest, where)
         return _objects(found, table, where, needed, advance)
 
 
@@ -96,7 +96,7 @@ def _header(records: Iterator[tuple[Place, list[str] | str]], where: str) -> lis
 
 
 def _objects(
-    found: Iterator[tuple[Place, json_objects.Fields | str]],
+    found: Iterator[tuple[Place, json_rows.Fields | str]],
     table: Table,
     where: str,
     needed: Sequence[str],
@@ -107,7 +107,7 @@ def _objects(
     A field that the recipe does not name may be missing or hold a list or an object; one that it names must be a text.
     """
     rejects: list[Reject] = []
-    kept: list[tuple[Place, json_objects.Fields]] = []
+    kept: list[tuple[Place, json_rows.Fields]] = []
     columns: dict[str, None] = {}
     for place, fields in found:
         if isinstance(fields, str):

@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
+from tasks.data.raw_lines import Lines, Place
 from tasks.errors import DataError
-from tasks.lines import Lines, Place
 
 Fields = dict[str, str | list[Any] | dict[str, Any]]
 """Field to text, or to a list or an object."""

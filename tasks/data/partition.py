@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from tasks import comparison
 from tasks.contracts import FileName, PartName
+from tasks.data import comparison_key
 from tasks.errors import DataError
 from tasks.schema.data import Split
 
@@ -41,7 +41,7 @@ class Row:
     @cached_property
     def key(self) -> str:
         """What is equal for rows whose texts are the same."""
-        return comparison.key(self.text)
+        return comparison_key.key(self.text)
 
 
 Parts = dict[PartName, list[Row]]
