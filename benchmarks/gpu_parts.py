@@ -24,13 +24,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bases import configuration, on_paper, write, write_tokenizer
-from tasks import gate, memory, tracking
+from tasks import gate, tracking
 from tasks.contracts import Adapter, BaseModelFiles, DatasetVersion, Download, Evaluation, MergedModel, Parity, Part
 from tasks.errors import ServiceError
 from tasks.files import link_or_copy
 from tasks.library_logs import quiet_libraries
 from tasks.lineage import code_commit
-from tasks.models import device
+from tasks.model import memory
+from tasks.model.load import device
 from tasks.schema import load as recipes
 from tasks.schema.recipe import Recipe
 from tasks.settings import CHECKOUT

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bases import BASES, configuration, write
-from tasks.batches import IGNORED, collate, collate_classes
 from tasks.errors import LoraflowError, RecipeError
 from tasks.kinds import Example, classes_of
-from tasks.models import device, load_adapter, load_model, save
+from tasks.model.batches import IGNORED, collate, collate_classes
+from tasks.model.load import device, load_adapter, load_model, save
 from tasks.schema import load as recipes
 from tasks.schema.recipe import Recipe
 from tasks.trainer import training_arguments, with_adapter

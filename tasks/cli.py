@@ -32,12 +32,12 @@ from tasks.contracts import (
 from tasks.errors import ContractError, InterruptedRunError, LoraflowError, RecipeError, Skip
 from tasks.library_logs import quiet_libraries
 from tasks.location import run_folder
+from tasks.model.tokenizer import without_torch
 from tasks.redaction import redact_output
 from tasks.schema import load as recipes
 from tasks.schema.recipe import Recipe
 from tasks.secret_values import strip_secrets
 from tasks.settings import TELEMETRY_OFF, settings
-from tasks.tokens import without_torch
 from tasks.workspace import Run
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)

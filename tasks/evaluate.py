@@ -11,20 +11,21 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import evaluation_report, gate, memory, parity, plots, scoring, tracking
+from tasks import evaluation_report, gate, parity, plots, scoring, tracking
 from tasks.champion import champion_version, version_model, version_recipe
 from tasks.contracts import Adapter, DatasetVersion, Download, Evaluation, MergedModel, Parity, Part, Scores, TrackedRun
 from tasks.errors import ContractError, RecipeError
 from tasks.kinds import AnswerTooLong, Columns, classes_of, kind_of, place_of, words
-from tasks.micro_batch import halved, within_memory
-from tasks.models import load_adapter, load_model
-from tasks.new_tokens import new_rows
-from tasks.padding import check_padding
+from tasks.model import memory
+from tasks.model.halving import halved, within_memory
+from tasks.model.load import load_adapter, load_model
+from tasks.model.new_tokens import new_rows
+from tasks.model.padding import check_padding
+from tasks.model.tokenizer import Tokens
 from tasks.progress import Progress
 from tasks.redaction import in_one_line
 from tasks.schema.recipe import Recipe
 from tasks.scoring import Rows
-from tasks.tokens import Tokens
 from tasks.workspace import Run
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from typing import Any
 from tasks.contracts import Adapter, Download, MergedModel
 from tasks.errors import ContractError
 from tasks.kinds import classes_of
-from tasks.models import load_adapter, save
-from tasks.new_tokens import new_rows
+from tasks.model.load import load_adapter, save
+from tasks.model.new_tokens import new_rows
+from tasks.model.tokenizer import TOKENIZER_FILES
 from tasks.progress import Progress
-from tasks.tokens import TOKENIZER_FILES
 from tasks.workspace import Run
 
 SLICE_ROWS = 8

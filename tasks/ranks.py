@@ -23,7 +23,7 @@ from tasks import interruption
 from tasks.errors import InterruptedRunError, LoraflowError, ServiceError
 from tasks.library_logs import quiet_libraries
 from tasks.lifeline import dies_with
-from tasks.memory import Shortage, kernel_kills, shortage
+from tasks.model.memory import Shortage, kernel_kills, shortage
 from tasks.redaction import redact_output
 
 J = TypeVar("J")

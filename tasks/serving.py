@@ -25,9 +25,9 @@ class Tuned(PythonModel):  # type: ignore[misc]
             context: its artifacts are `model`, the folder of the merged model, and `recipe`, the frozen recipe.
         """
         from tasks.kinds import classes_of
-        from tasks.models import load_model
+        from tasks.model.load import load_model
+        from tasks.model.tokenizer import Tokens
         from tasks.schema import load as recipes
-        from tasks.tokens import Tokens
 
         self.recipe = recipes.read(Path(context.artifacts["recipe"]))
         folder = Path(context.artifacts["model"])

@@ -11,8 +11,8 @@ from functools import partial
 
 from tasks import tracking
 from tasks.contracts import Adapter
-from tasks.micro_batch import within_memory
-from tasks.models import save
+from tasks.model.halving import within_memory
+from tasks.model.load import save
 from tasks.ranks import in_ranks
 from tasks.trainer import fit
 from tasks.training_job import Job, job_of

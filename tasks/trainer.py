@@ -9,21 +9,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks import interruption, single_label, tracking
-from tasks.batches import collate, collate_classes
 from tasks.checkpoint_files import step_of
 from tasks.checkpoints import last_checkpoint, whole_marker
 from tasks.contracts import Emissions
 from tasks.emissions import Meter, meter_reader, metered
 from tasks.errors import RecipeError
 from tasks.kinds import Example, classes_of, kind_of
-from tasks.micro_batch import halved
-from tasks.models import device, dtype_of, load_model, own_head
-from tasks.new_tokens import NewRows, freeze_rows, keep_bias, kept_rows, new_rows
-from tasks.padding import check_padding
+from tasks.model.batches import collate, collate_classes
+from tasks.model.halving import halved
+from tasks.model.load import device, dtype_of, load_model, own_head
+from tasks.model.new_tokens import NewRows, freeze_rows, keep_bias, kept_rows, new_rows
+from tasks.model.padding import check_padding
+from tasks.model.tokenizer import Tokens
 from tasks.progress import Progress
 from tasks.ranks import WAIT, rank
 from tasks.schema.recipe import Recipe
-from tasks.tokens import Tokens
 from tasks.training_job import Job
 from tasks.training_report import training_report
 from tasks.training_rows import TrainingRows, dataset, held_out, training_rows, with_class_weights

@@ -6,7 +6,7 @@ from pathlib import Path
 from tasks.checkpoint_files import newest_whole
 from tasks.contracts import DatasetVersion, Download, TrackedRun
 from tasks.errors import DataError, RecipeError
-from tasks.models import device
+from tasks.model.load import device
 from tasks.schema.recipe import Recipe
 from tasks.workspace import Run
 

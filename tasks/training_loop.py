@@ -11,7 +11,7 @@ from transformers import EvalPrediction, Trainer  # noqa: TID253
 from transformers.trainer_pt_utils import get_length_grouped_indices  # noqa: TID253
 from transformers.trainer_utils import EvalLoopOutput  # noqa: TID253
 
-from tasks.batches import IGNORED, SILENT, inputs_of
+from tasks.model.batches import IGNORED, SILENT, inputs_of
 from tasks.passes import Passes
 
 

@@ -12,8 +12,8 @@ from tasks.data import parquet
 from tasks.data.partition import Origin
 from tasks.errors import DataError
 from tasks.kinds import Example, examples_of
+from tasks.model.tokenizer import Tokens
 from tasks.schema.recipe import Recipe
-from tasks.tokens import Tokens
 
 ROWS = "rows.parquet"
 """The file that says which rows were trained on."""

@@ -18,11 +18,11 @@ from tasks import scoring, tracking
 from tasks.contracts import DatasetVersion, Download, Emissions, Plan, Point, Scores, Trial, TrialScores
 from tasks.errors import ContractError
 from tasks.files import write_atomically
-from tasks.micro_batch import halved, within_memory
+from tasks.model.halving import halved, within_memory
+from tasks.model.tokenizer import Tokens
 from tasks.ranks import in_ranks
 from tasks.schema.sweep_grid import grid_of, recipe_of
 from tasks.scoring import Rows
-from tasks.tokens import Tokens
 from tasks.trainer import fit
 from tasks.training_job import Job, job_of
 from tasks.training_rows import ROWS

@@ -9,10 +9,10 @@ from tasks import tracking
 from tasks.contracts import Adapter, DatasetVersion, Evaluation, MergedModel
 from tasks.errors import DataError
 from tasks.kinds import AnswerTooLong, chat, examples_of
+from tasks.model.tokenizer import Tokens
 from tasks.schema import load as recipes
 from tasks.schema.recipe import Recipe
 from tasks.steps import perform
-from tasks.tokens import Tokens
 from tasks.workspace import Run
 from tests import tiny
 

@@ -19,12 +19,12 @@ from tasks.errors import DataError
 from tasks.files import link_or_copy
 from tasks.generation import log_probabilities
 from tasks.kinds import Columns, Example, classes_of, examples_of, kind_of, numbers, words
-from tasks.models import HEAD_WEIGHT, load_adapter, load_model
-from tasks.new_tokens import new_rows
+from tasks.model.load import HEAD_WEIGHT, load_adapter, load_model
+from tasks.model.new_tokens import new_rows
+from tasks.model.tokenizer import TOKENIZER_FILES, Tokens
 from tasks.schema import load as recipes
 from tasks.schema.recipe import Recipe
 from tasks.steps import perform
-from tasks.tokens import TOKENIZER_FILES, Tokens
 from tasks.train import train
 from tasks.workspace import Run
 from tests import tiny, tiny_models

@@ -135,7 +135,7 @@ def test_a_token_without_a_row(folder: Path) -> None:
 
 def test_a_padding_token_without_a_row_is_replaced(folder: Path) -> None:
     """As in repositories whose authors added one and did not resize the embedding."""
-    from tasks.tokens import Tokens
+    from tasks.model.tokenizer import Tokens
 
     assert Tokens(folder).pad_id == 0
     change(folder, "tokenizer_config.json", pad_token="[PAD]")

@@ -24,11 +24,11 @@ from tasks.fetch import gguf
 from tasks.fetch.base_checks import check_base
 from tasks.fetch.base_models import fetch_base, place
 from tasks.fetch.packages import ShowProgress
+from tasks.model.tokenizer import Tokens
 from tasks.progress import Progress
 from tasks.schema import load as recipes
 from tasks.settings import CHECKOUT
 from tasks.steps import perform
-from tasks.tokens import Tokens
 from tasks.workspace import Run
 from tests import tiny, tiny_gguf
 from tests.file_server import COMMIT, FileServer, Served

@@ -14,11 +14,11 @@ from tasks.contracts import Adapter, BaseModelFiles, DatasetVersion, Download, E
 from tasks.errors import DataError, RecipeError, RecipeErrors
 from tasks.files import link_or_copy
 from tasks.kinds import chat
-from tasks.models import load_model
+from tasks.model.load import load_model
+from tasks.model.tokenizer import Tokens
 from tasks.schema import load as recipes
 from tasks.schema.recipe import METRICS, Recipe
 from tasks.steps import perform
-from tasks.tokens import Tokens
 from tasks.workspace import Run
 from tests import evaluated, tiny
 

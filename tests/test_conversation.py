@@ -8,9 +8,9 @@ import pytest
 
 from tasks.conversation import render
 from tasks.errors import RecipeError
+from tasks.model.tokenizer import Tokens
 from tasks.schema import load as recipes
 from tasks.settings import CHECKOUT, quiet_environment
-from tasks.tokens import Tokens
 from tests import tiny
 
 TURNS = [{"role": "user", "content": "a <b> & 'é'"}]

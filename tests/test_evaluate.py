@@ -13,12 +13,12 @@ from tasks import tracking
 from tasks.contracts import Adapter, DatasetVersion, Download, Evaluation, MergedModel, Part, Score
 from tasks.errors import ContractError, DataError, ServiceError
 from tasks.kinds import label_scoring
-from tasks.models import load_model
+from tasks.model.load import load_model
+from tasks.model.tokenizer import Tokens
 from tasks.progress import read_position
 from tasks.schema import load as recipes
 from tasks.schema.recipe import Recipe
 from tasks.steps import perform
-from tasks.tokens import Tokens
 from tasks.workspace import Run
 from tests import tiny
 

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.bases import BASES, configuration, on_paper, write
 from tasks.kinds import classes_of
-from tasks.models import load_model
+from tasks.model.load import load_model
 from tasks.schema import load as recipes
 from tasks.schema.load import lookup
 from tasks.schema.recipe import Recipe

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from tasks import framing
 from tasks.errors import DataError, RecipeError
+from tasks.model.tokenizer import Tokens
 from tasks.schema import load as recipes
-from tasks.tokens import Tokens
 from tests import tiny
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks import gpu_check, gpu_parts
 from benchmarks.bases import BASES, configuration, on_paper, write_tokenizer
-from tasks.tokens import Tokens
+from tasks.model.tokenizer import Tokens
 
 PARTS = ["base", "train", "merge", "parity", "stop", "resume"]
 KNOWN_BY_NAME = {

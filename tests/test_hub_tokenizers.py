@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from tasks.model.tokenizer import Tokens
 from tasks.settings import CHECKOUT
-from tasks.tokens import Tokens
 from tests.hub_families import FAMILIES
 from tests.hub_repositories import write
 from tests.hub_texts import texts
@@ -122,7 +122,7 @@ def test_it_is_read_without_torch_alike(folders: dict[str, Path], tmp_path: Path
     code = f"""
 import json, sys
 from pathlib import Path
-from tasks.tokens import without_torch
+from tasks.model.tokenizer import without_torch
 without_torch()
 from tests.test_hub_tokenizers import facts_by_tokens
 folders = json.loads(sys.argv[1])

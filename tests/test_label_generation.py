@@ -13,16 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks import label_lines, model_card, multi_label
-from tasks.batches import IGNORED, collate
 from tasks.contracts import Evaluation, MergedModel
 from tasks.errors import DataError, RecipeError, RecipeErrors
 from tasks.generation import answers_log_probabilities, generate, log_probabilities
 from tasks.kinds import Example, Row, label_generation
-from tasks.models import load_model
+from tasks.model.batches import IGNORED, collate
+from tasks.model.load import load_model
+from tasks.model.tokenizer import Tokens
 from tasks.schema import load as recipes
 from tasks.schema.recipe import METRICS, Recipe
 from tasks.steps import perform
-from tasks.tokens import Tokens
 from tests import evaluated, tiny, tiny_models
 
 NAMES = ("positive", "negative", "neutral", "None")

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 
 from tasks import single_label
-from tasks.batches import collate
 from tasks.contracts import Evaluation, MergedModel
 from tasks.errors import RecipeError, RecipeErrors
 from tasks.generation import log_probabilities
 from tasks.kinds import Row, label_scoring
-from tasks.models import load_model
+from tasks.model.batches import collate
+from tasks.model.load import load_model
+from tasks.model.tokenizer import Tokens
 from tasks.schema import load as recipes
 from tasks.schema.recipe import Recipe
 from tasks.steps import perform
-from tasks.tokens import Tokens
 from tests import tiny, tiny_models
 
 APART = ("very rude", "lovely street", "sunny day")

@@ -14,10 +14,10 @@ from tasks import single_label
 from tasks.errors import DataError, RecipeError, RecipeErrors
 from tasks.intervals import bootstrap
 from tasks.kinds import Row, label_scoring
-from tasks.models import load_model
+from tasks.model.load import load_model
+from tasks.model.tokenizer import Tokens
 from tasks.schema import load as recipes
 from tasks.schema.recipe import METRICS, Recipe
-from tasks.tokens import Tokens
 from tests import tiny
 
 NAMES = ("negative", "neutral", "positive")

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from tasks import memory, scoring, tracking
+from tasks import scoring, tracking
 from tasks.contracts import Adapter
 from tasks.errors import OutOfMemoryError, RecipeError
-from tasks.micro_batch import within_memory
+from tasks.model import memory
+from tasks.model.halving import within_memory
 from tasks.steps import perform
 from tasks.workspace import Run
 from tests import tiny

@@ -10,9 +10,9 @@ from safetensors import safe_open
 from tasks import merge as step
 from tasks.contracts import Adapter, MergedModel
 from tasks.errors import ContractError
-from tasks.models import load_adapter, load_model
+from tasks.model.load import load_adapter, load_model
+from tasks.model.tokenizer import Tokens
 from tasks.steps import perform
-from tasks.tokens import Tokens
 from tasks.workspace import Run
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.errors import OutOfMemoryError, RecipeError
-from tasks.micro_batch import halved, lack_of_memory
+from tasks.model.halving import halved, lack_of_memory
 from tasks.schema import load as recipes
 from tasks.schema.recipe import Recipe
 

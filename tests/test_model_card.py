@@ -13,9 +13,9 @@ from tasks import model_card
 from tasks.contracts import Adapter, DatasetVersion, Evaluation, MergedModel, Publication, Score
 from tasks.files import write_atomically
 from tasks.kinds import kind_of
-from tasks.models import load_model
+from tasks.model.load import load_model
+from tasks.model.tokenizer import Tokens
 from tasks.steps import perform
-from tasks.tokens import Tokens
 from tasks.workspace import Run
 from tests import evaluated
 

@@ -11,10 +11,10 @@ from tasks.contracts import Adapter, BaseModelFiles, DatasetVersion, Download, M
 from tasks.errors import ContractError
 from tasks.files import link_or_copy
 from tasks.kinds import chat
-from tasks.models import load_adapter, load_model
+from tasks.model.load import load_adapter, load_model
+from tasks.model.tokenizer import Tokens
 from tasks.schema import load as recipes
 from tasks.steps import perform
-from tasks.tokens import Tokens
 from tasks.trainer import with_adapter
 from tasks.workspace import Run
 from tests import tiny, tiny_gptj

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 
 from tasks import evaluate, generation, trainer
-from tasks.batches import inputs_of, pad_left
 from tasks.contracts import TrackedRun
 from tasks.errors import RecipeError
 from tasks.kinds import Example, kind_of, numbers, sequence_classification
-from tasks.models import load_model, save
-from tasks.padding import check_padding
+from tasks.model.batches import inputs_of, pad_left
+from tasks.model.load import load_model, save
+from tasks.model.padding import check_padding
+from tasks.model.tokenizer import Tokens
 from tasks.schema import load as recipes
 from tasks.schema.recipe import Recipe
-from tasks.tokens import Tokens
 from tasks.training_job import Job
 from tests import tiny
 from tests.tiny_families import END, OFFSET, PAD, SOUND, UNSOUND, VOCABULARY, built, configuration, family_of

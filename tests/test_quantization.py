@@ -11,7 +11,7 @@ import pytest
 
 from tasks.errors import RecipeError, RecipeErrors
 from tasks.library_logs import REPEATED, quiet_libraries
-from tasks.models import load_model
+from tasks.model.load import load_model
 from tasks.schema import load as recipes
 from tasks.schema.training import Quantization
 from tasks.steps import perform

@@ -10,9 +10,9 @@ import pytest
 from tasks import evaluate, gate, parity, tracking
 from tasks.contracts import Adapter, Download, Evaluation, MergedModel, Parity
 from tasks.errors import ContractError
-from tasks.models import load_adapter
+from tasks.model.load import load_adapter
+from tasks.model.tokenizer import Tokens
 from tasks.steps import perform
-from tasks.tokens import Tokens
 from tasks.workspace import Run
 from tests import tiny
 

@@ -13,7 +13,7 @@ import pytest
 from tasks import trainer, training_job
 from tasks.checkpoint_files import newest_whole, step_of
 from tasks.errors import DataError, RecipeError, ServiceError
-from tasks.memory import Shortage, kernel_kills
+from tasks.model.memory import Shortage, kernel_kills
 from tasks.ranks import in_ranks
 from tasks.schema import load as recipes
 from tasks.steps import perform
@@ -81,7 +81,7 @@ def test_the_fault_of_one_is_the_fault_of_all(how: str, kind: type[Exception], t
 
 def test_a_kill_by_the_kernel_for_memory_is_told_as_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events = tmp_path / "memory.events"
-    monkeypatch.setattr("tasks.memory.CGROUP_EVENTS", events)
+    monkeypatch.setattr("tasks.model.memory.CGROUP_EVENTS", events)
     assert kernel_kills() == 0
     monkeypatch.setenv("EVENTS", str(events))  # the process that is killed counts it there, as the kernel does
     events.write_text("low 0\nhigh 0\nmax 31\noom 1\noom_kill 1\noom_group_kill 0\n")

@@ -15,11 +15,11 @@ from tasks.contracts import Adapter, MergedModel, RegisteredVersion, ValidRows
 from tasks.errors import ServiceError
 from tasks.files import write_atomically
 from tasks.kinds import kind_of
-from tasks.models import load_model
+from tasks.model.load import load_model
+from tasks.model.tokenizer import Tokens
 from tasks.schema.load import read
 from tasks.settings import CHECKOUT, quiet_environment
 from tasks.steps import perform
-from tasks.tokens import Tokens
 from tasks.workspace import Run
 from tests import evaluated
 from tests.loopback import free_port

@@ -12,12 +12,12 @@ from tasks import single_label, tracking
 from tasks.contracts import Adapter, Download, Evaluation, MergedModel, RegisteredVersion
 from tasks.errors import ContractError, DataError, RecipeErrors
 from tasks.kinds import Example, classes_of, sequence_classification
-from tasks.models import HEAD_WEIGHT, load_adapter, load_model
+from tasks.model.load import HEAD_WEIGHT, load_adapter, load_model
+from tasks.model.tokenizer import Tokens
 from tasks.schema import load as recipes
 from tasks.schema.recipe import METRICS, Recipe
 from tasks.schema.training import Quantization
 from tasks.steps import perform
-from tasks.tokens import Tokens
 from tasks.training_rows import with_class_weights
 from tasks.workspace import Run
 from tests import evaluated, tiny

@@ -17,12 +17,12 @@ from tasks.contracts import Adapter, BaseModelFiles, DatasetVersion, Download, E
 from tasks.errors import DataError, RecipeError, RecipeErrors
 from tasks.files import link_or_copy
 from tasks.kinds import structured_generation as kind
-from tasks.models import load_model
-from tasks.new_tokens import extended, new_rows
+from tasks.model.load import load_model
+from tasks.model.new_tokens import extended, new_rows
+from tasks.model.tokenizer import Tokens
 from tasks.schema import load as recipes
 from tasks.schema.recipe import Recipe
 from tasks.steps import perform
-from tasks.tokens import Tokens
 from tasks.train import train
 from tasks.workspace import Run
 from tests import tiny, tiny_gptj

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from tasks.framing import framed, snippet
 from tasks.kinds import kind_of
+from tasks.model.tokenizer import BREAK, Tokens
 from tasks.schema import load as recipes
 from tasks.settings import CHECKOUT, quiet_environment
-from tasks.tokens import BREAK, Tokens
 from tests import tiny
 from tests.tiny_models import build_gemma2, build_llama
 
@@ -217,7 +217,7 @@ def test_it_is_read_alike_without_torch(llama: Path, gemma: Path, unigram: Path)
         return [*ids, tokens.special_tokens, tokens.chat_template, [tokens.encode(text) for text in texts]]
 
     code = (
-        "import json, sys; from pathlib import Path; from tasks.tokens import Tokens, without_torch; without_torch()\n"
+        "import json, sys; from pathlib import Path; from tasks.model.tokenizer import Tokens, without_torch; without_torch()\n"
         "for folder in sys.argv[1:]:\n"
         "    tokens = Tokens(Path(folder))\n"
         "    ids = [tokens.bos_id, tokens.eos_id, tokens.pad_id, tokens.end_ids, sorted(tokens.special_ids)]\n"

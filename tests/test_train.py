@@ -10,17 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks import tracking
-from tasks.batches import IGNORED, collate
 from tasks.checkpoint_files import mark_whole, newest_whole
 from tasks.contracts import Adapter, MergedModel
 from tasks.errors import DataError, RecipeError, ServiceError
 from tasks.generation import log_probabilities
 from tasks.kinds import Example, label_scoring
-from tasks.models import dtype_of, load_model
+from tasks.model.batches import IGNORED, collate
+from tasks.model.load import dtype_of, load_model
+from tasks.model.tokenizer import Tokens
 from tasks.schema import load as recipes
 from tasks.schema.recipe import Recipe
 from tasks.steps import perform
-from tasks.tokens import Tokens
 from tasks.trainer import with_adapter
 from tasks.training_rows import draw_rows
 from tasks.workspace import Run

@@ -13,9 +13,9 @@ import pytest
 from tasks import tracking
 from tasks.contracts import Adapter, DatasetVersion
 from tasks.kinds import Example, label_scoring
+from tasks.model.tokenizer import Tokens
 from tasks.schema import load as recipes
 from tasks.steps import perform
-from tasks.tokens import Tokens
 from tasks.trainer import kept_step
 from tasks.training_loop import TrainingLoop
 from tasks.training_rows import TrainingRows, draw_rows, training_rows

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from tasks.tokens import TOKENIZER_FILES
+from tasks.model.tokenizer import TOKENIZER_FILES
 
 
 def build_gptj(folder: Path, tokenizer: Path, vocabulary: int) -> Path:

@@ -11,9 +11,9 @@ from typing import Any
 from tasks.conversation import render
 from tasks.errors import RecipeError, RecipeErrors
 from tasks.kinds import kind_of, longest_of
-from tasks.new_tokens import extended
+from tasks.model.new_tokens import extended
+from tasks.model.tokenizer import Tokens
 from tasks.schema.recipe import Recipe
-from tasks.tokens import Tokens
 
 Tensors = Callable[[], frozenset[str]]
 """Gives the names of a model's weights."""

@@ -64,7 +64,7 @@ class AnswerTooLong(DataError):
 
 
 class Encoder(Protocol):
-    """The part of a tokenizer that kinds need; `tasks.tokens.Tokens` makes one of a folder."""
+    """The part of a tokenizer that kinds need; `tasks.model.tokenizer.Tokens` makes one of a folder."""
 
     @property
     def bos_id(self) -> int | None:

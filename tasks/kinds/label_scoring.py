@@ -17,11 +17,11 @@ from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
 from tasks import framing, generation, single_label
-from tasks.batches import IGNORED, inputs_of, pad_left
 from tasks.errors import DataError, RecipeError
 from tasks.framing import check_room, framed, template
 from tasks.generation import answers_log_probabilities, by_length
 from tasks.kinds import Advance, Columns, Encoder, Example, LossFunction, Row, Wording, silent
+from tasks.model.batches import IGNORED, inputs_of, pad_left
 from tasks.schema.recipe import Recipe
 from tasks.single_label import figures, majority, metrics, response
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tasks import framing, single_label
-from tasks.batches import inputs_of, pad_left
 from tasks.errors import DataError
 from tasks.framing import check_room, framed, template
 from tasks.generation import by_length
 from tasks.kinds import Advance, Columns, Encoder, Example, LossFunction, Metrics, Row, Wording, silent
+from tasks.model.batches import inputs_of, pad_left
 from tasks.schema.recipe import Recipe
 from tasks.single_label import figures, majority, response
 

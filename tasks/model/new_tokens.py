@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import RecipeError
+from tasks.model.tokenizer import Tokens
 from tasks.schema.recipe import Recipe
-from tasks.tokens import Tokens
 
 STATISTICS_ROWS = 4096
 

@@ -1,6 +1,6 @@
 """Whether padding changes how a model reads a text: measured on the model itself, before it trains or scores in batches.
 
-`tasks.batches` gives each token its position and masks the padding. That is not enough for a model that
+`tasks.model.batches` gives each token its position and masks the padding. That is not enough for a model that
 
 - carries a state through the padding (RWKV; the convolutions of RecurrentGemma);
 - counts absolute positions itself and takes none (the decoder of BART);
@@ -13,9 +13,9 @@ A list of such architectures would never be complete, so every model is measured
 import math
 from typing import Any
 
-from tasks.batches import inputs_of, pad_left, takes
 from tasks.errors import RecipeError
 from tasks.kinds import Encoder, classes_of
+from tasks.model.batches import inputs_of, pad_left, takes
 from tasks.schema.recipe import Recipe
 
 TEXT = "One text, read alone and beside a longer one. "

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import ContractError
-from tasks.memory import Shortage, room_for, shortage
-from tasks.new_tokens import NewRows, draw_rows, keep_bias
+from tasks.model.memory import Shortage, room_for, shortage
+from tasks.model.new_tokens import NewRows, draw_rows, keep_bias
+from tasks.model.tokenizer import TOKENIZER_FILES, Tokens
 from tasks.redaction import in_one_line
 from tasks.schema.training import Quantization
-from tasks.tokens import TOKENIZER_FILES, Tokens
 
 HEAD_WEIGHT = "score.weight"
 """Name of a classification head's weight, as transformers has it for decoders."""

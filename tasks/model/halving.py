@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from tasks.errors import OutOfMemoryError, RecipeError
-from tasks.memory import free, shortage
+from tasks.model.memory import free, shortage
 from tasks.schema.recipe import Recipe
 
 if TYPE_CHECKING:

@@ -52,7 +52,7 @@ def positions(attention_mask: "torch.Tensor") -> "torch.Tensor":
 def inputs_of(model: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
     """A batch as a model's forward takes it: on its device, and without positions where it has no argument for them.
 
-    Such a model needs none (Bloom and MPT measure distances, Mamba skips padding), or `tasks.padding` finds out that it does.
+    Such a model needs none (Bloom and MPT measure distances, Mamba skips padding), or `tasks.model.padding` finds out that it does.
 
     Args:
         model: on its device, with or without an adapter.
