@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks.bases import BASES, configuration, write
 from tasks.errors import LoraflowError, RecipeError
-from tasks.kinds import Example, classes_of
+from tasks.kinds.base import Example, classes_of
 from tasks.model.batches import IGNORED, collate, collate_classes
 from tasks.model.load import device, load_adapter, load_model, save
 from tasks.schema import load as recipes

@@ -7,7 +7,7 @@ from pathlib import Path
 from tasks import gate
 from tasks.contracts import BaseModelFiles, DatasetVersion, Evaluation, Scores
 from tasks.files import write_atomically
-from tasks.kinds import kind_of
+from tasks.kinds.base import kind_of
 from tasks.plots import DOTS_PER_INCH
 from tasks.workspace import Run
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from tasks.contracts import Adapter, Download, MergedModel
 from tasks.errors import ContractError
-from tasks.kinds import classes_of
+from tasks.kinds.base import classes_of
 from tasks.model.load import load_adapter, save
 from tasks.model.new_tokens import new_rows
 from tasks.model.tokenizer import TOKENIZER_FILES

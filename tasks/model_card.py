@@ -20,7 +20,7 @@ from tasks.contracts import (
     Scores,
     ValidRows,
 )  # fmt: skip
-from tasks.kinds import kind_of
+from tasks.kinds.base import kind_of
 from tasks.progress import clock
 from tasks.schema.data import Source
 from tasks.schema.recipe import Recipe

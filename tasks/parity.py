@@ -4,7 +4,7 @@ import random
 from collections.abc import Sequence
 
 from tasks.contracts import Parity
-from tasks.kinds import Columns, numbers, words
+from tasks.kinds.base import Columns, numbers, words
 
 SEED = 0
 """Which test rows are sampled."""

@@ -23,7 +23,7 @@ from tasks.champion import champion_version
 from tasks.contracts import Adapter, MergedModel, RegisteredVersion
 from tasks.errors import ServiceError
 from tasks.files import link_or_copy
-from tasks.kinds import kind_of
+from tasks.kinds.base import kind_of
 from tasks.progress import Progress
 from tasks.schema.recipe import Recipe
 from tasks.settings import settings

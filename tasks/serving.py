@@ -24,7 +24,7 @@ class Tuned(PythonModel):  # type: ignore[misc]
         Args:
             context: its artifacts are `model`, the folder of the merged model, and `recipe`, the frozen recipe.
         """
-        from tasks.kinds import classes_of
+        from tasks.kinds.base import classes_of
         from tasks.model.load import load_model
         from tasks.model.tokenizer import Tokens
         from tasks.schema import load as recipes
@@ -48,7 +48,7 @@ class Tuned(PythonModel):  # type: ignore[misc]
         Raises:
             DataError: a text is missing or empty.
         """
-        from tasks.kinds import kind_of
+        from tasks.kinds.base import kind_of
 
         texts = (model_input.iloc[:, 0] if isinstance(model_input, pd.DataFrame) else pd.Series(model_input)).tolist()
         for row, text in enumerate(texts):

@@ -8,13 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import interruption, single_label, tracking
+from tasks import interruption, tracking
 from tasks.checkpoint_files import step_of
 from tasks.checkpoints import last_checkpoint, whole_marker
 from tasks.contracts import Emissions
 from tasks.emissions import Meter, meter_reader, metered
 from tasks.errors import RecipeError
-from tasks.kinds import Example, classes_of, kind_of
+from tasks.kinds.answers import single_label
+from tasks.kinds.base import Example, classes_of, kind_of
 from tasks.model.batches import collate, collate_classes
 from tasks.model.halving import halved
 from tasks.model.load import device, dtype_of, load_model, own_head

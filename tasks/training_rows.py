@@ -11,7 +11,7 @@ from typing import Any
 from tasks.data import parquet
 from tasks.data.partition import Origin
 from tasks.errors import DataError
-from tasks.kinds import Example, examples_of
+from tasks.kinds.base import Example, examples_of
 from tasks.model.tokenizer import Tokens
 from tasks.schema.recipe import Recipe
 

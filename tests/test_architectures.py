@@ -17,8 +17,8 @@ from tasks import tracking
 from tasks.contracts import Adapter, BaseModelFiles, DatasetVersion, Download, MergedModel, Part
 from tasks.errors import DataError
 from tasks.files import link_or_copy
-from tasks.generation import log_probabilities
-from tasks.kinds import Columns, Example, classes_of, examples_of, kind_of, numbers, words
+from tasks.kinds.answers.generation import log_probabilities
+from tasks.kinds.base import Columns, Example, classes_of, examples_of, kind_of, numbers, words
 from tasks.model.load import HEAD_WEIGHT, load_adapter, load_model
 from tasks.model.new_tokens import new_rows
 from tasks.model.tokenizer import TOKENIZER_FILES, Tokens

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.conversation import render
 from tasks.errors import RecipeError
+from tasks.kinds.answers.chat_prompt import render
 from tasks.model.tokenizer import Tokens
 from tasks.schema import load as recipes
 from tasks.settings import CHECKOUT, quiet_environment

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks.bases import BASES, configuration, on_paper, write
-from tasks.kinds import classes_of
+from tasks.kinds.base import classes_of
 from tasks.model.load import load_model
 from tasks.schema import load as recipes
 from tasks.schema.load import lookup

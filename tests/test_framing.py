@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks import framing
 from tasks.errors import DataError, RecipeError
+from tasks.kinds.answers import prompt as framing
 from tasks.model.tokenizer import Tokens
 from tasks.schema import load as recipes
 from tests import tiny

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from tasks.contracts import STEPS, Download, MergedModel, Promotion, Publication, RegisteredVersion
-from tasks.framing import framed
-from tasks.kinds import kind_of
+from tasks.kinds.answers.prompt import framed
+from tasks.kinds.base import kind_of
 from tasks.schema import load as recipes
 from tasks.schema.recipe import Recipe
 from tasks.settings import settings

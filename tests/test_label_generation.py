@@ -12,11 +12,12 @@ from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks import label_lines, model_card, multi_label
+from tasks import model_card
 from tasks.contracts import Evaluation, MergedModel
 from tasks.errors import DataError, RecipeError, RecipeErrors
-from tasks.generation import answers_log_probabilities, generate, log_probabilities
 from tasks.kinds import Example, Row, label_generation
+from tasks.kinds.answers import label_answers, multi_label
+from tasks.kinds.answers.generation import answers_log_probabilities, generate, log_probabilities
 from tasks.model.batches import IGNORED, collate
 from tasks.model.load import load_model
 from tasks.model.tokenizer import Tokens
@@ -156,8 +157,8 @@ def test_a_recipe_that_does_not_fit_is_refused(base: Path, change: dict[str, Any
 def test_reading_inverts_writing_whatever_the_order(chosen: list[str], blanks: str) -> None:
     recipe = recipes.resolve(document(Path("/base")))
     expected = [name for name in NAMES if name in chosen] or ["None"]
-    assert label_lines.parse(recipe, label_lines.write(recipe, chosen) + blanks) == expected
-    assert label_lines.parse(recipe, "Labels: " + "\n".join(chosen or ["None"]) + blanks) == expected
+    assert label_answers.parse(recipe, label_answers.write(recipe, chosen) + blanks) == expected
+    assert label_answers.parse(recipe, "Labels: " + "\n".join(chosen or ["None"]) + blanks) == expected
 
 
 @pytest.mark.parametrize(
@@ -172,20 +173,20 @@ def test_reading_inverts_writing_whatever_the_order(chosen: list[str], blanks: s
     ],
 )
 def test_other_answers_do_not_parse(recipe: Recipe, text: str) -> None:
-    assert label_lines.parse(recipe, text) is None
+    assert label_answers.parse(recipe, text) is None
 
 
 def test_what_follows_the_closing_part_is_not_read(recipe: Recipe) -> None:
-    assert label_lines.parse(recipe, "Labels: neutral\npositive\n<end_of_turn>\nangry") == ["positive", "neutral"]
+    assert label_answers.parse(recipe, "Labels: neutral\npositive\n<end_of_turn>\nangry") == ["positive", "neutral"]
 
 
 def test_constrained_decoding_spells_every_answer_and_no_other(recipe: Recipe, tokens: Tokens) -> None:
-    allowed, whole = label_lines.speller(recipe, tokens), set()
+    allowed, whole = label_answers.speller(recipe, tokens), set()
 
     def walk(written: list[int]) -> None:
         for token in allowed(written):
             if token == tokens.eos_id:
-                whole.add(tuple(label_lines.parse(recipe, tokens.decode(written)) or ["unparsable"]))
+                whole.add(tuple(label_answers.parse(recipe, tokens.decode(written)) or ["unparsable"]))
             else:
                 walk([*written, token])
 

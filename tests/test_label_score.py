@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks import single_label
 from tasks.contracts import Evaluation, MergedModel
 from tasks.errors import RecipeError, RecipeErrors
-from tasks.generation import log_probabilities
 from tasks.kinds import Row, label_scoring
+from tasks.kinds.answers import single_label
+from tasks.kinds.answers.generation import log_probabilities
 from tasks.model.batches import collate
 from tasks.model.load import load_model
 from tasks.model.tokenizer import Tokens

@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard
 from tasks import model_card
 from tasks.contracts import Adapter, DatasetVersion, Evaluation, MergedModel, Publication, Score
 from tasks.files import write_atomically
-from tasks.kinds import kind_of
+from tasks.kinds.base import kind_of
 from tasks.model.load import load_model
 from tasks.model.tokenizer import Tokens
 from tasks.steps import perform

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks import evaluate, generation, trainer
+from tasks import evaluate, trainer
 from tasks.contracts import TrackedRun
 from tasks.errors import RecipeError
 from tasks.kinds import Example, kind_of, numbers, sequence_classification
+from tasks.kinds.answers import generation
 from tasks.model.batches import inputs_of, pad_left
 from tasks.model.load import load_model, save
 from tasks.model.padding import check_padding

@@ -14,7 +14,7 @@ from tasks import register, tracking
 from tasks.contracts import Adapter, MergedModel, RegisteredVersion, ValidRows
 from tasks.errors import ServiceError
 from tasks.files import write_atomically
-from tasks.kinds import kind_of
+from tasks.kinds.base import kind_of
 from tasks.model.load import load_model
 from tasks.model.tokenizer import Tokens
 from tasks.schema.load import read

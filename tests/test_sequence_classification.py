@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks import single_label, tracking
+from tasks import tracking
 from tasks.contracts import Adapter, Download, Evaluation, MergedModel, RegisteredVersion
 from tasks.errors import ContractError, DataError, RecipeErrors
 from tasks.kinds import Example, classes_of, sequence_classification
+from tasks.kinds.answers import single_label
 from tasks.model.load import HEAD_WEIGHT, load_adapter, load_model
 from tasks.model.tokenizer import Tokens
 from tasks.schema import load as recipes

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tasks.framing import framed, snippet
-from tasks.kinds import kind_of
+from tasks.kinds.answers.prompt import framed, snippet
+from tasks.kinds.base import kind_of
 from tasks.model.tokenizer import BREAK, Tokens
 from tasks.schema import load as recipes
 from tasks.settings import CHECKOUT, quiet_environment

@@ -13,8 +13,8 @@ from tasks import tracking
 from tasks.checkpoint_files import mark_whole, newest_whole
 from tasks.contracts import Adapter, MergedModel
 from tasks.errors import DataError, RecipeError, ServiceError
-from tasks.generation import log_probabilities
 from tasks.kinds import Example, label_scoring
+from tasks.kinds.answers.generation import log_probabilities
 from tasks.model.batches import IGNORED, collate
 from tasks.model.load import dtype_of, load_model
 from tasks.model.tokenizer import Tokens

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tasks.conversation import render
 from tasks.errors import RecipeError, RecipeErrors
-from tasks.kinds import kind_of, longest_of
+from tasks.kinds.answers.chat_prompt import render
+from tasks.kinds.base import kind_of, longest_of
 from tasks.model.new_tokens import extended
 from tasks.model.tokenizer import Tokens
 from tasks.schema.recipe import Recipe

@@ -12,13 +12,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tasks import framing, plots
-from tasks.conversation import Message, messages_of, render
+from tasks import plots
 from tasks.errors import DataError, RecipeError
-from tasks.framing import literal
-from tasks.generation import generate, log_probabilities
-from tasks.generation import loss as loss
-from tasks.kinds import Advance, AnswerTooLong, Columns, Encoder, Example, Metrics, Row, Wording, in_proportion, silent
+from tasks.kinds.answers import prompt as framing
+from tasks.kinds.answers.chat_prompt import Message, messages_of, render
+from tasks.kinds.answers.generation import generate, log_probabilities
+from tasks.kinds.answers.generation import loss as loss
+from tasks.kinds.answers.prompt import literal
+from tasks.kinds.base import Advance, AnswerTooLong, Columns, Encoder, Example, Metrics, Row, Wording, in_proportion, silent
 from tasks.schema.recipe import Recipe
 
 if TYPE_CHECKING:

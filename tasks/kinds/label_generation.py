@@ -1,6 +1,6 @@
 """Classification with several labels a row by generation: the model writes the labels after the prompt, one a line.
 
-Its answer is read back whatever its order (`tasks.label_lines`). Each label also has a score, so that ranking metrics exist: the
+`tasks.kinds.answers.label_answers` reads the answer back, in any order. Each label also has a score, so that ranking metrics exist: the
 probability of the answer with the label against the same answer without it, all other labels being as the model wrote them,
 P(A + l) / (P(A + l) + P(A - l)), each by the summed log-probability of the whole answer. Where A - l names nothing, it is the
 answer of the none-label; a recipe without one sets every other lone label against it. The none-label's score is the share of its
@@ -12,13 +12,13 @@ Cost: the prompt is read once to write the answer and once to score, and n label
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tasks import framing
 from tasks.errors import DataError, RecipeError
-from tasks.framing import check_room, framed, template
-from tasks.generation import answers_log_probabilities, generate, loss
-from tasks.kinds import Advance, Columns, Encoder, Example, Row, Wording, in_proportion, labels_of, silent
-from tasks.label_lines import LABELS, none_label, parse, speller, write
-from tasks.multi_label import columns_of, figures, majority, metrics, response
+from tasks.kinds.answers import prompt as framing
+from tasks.kinds.answers.generation import answers_log_probabilities, generate, loss
+from tasks.kinds.answers.label_answers import LABELS, none_label, parse, speller, write
+from tasks.kinds.answers.multi_label import columns_of, figures, majority, metrics, response
+from tasks.kinds.answers.prompt import check_room, framed, template
+from tasks.kinds.base import Advance, Columns, Encoder, Example, Row, Wording, in_proportion, labels_of, silent
 from tasks.schema.recipe import Recipe
 
 __all__ = [
@@ -79,7 +79,7 @@ def respond(recipe: Recipe, model: Any, tokens: Encoder, texts: Sequence[str], a
         advance: told how many rows each batch did; the writing is half of it, the scoring the other.
 
     Returns:
-        The columns of `tasks.multi_label`.
+        The columns of `tasks.kinds.answers.multi_label`.
     """
     import numpy as np
 

@@ -16,14 +16,15 @@ from dataclasses import replace
 from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
-from tasks import framing, generation, single_label
 from tasks.errors import DataError, RecipeError
-from tasks.framing import check_room, framed, template
-from tasks.generation import answers_log_probabilities, by_length
-from tasks.kinds import Advance, Columns, Encoder, Example, LossFunction, Row, Wording, silent
+from tasks.kinds.answers import generation, single_label
+from tasks.kinds.answers import prompt as framing
+from tasks.kinds.answers.generation import answers_log_probabilities, by_length
+from tasks.kinds.answers.prompt import check_room, framed, template
+from tasks.kinds.answers.single_label import figures, majority, metrics, response
+from tasks.kinds.base import Advance, Columns, Encoder, Example, LossFunction, Row, Wording, silent
 from tasks.model.batches import IGNORED, inputs_of, pad_left
 from tasks.schema.recipe import Recipe
-from tasks.single_label import figures, majority, metrics, response
 
 if TYPE_CHECKING:
     import numpy as np
@@ -118,7 +119,7 @@ def respond(recipe: Recipe, model: Any, tokens: Encoder, texts: Sequence[str], a
         advance: told how many rows each batch did.
 
     Returns:
-        The columns of `tasks.single_label`.
+        The columns of `tasks.kinds.answers.single_label`.
     """
     room = recipe.prompt.max_tokens - _longest(recipe, tokens)
     prompts = [framed(recipe, tokens, text, room)[0] for text in texts]

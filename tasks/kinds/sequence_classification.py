@@ -6,14 +6,15 @@ The head is new, trained in full beside the adapter, and saved with it.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tasks import framing, single_label
 from tasks.errors import DataError
-from tasks.framing import check_room, framed, template
-from tasks.generation import by_length
-from tasks.kinds import Advance, Columns, Encoder, Example, LossFunction, Metrics, Row, Wording, silent
+from tasks.kinds.answers import prompt as framing
+from tasks.kinds.answers import single_label
+from tasks.kinds.answers.generation import by_length
+from tasks.kinds.answers.prompt import check_room, framed, template
+from tasks.kinds.answers.single_label import figures, majority, response
+from tasks.kinds.base import Advance, Columns, Encoder, Example, LossFunction, Metrics, Row, Wording, silent
 from tasks.model.batches import inputs_of, pad_left
 from tasks.schema.recipe import Recipe
-from tasks.single_label import figures, majority, response
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,7 +73,7 @@ def respond(recipe: Recipe, model: Any, tokens: Encoder, texts: Sequence[str], a
         advance: told how many rows each batch did.
 
     Returns:
-        The columns of `tasks.single_label`.
+        The columns of `tasks.kinds.answers.single_label`.
     """
     import numpy as np
     import torch
@@ -94,7 +95,7 @@ def assess(recipe: Recipe, model: Any, tokens: Encoder, rows: Sequence[Row], adv
 
 
 def metrics(recipe: Recipe, rows: Sequence[Row], columns: Columns) -> Metrics:
-    """Those of `tasks.single_label`, and precision, recall and F1 weighted by the true classes' rows.
+    """Those of `tasks.kinds.answers.single_label`, and precision, recall and F1 weighted by the true classes' rows.
 
     A class that is never predicted has precision 0, as in scikit-learn.
     """

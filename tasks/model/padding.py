@@ -14,7 +14,7 @@ import math
 from typing import Any
 
 from tasks.errors import RecipeError
-from tasks.kinds import Encoder, classes_of
+from tasks.kinds.base import Encoder, classes_of
 from tasks.model.batches import inputs_of, pad_left, takes
 from tasks.schema.recipe import Recipe
 

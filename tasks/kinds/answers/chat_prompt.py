@@ -1,8 +1,8 @@
 """A text as the turns of a conversation, rendered by a chat template (Jinja) as transformers renders it, without torch."""
 
 from tasks.errors import RecipeError
-from tasks.framing import literal
-from tasks.kinds import Encoder
+from tasks.kinds.answers.prompt import literal
+from tasks.kinds.base import Encoder
 from tasks.schema.recipe import Recipe
 
 Message = dict[str, str]

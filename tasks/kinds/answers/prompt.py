@@ -3,7 +3,7 @@
 from string import Template
 
 from tasks.errors import DataError, RecipeError
-from tasks.kinds import Encoder
+from tasks.kinds.base import Encoder
 from tasks.schema.recipe import Recipe
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from tasks.kinds import Advance, Encoder, Example, LossFunction, in_proportion, silent
+from tasks.kinds.base import Advance, Encoder, Example, LossFunction, in_proportion, silent
 from tasks.model.batches import IGNORED, inputs_of, pad_left, positions, takes
 from tasks.schema.recipe import Recipe
 

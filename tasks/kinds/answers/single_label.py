@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from tasks import classification, plots
-from tasks.kinds import Columns, Metrics, Row, Wording
+from tasks.kinds.base import Columns, Metrics, Row, Wording
 from tasks.schema.recipe import Recipe
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from tasks import plots
-from tasks.kinds import Columns, Metrics, Row, labels_of
-from tasks.label_lines import none_label
+from tasks.kinds.answers.label_answers import none_label
+from tasks.kinds.answers.single_label import SCORE, scores_of
+from tasks.kinds.base import Columns, Metrics, Row, labels_of
 from tasks.schema.recipe import LABEL_SEPARATOR, Recipe
-from tasks.single_label import SCORE, scores_of
 
 if TYPE_CHECKING:
     import numpy as np

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 
-from tasks.kinds import Encoder
+from tasks.kinds.base import Encoder
 from tasks.schema.labels import MarkedColumns
 from tasks.schema.recipe import Recipe
 

@@ -1,0 +1,1 @@
+"""What several kinds share: prompts, answers, generation, scores of labels."""
