@@ -1,0 +1,1 @@
+"""The five kinds of task; `base.py` says what a kind is."""
