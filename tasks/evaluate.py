@@ -11,11 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import evaluation_report, gate, parity, plots, scoring, tracking
+from tasks import evaluation_report, gate, parity, scoring, tracking
 from tasks.champion import champion_version, version_model, version_recipe
 from tasks.contracts import Adapter, DatasetVersion, Download, Evaluation, MergedModel, Parity, Part, Scores, TrackedRun
 from tasks.errors import ContractError, RecipeError
 from tasks.kinds.base import AnswerTooLong, Columns, classes_of, kind_of, place_of, words
+from tasks.metrics import plots
 from tasks.model import memory
 from tasks.model.halving import halved, within_memory
 from tasks.model.load import load_adapter, load_model

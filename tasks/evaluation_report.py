@@ -8,7 +8,7 @@ from tasks import gate
 from tasks.contracts import BaseModelFiles, DatasetVersion, Evaluation, Scores
 from tasks.files import write_atomically
 from tasks.kinds.base import kind_of
-from tasks.plots import DOTS_PER_INCH
+from tasks.metrics.plots import DOTS_PER_INCH
 from tasks.workspace import Run
 
 

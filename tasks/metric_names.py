@@ -20,7 +20,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-from tasks.characters import spelled_out
+from tasks.metrics.characters import spelled_out
 
 NAMEABLE = re.compile(r"[\w\-./ :]")
 """A character that MLflow takes in a metric's name."""

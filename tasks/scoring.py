@@ -5,8 +5,8 @@ from typing import Any
 
 from tasks.contracts import Scores
 from tasks.errors import ContractError, DataError
-from tasks.intervals import bootstrap
 from tasks.kinds.base import Advance, Columns, Encoder, Row, examples_of, kind_of, labels_of, numbers, place_of, samples_of, silent
+from tasks.metrics.bootstrap import bootstrap
 from tasks.schema.recipe import Recipe
 
 Rows = list[Row]

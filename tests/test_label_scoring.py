@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.errors import DataError, RecipeError, RecipeErrors
-from tasks.intervals import bootstrap
 from tasks.kinds import Row, label_scoring
 from tasks.kinds.answers import single_label
+from tasks.metrics.bootstrap import bootstrap
 from tasks.model.load import load_model
 from tasks.model.tokenizer import Tokens
 from tasks.schema import load as recipes

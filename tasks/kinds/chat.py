@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tasks import plots
 from tasks.errors import DataError, RecipeError
 from tasks.kinds.answers import prompt as framing
 from tasks.kinds.answers.chat_prompt import Message, messages_of, render
@@ -20,6 +19,7 @@ from tasks.kinds.answers.generation import generate, log_probabilities
 from tasks.kinds.answers.generation import loss as loss
 from tasks.kinds.answers.prompt import literal
 from tasks.kinds.base import Advance, AnswerTooLong, Columns, Encoder, Example, Metrics, Row, Wording, in_proportion, silent
+from tasks.metrics import plots
 from tasks.schema.recipe import Recipe
 
 if TYPE_CHECKING:

@@ -117,7 +117,7 @@ def weighted(truth: "NDArray[np.intp]", predicted: "NDArray[np.intp]", classes: 
     """Precision, recall and F1 of each class, averaged by the classes' true rows."""
     import numpy as np
 
-    from tasks.classification import confusion_counts
+    from tasks.metrics.classification import confusion_counts
 
     counts = confusion_counts(truth, predicted, classes)
     right, true, said = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)

@@ -15,13 +15,13 @@ from pathlib import Path
 from string import Formatter
 from typing import TYPE_CHECKING, Any, Literal
 
-from tasks import classification, plots
 from tasks.errors import DataError, RecipeError
 from tasks.kinds.answers import prompt as framing
 from tasks.kinds.answers.generation import generate, log_probabilities
 from tasks.kinds.answers.generation import loss as loss
 from tasks.kinds.answers.prompt import check_room, framed, least_tokens, literal, template
 from tasks.kinds.base import Advance, Columns, Encoder, Example, Metrics, Row, Wording, silent
+from tasks.metrics import classification, plots
 from tasks.schema.recipe import Recipe
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from tasks import plots
 from tasks.kinds.answers.label_answers import none_label
 from tasks.kinds.answers.single_label import SCORE, scores_of
 from tasks.kinds.base import Columns, Metrics, Row, labels_of
+from tasks.metrics import plots
 from tasks.schema.recipe import LABEL_SEPARATOR, Recipe
 
 if TYPE_CHECKING:

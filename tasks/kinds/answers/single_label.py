@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from tasks import classification, plots
 from tasks.kinds.base import Columns, Metrics, Row, Wording
+from tasks.metrics import classification, plots
 from tasks.schema.recipe import Recipe
 
 if TYPE_CHECKING:

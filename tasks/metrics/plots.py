@@ -9,7 +9,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tasks.characters import written_out
+from tasks.metrics.characters import written_out
 
 if TYPE_CHECKING:
     import numpy as np
