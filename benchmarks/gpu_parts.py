@@ -24,9 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bases import configuration, on_paper, write, write_tokenizer
-from tasks import gate, tracking
+from tasks import tracking
 from tasks.contracts import Adapter, BaseModelFiles, DatasetVersion, Download, Evaluation, MergedModel, Parity, Part
 from tasks.errors import ServiceError
+from tasks.evaluation import gate
 from tasks.files import link_or_copy
 from tasks.library_logs import quiet_libraries
 from tasks.lineage import code_commit

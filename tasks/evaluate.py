@@ -11,10 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import evaluation_report, gate, parity, scoring, tracking
+from tasks import tracking
 from tasks.champion import champion_version, version_model, version_recipe
 from tasks.contracts import Adapter, DatasetVersion, Download, Evaluation, MergedModel, Parity, Part, Scores, TrackedRun
 from tasks.errors import ContractError, RecipeError
+from tasks.evaluation import gate, parity, report, scoring
+from tasks.evaluation.scoring import Rows
 from tasks.kinds.base import AnswerTooLong, Columns, classes_of, kind_of, place_of, words
 from tasks.metrics import plots
 from tasks.model import memory
@@ -26,7 +28,6 @@ from tasks.model.tokenizer import Tokens
 from tasks.progress import Progress
 from tasks.redaction import in_one_line
 from tasks.schema.recipe import Recipe
-from tasks.scoring import Rows
 from tasks.workspace import Run
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def _evaluate(run: Run, tracked: TrackedRun) -> Evaluation:
         left_out_rows=left_out_rows,
         quantized=quantized,
     )
-    evaluation_report.write(run, evaluation, version, base, cut_rows=cut_rows, replies=_replies(rows, columns))
+    report.write(run, evaluation, version, base, cut_rows=cut_rows, replies=_replies(rows, columns))
     _log(client, tracked, run, evaluation, measured)
     return evaluation
 

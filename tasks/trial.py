@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
-from tasks import scoring, tracking
+from tasks import tracking
 from tasks.contracts import DatasetVersion, Download, Emissions, Plan, Point, Scores, Trial, TrialScores
 from tasks.errors import ContractError
+from tasks.evaluation import scoring
+from tasks.evaluation.scoring import Rows
 from tasks.files import write_atomically
 from tasks.model.halving import halved, within_memory
 from tasks.model.tokenizer import Tokens
 from tasks.ranks import in_ranks
 from tasks.schema.sweep_grid import grid_of, recipe_of
-from tasks.scoring import Rows
 from tasks.trainer import fit
 from tasks.training_job import Job, job_of
 from tasks.training_rows import ROWS

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from tasks.contracts import Parity, Score, Scores
-from tasks.gate import Evidence, Rival, verdict
+from tasks.evaluation.gate import Evidence, Rival, verdict
 from tasks.schema.recipe import Gate
 
 GATE = Gate(metric="macro_f1", floors={"macro_f1": 0.5, "roc_auc": 0.75}, margin=0.01)

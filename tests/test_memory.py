@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from tasks import scoring, tracking
+from tasks import tracking
 from tasks.contracts import Adapter
 from tasks.errors import OutOfMemoryError, RecipeError
+from tasks.evaluation import scoring
 from tasks.model import memory
 from tasks.model.halving import within_memory
 from tasks.steps import perform

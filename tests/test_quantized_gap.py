@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks import evaluate, gate, parity, tracking
+from tasks import evaluate, tracking
 from tasks.contracts import Adapter, Download, Evaluation, MergedModel, Parity
 from tasks.errors import ContractError
+from tasks.evaluation import gate, parity
 from tasks.model.load import load_adapter
 from tasks.model.tokenizer import Tokens
 from tasks.steps import perform

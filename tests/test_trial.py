@@ -8,9 +8,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from tasks import scoring, tracking
+from tasks import tracking
 from tasks.contracts import Plan, TrialScores
 from tasks.errors import ContractError
+from tasks.evaluation import scoring
 from tasks.steps import perform
 from tasks.tracking import PARENT_TAG
 from tasks.workspace import Run

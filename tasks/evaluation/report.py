@@ -4,8 +4,8 @@ import base64
 from collections.abc import Mapping
 from pathlib import Path
 
-from tasks import gate
 from tasks.contracts import BaseModelFiles, DatasetVersion, Evaluation, Scores
+from tasks.evaluation import gate
 from tasks.files import write_atomically
 from tasks.kinds.base import kind_of
 from tasks.metrics.plots import DOTS_PER_INCH
