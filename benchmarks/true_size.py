@@ -26,7 +26,7 @@ from tasks.model.batches import IGNORED, collate, collate_classes
 from tasks.model.load import device, load_adapter, load_model, save
 from tasks.schema import load as recipes
 from tasks.schema.recipe import Recipe
-from tasks.trainer import training_arguments, with_adapter
+from tasks.training.fit import training_arguments, with_adapter
 
 PEAK_TFLOPS = {"H200": 989, "H100": 989, "A100": 312, "A6000": 155, "L40S": 362, "RTX 4090": 165, "RTX 3090": 71, "L4": 121, "T4": 65}
 """Device to its dense 16-bit tensor throughput with 32-bit sums, 10^12 operations a second, from NVIDIA's data sheets."""

@@ -14,9 +14,9 @@ from tasks.contracts import Adapter
 from tasks.model.halving import within_memory
 from tasks.model.load import save
 from tasks.ranks import in_ranks
-from tasks.trainer import fit
-from tasks.training_job import Job, job_of
-from tasks.training_rows import ROWS
+from tasks.training.examples import ROWS
+from tasks.training.fit import fit
+from tasks.training.job import Job, job_of
 from tasks.workspace import Run
 
 

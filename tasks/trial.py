@@ -24,9 +24,9 @@ from tasks.model.halving import halved, within_memory
 from tasks.model.tokenizer import Tokens
 from tasks.ranks import in_ranks
 from tasks.schema.sweep_grid import grid_of, recipe_of
-from tasks.trainer import fit
-from tasks.training_job import Job, job_of
-from tasks.training_rows import ROWS
+from tasks.training.examples import ROWS
+from tasks.training.fit import fit
+from tasks.training.job import Job, job_of
 from tasks.workspace import Run
 
 if TYPE_CHECKING:

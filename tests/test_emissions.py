@@ -8,9 +8,9 @@ import pytest
 
 from tasks import tracking
 from tasks.contracts import Adapter
-from tasks.emissions import LEDGER, WORLD, co2eq_kg, energy_kwh, intensity_kg_per_kwh, metered
 from tasks.errors import RecipeError
 from tasks.settings import Settings
+from tasks.training.energy import LEDGER, WORLD, co2eq_kg, energy_kwh, intensity_kg_per_kwh, metered
 from tasks.workspace import Run
 
 

@@ -15,7 +15,7 @@ from tasks.model.load import load_model
 from tasks.schema import load as recipes
 from tasks.schema.load import lookup
 from tasks.schema.recipe import Recipe
-from tasks.trainer import training_arguments, with_adapter
+from tasks.training.fit import training_arguments, with_adapter
 
 ATTENTION_AND_MLP = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 NF4 = {"load_in_4bit": True, "load_in_8bit": False, "bnb_4bit_quant_type": "nf4"}

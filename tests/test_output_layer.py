@@ -15,7 +15,7 @@ from tasks.model.load import load_adapter, load_model
 from tasks.model.tokenizer import Tokens
 from tasks.schema import load as recipes
 from tasks.steps import perform
-from tasks.trainer import with_adapter
+from tasks.training.fit import with_adapter
 from tasks.workspace import Run
 from tests import tiny, tiny_gptj
 from tests.tiny_models import LLAMA_2, build_llama

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks import evaluate, trainer
+from tasks import evaluate
 from tasks.contracts import TrackedRun
 from tasks.errors import RecipeError
 from tasks.kinds import Example, kind_of, numbers, sequence_classification
@@ -21,7 +21,8 @@ from tasks.model.padding import check_padding
 from tasks.model.tokenizer import Tokens
 from tasks.schema import load as recipes
 from tasks.schema.recipe import Recipe
-from tasks.training_job import Job
+from tasks.training import fit
+from tasks.training.job import Job
 from tests import tiny
 from tests.tiny_families import END, OFFSET, PAD, SOUND, UNSOUND, VOCABULARY, built, configuration, family_of
 
@@ -82,9 +83,9 @@ def test_padding_takes_no_position_and_its_own_lie_in_any_table() -> None:
 def test_positions_go_to_models_that_take_them_an_adapter_beside_or_not(tokens: Tokens, tmp_path: Path, family: str, given: bool) -> None:
     recipe = recipe_of(lora={"target_modules": ADAPTED.get(family, "all-linear")})
     examples, plain = examples_of(recipe, tokens), family_of(family)
-    tuned = trainer.with_adapter(recipe, built(type(plain), configuration(family)))
+    tuned = fit.with_adapter(recipe, built(type(plain), configuration(family)))
     batch = pad_left([example.prompt for example in examples], PAD)
-    loop = trainer._trainer(recipe, tmp_path, tuned, tokens, examples, [], [])
+    loop = fit._trainer(recipe, tmp_path, tuned, tokens, examples, [], [])
     for taken in (inputs_of(plain, batch), inputs_of(tuned, batch), loop._prepare_inputs(batch)):
         assert ("position_ids" in taken) == given and {"input_ids", "attention_mask"} <= taken.keys()
 
@@ -161,13 +162,13 @@ def test_a_row_carries_the_same_loss_alone_and_in_a_batch(tokens: Tokens, tmp_pa
     recipe = recipe_of(train={"loss_on": "sequence"}, lora={"target_modules": ADAPTED.get(family, "all-linear")})
     examples = examples_of(recipe, tokens)
     torch.manual_seed(0)
-    model = trainer.with_adapter(recipe, built(type(family_of(family)), configuration(family)))
+    model = fit.with_adapter(recipe, built(type(family_of(family)), configuration(family)))
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.1)
     losses = {}
     for size in (1, 4):
-        loop = trainer._trainer(recipe_of(size=size, train={"loss_on": "sequence"}), tmp_path, model, tokens, examples, examples, [])
+        loop = fit._trainer(recipe_of(size=size, train={"loss_on": "sequence"}), tmp_path, model, tokens, examples, examples, [])
         losses[size] = loop.evaluate()["eval_loss"]
     assert losses[1] == pytest.approx(losses[4], rel=1e-4)
     features = [{"input_ids": example.prompt, "example": example} for example in examples]
@@ -203,7 +204,7 @@ def test_rounding_to_16_bits_passes_the_check(tokens: Tokens, family: str) -> No
 
 def test_an_adapter_that_peft_cannot_put_in_is_a_fault_of_the_recipe(tokens: Tokens) -> None:
     with pytest.raises(RecipeError, match=r"tiny.yaml: lora.target_modules: this base model takes no such adapter .*'out_proj' is incomp"):
-        trainer.with_adapter(recipe_of(), built(type(family_of("mamba")), configuration("mamba")))
+        fit.with_adapter(recipe_of(), built(type(family_of("mamba")), configuration("mamba")))
 
 
 @pytest.mark.parametrize("family", UNSOUND)
@@ -260,7 +261,7 @@ def test_train_and_evaluate_refuse_before_they_begin(tiny_base: Path, tmp_path: 
         train_part=run.folder / "parts/train.parquet", validation_part=None, data_tag="data/tiny/v1", resume_from=None,
     )  # fmt: skip
     with pytest.raises(RecipeError, match=r"\(rwkv\) reads a text beside a longer one differently than alone"):
-        trainer.fit(job)
+        fit.fit(job)
     with pytest.raises(RecipeError, match=r"\(rwkv\) reads a text beside a longer one differently than alone"):
         evaluate._assess(run, "tuned model", run.recipe, lambda: load_model(base, "float32"), base, [])
 

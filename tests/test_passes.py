@@ -5,7 +5,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.passes import Passes
+from tasks.training.batch_sampler import Passes
 
 
 def order_of(rows: int, epoch: int) -> list[int]:

@@ -15,7 +15,7 @@ from tasks.model.load import load_model
 from tasks.schema import load as recipes
 from tasks.schema.training import Quantization
 from tasks.steps import perform
-from tasks.trainer import with_adapter
+from tasks.training.fit import with_adapter
 from tests import tiny
 
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from tasks import trainer, training_job
 from tasks.checkpoint_files import newest_whole, step_of
 from tasks.errors import DataError, RecipeError, ServiceError
 from tasks.model.memory import Shortage, kernel_kills
 from tasks.ranks import in_ranks
 from tasks.schema import load as recipes
 from tasks.steps import perform
+from tasks.training import fit, job
 from tests import ranked, tiny
 from tests.processes import apart, children, ended, gone, losses, step, until
 
@@ -102,15 +102,15 @@ def test_more_gpus_than_there_are_is_told_before_anything_is_loaded(tiny_documen
     import torch
 
     recipe = recipes.resolve(tiny_document, overrides={"train.gpus": 4})
-    training_job._check_device(recipe)  # processes on a processor: as many as one likes
-    monkeypatch.setattr(training_job, "device", lambda: "cuda")
+    job._check_device(recipe)  # processes on a processor: as many as one likes
+    monkeypatch.setattr(job, "device", lambda: "cuda")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(RecipeError, match=r"^tiny.yaml: train.gpus: is 4 on a machine with 2, at most 2 expected; lower it, or ask for"):
-        training_job._check_device(recipe)
+        job._check_device(recipe)
 
 
 def test_steps_are_counted_over_all_processes(tiny_document: dict[str, Any]) -> None:
     counted = {"train.per_device_train_batch_size": 3, "train.gradient_accumulation_steps": 2, "train.num_train_epochs": 2}
     recipe = recipes.resolve(tiny_document, overrides=counted | {"train.gpus": 4})
-    assert trainer.total_steps_of(recipe, 25) == 2 * 2  # 24 rows a step
-    assert trainer.total_steps_of(recipes.resolve(tiny_document, overrides=counted), 25) == 2 * 5  # 6 rows a step
+    assert fit.total_steps_of(recipe, 25) == 2 * 2  # 24 rows a step
+    assert fit.total_steps_of(recipes.resolve(tiny_document, overrides=counted), 25) == 2 * 5  # 6 rows a step

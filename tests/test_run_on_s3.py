@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from tasks.contracts import STEPS, Adapter, Evaluation, Publication
-from tasks.emissions import LEDGER
 from tasks.location import run_folder
 from tasks.progress import read_position
 from tasks.schema import load as recipes
 from tasks.settings import settings
 from tasks.steps import perform
+from tasks.training.energy import LEDGER
 from tasks.workspace import Run
 from tests import processes
 from tests.processes import difference, kill, until, weights

@@ -19,7 +19,7 @@ from tasks.schema import load as recipes
 from tasks.schema.recipe import METRICS, Recipe
 from tasks.schema.training import Quantization
 from tasks.steps import perform
-from tasks.training_rows import with_class_weights
+from tasks.training.examples import with_class_weights
 from tasks.workspace import Run
 from tests import evaluated, tiny
 

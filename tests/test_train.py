@@ -21,8 +21,8 @@ from tasks.model.tokenizer import Tokens
 from tasks.schema import load as recipes
 from tasks.schema.recipe import Recipe
 from tasks.steps import perform
-from tasks.trainer import with_adapter
-from tasks.training_rows import draw_rows
+from tasks.training.examples import draw_rows
+from tasks.training.fit import with_adapter
 from tasks.workspace import Run
 from tests import tiny
 from tests.processes import apart, kill, step, until

@@ -16,9 +16,9 @@ from tasks.kinds import Example, label_scoring
 from tasks.model.tokenizer import Tokens
 from tasks.schema import load as recipes
 from tasks.steps import perform
-from tasks.trainer import kept_step
-from tasks.training_loop import TrainingLoop
-from tasks.training_rows import TrainingRows, draw_rows, training_rows
+from tasks.training.examples import TrainingRows, draw_rows, training_rows
+from tasks.training.fit import kept_step
+from tasks.training.trainer import TrainingLoop
 from tasks.workspace import Run
 from tests import tiny
 

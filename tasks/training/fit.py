@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks import interruption, tracking
 from tasks.checkpoint_files import step_of
-from tasks.checkpoints import last_checkpoint, whole_marker
 from tasks.contracts import Emissions
-from tasks.emissions import Meter, meter_reader, metered
 from tasks.errors import RecipeError
 from tasks.kinds.answers import single_label
 from tasks.kinds.base import Example, classes_of, kind_of
@@ -25,9 +23,11 @@ from tasks.model.tokenizer import Tokens
 from tasks.progress import Progress
 from tasks.ranks import WAIT, rank
 from tasks.schema.recipe import Recipe
-from tasks.training_job import Job
-from tasks.training_report import training_report
-from tasks.training_rows import TrainingRows, dataset, held_out, training_rows, with_class_weights
+from tasks.training.checkpoints import last_checkpoint, whole_marker
+from tasks.training.energy import Meter, meter_reader, metered
+from tasks.training.examples import TrainingRows, dataset, held_out, training_rows, with_class_weights
+from tasks.training.job import Job
+from tasks.training.report import training_report
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -222,7 +222,7 @@ def _trainer(
 ) -> Any:
     from transformers import PrinterCallback
 
-    from tasks.training_loop import TrainingLoop
+    from tasks.training.trainer import TrainingLoop
 
     classes = classes_of(recipe)
     trainer = TrainingLoop(

@@ -12,7 +12,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices  # noqa: TI
 from transformers.trainer_utils import EvalLoopOutput  # noqa: TID253
 
 from tasks.model.batches import IGNORED, SILENT, inputs_of
-from tasks.passes import Passes
+from tasks.training.batch_sampler import Passes
 
 
 class TrainingLoop(Trainer):  # type: ignore[misc, unused-ignore]
