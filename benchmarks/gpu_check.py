@@ -27,7 +27,7 @@ from typing import Any
 from benchmarks.gpu_parts import CASES, CUT, STEPS, run_of
 from tasks.checkpoint_files import newest_whole, step_of
 from tasks.errors import InterruptedRunError
-from tasks.lifeline import Child
+from tasks.process.child import Child
 from tasks.settings import TELEMETRY_OFF
 
 CHECKOUT = Path(__file__).resolve().parent.parent

@@ -29,10 +29,10 @@ from tasks.contracts import Adapter, BaseModelFiles, DatasetVersion, Download, E
 from tasks.errors import ServiceError
 from tasks.evaluation import gate
 from tasks.files import link_or_copy
-from tasks.library_logs import quiet_libraries
 from tasks.lineage import code_commit
 from tasks.model import memory
 from tasks.model.load import device
+from tasks.process.library_logs import quiet_libraries
 from tasks.schema import load as recipes
 from tasks.schema.recipe import Recipe
 from tasks.settings import CHECKOUT

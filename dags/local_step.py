@@ -14,7 +14,7 @@ from dags.start import generation_of, run_of
 from dags.step_log import StepLog
 from tasks import errors
 from tasks.contracts import Plan
-from tasks.lifeline import Child, ParentGoneError
+from tasks.process.child import Child, ParentGoneError
 from tasks.settings import CHECKOUT, quiet_environment
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tasks import interruption, outcome
+from tasks import outcome
 from tasks.contracts import (
     CONTRACTS,
     STEPS,
@@ -30,9 +30,10 @@ from tasks.contracts import (
     TrialScores,
 )  # fmt: skip
 from tasks.errors import ContractError, InterruptedRunError, LoraflowError, RecipeError, Skip
-from tasks.library_logs import quiet_libraries
 from tasks.location import run_folder
 from tasks.model.tokenizer import without_torch
+from tasks.process import sigterm
+from tasks.process.library_logs import quiet_libraries
 from tasks.redaction import redact_output
 from tasks.schema import load as recipes
 from tasks.schema.recipe import Recipe
@@ -70,7 +71,7 @@ def main() -> None:
     except LoraflowError as error:
         print(f"\n{type(error).__name__}\n{error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except interruption.Ended as end:
+    except sigterm.Ended as end:
         print(f"\n{end}", file=sys.stderr)
         sys.exit(InterruptedRunError.exit_code)
     except Exception:  # a bug of ours or of a library: told whole
@@ -89,8 +90,8 @@ def _step_command(step: str) -> None:
 def _perform(step: str, run: Run, generation: int = 0, part: str = "") -> None:
     from tasks.steps import perform
 
-    interruption.heed()  # one that came at the end of the step before
-    interruption.listen(step)
+    sigterm.heed()  # one that came at the end of the step before
+    sigterm.listen(step)
     perform(step, run, generation, part)
 
 

@@ -13,7 +13,7 @@ from tasks import tracking
 from tasks.contracts import Adapter
 from tasks.model.halving import within_memory
 from tasks.model.load import save
-from tasks.ranks import in_ranks
+from tasks.process.parallel import in_ranks
 from tasks.training.examples import ROWS
 from tasks.training.fit import fit
 from tasks.training.job import Job, job_of

@@ -22,7 +22,7 @@ from tasks.evaluation.scoring import Rows
 from tasks.files import write_atomically
 from tasks.model.halving import halved, within_memory
 from tasks.model.tokenizer import Tokens
-from tasks.ranks import in_ranks
+from tasks.process.parallel import in_ranks
 from tasks.schema.sweep_grid import grid_of, recipe_of
 from tasks.training.examples import ROWS
 from tasks.training.fit import fit

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from tasks.errors import DataError
-from tasks.ranks import anywhere, rank
+from tasks.process.parallel import anywhere, rank
 
 
 def fails(how: str) -> None:

@@ -101,13 +101,13 @@ def test_the_second_one_ends_the_process_in_the_midst_of_its_work(signals: int) 
 
 
 def test_outside_a_command_the_handler_is_as_it_was() -> None:
-    from tasks import interruption
+    from tasks.process import sigterm
 
     before = signal.getsignal(signal.SIGTERM)
-    with interruption.answered(lambda: None) as asked:
+    with sigterm.answered(lambda: None) as asked:
         signal.raise_signal(signal.SIGTERM)
         assert asked()
     assert signal.getsignal(signal.SIGTERM) == before
-    with interruption.answered(lambda: None) as asked:
+    with sigterm.answered(lambda: None) as asked:
         assert not asked()
-    interruption.heed()
+    sigterm.heed()

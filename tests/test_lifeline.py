@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tasks import lifeline
-from tasks.lifeline import Child
+from tasks.process import child as lifeline
+from tasks.process.child import Child
 from tasks.settings import CHECKOUT
 from tests.processes import until
 
@@ -26,7 +26,7 @@ time.sleep(600)  # in silence: a broken pipe must not be what ends it
 
 WORKER = f"""
 import os, sys
-from tasks.lifeline import Child, ParentGoneError
+from tasks.process.child import Child, ParentGoneError
 with Child([sys.executable, "-c", {BUSY!r}], os.environ) as child:
     try:
         for number, line in enumerate(child.lines()):

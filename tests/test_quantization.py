@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from tasks.errors import RecipeError, RecipeErrors
-from tasks.library_logs import REPEATED, quiet_libraries
 from tasks.model.load import load_model
+from tasks.process.library_logs import REPEATED, quiet_libraries
 from tasks.schema import load as recipes
 from tasks.schema.training import Quantization
 from tasks.steps import perform

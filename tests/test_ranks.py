@@ -13,7 +13,7 @@ import pytest
 from tasks.checkpoint_files import newest_whole, step_of
 from tasks.errors import DataError, RecipeError, ServiceError
 from tasks.model.memory import Shortage, kernel_kills
-from tasks.ranks import in_ranks
+from tasks.process.parallel import in_ranks
 from tasks.schema import load as recipes
 from tasks.steps import perform
 from tasks.training import fit, job
@@ -90,7 +90,7 @@ def test_a_kill_by_the_kernel_for_memory_is_told_as_that(tmp_path: Path, monkeyp
 
 
 def test_processes_that_hear_nothing_end_with_their_parent(tmp_path: Path) -> None:
-    code = f"from tasks.ranks import in_ranks\nfrom tests import ranked\nin_ranks(2, ranked.waits, {str(tmp_path)!r}, 'train')"
+    code = f"from tasks.process.parallel import in_ranks\nfrom tests import ranked\nin_ranks(2, ranked.waits, {str(tmp_path)!r}, 'train')"
     with subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stderr=subprocess.PIPE, text=True) as process:
         until(lambda: len(list(tmp_path.glob("here-*"))) == 2, process)
         below = children(process)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.checkpoint_files import mark_whole
 from tasks.errors import InterruptedRunError
-from tasks.ranks import anywhere, wait_for_all
+from tasks.process.parallel import anywhere, wait_for_all
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import interruption, tracking
+from tasks import tracking
 from tasks.checkpoint_files import step_of
 from tasks.contracts import Emissions
 from tasks.errors import RecipeError
@@ -20,8 +20,9 @@ from tasks.model.load import device, dtype_of, load_model, own_head
 from tasks.model.new_tokens import NewRows, freeze_rows, keep_bias, kept_rows, new_rows
 from tasks.model.padding import check_padding
 from tasks.model.tokenizer import Tokens
+from tasks.process import sigterm
+from tasks.process.parallel import WAIT, rank
 from tasks.progress import Progress
-from tasks.ranks import WAIT, rank
 from tasks.schema.recipe import Recipe
 from tasks.training.checkpoints import last_checkpoint, whole_marker
 from tasks.training.energy import Meter, meter_reader, metered
@@ -123,9 +124,9 @@ def _train(
 
     def noticed() -> None:
         if not rank():
-            interruption.say(f"{job.step}: SIGTERM: this step is brought to its end and saved\n")
+            sigterm.say(f"{job.step}: SIGTERM: this step is brought to its end and saved\n")
 
-    with interruption.answered(noticed) as asked:
+    with sigterm.answered(noticed) as asked:
         final = last_checkpoint(asked, job.step)
         trainer = _trainer(recipe, job.run.kept, model, tokens, examples, scored, [*callbacks, whole_marker(job.run.keep), final])
         trainer.train(resume_from_checkpoint=str(job.resume_from) if job.resume_from else None)

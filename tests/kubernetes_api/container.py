@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.lifeline import Child, ParentGoneError
+from tasks.process.child import Child, ParentGoneError
 from tests.kubernetes_api.answers import Object
 from tests.kubernetes_api.log import Log
 from tests.kubernetes_api.store import now

@@ -19,11 +19,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from tasks import interruption
 from tasks.errors import InterruptedRunError, LoraflowError, ServiceError
-from tasks.library_logs import quiet_libraries
-from tasks.lifeline import dies_with
 from tasks.model.memory import Shortage, kernel_kills, shortage
+from tasks.process import sigterm
+from tasks.process.child import dies_with
+from tasks.process.library_logs import quiet_libraries
 from tasks.redaction import redact_output
 
 J = TypeVar("J")
@@ -62,7 +62,7 @@ def in_ranks(count: int, work: Callable[[J], R], job: J, what: str) -> R:
         folder = Path(name)
         context: Any = start_processes(_take_part, (count, folder, os.getpid(), work, job, what), nprocs=count, join=False)  # type: ignore[no-untyped-call]
         try:
-            with interruption.answered(lambda: _pass_on(context)) as asked:
+            with sigterm.answered(lambda: _pass_on(context)) as asked:
                 _join(context, folder, what, asked, kills)
         finally:
             for process in context.processes:
@@ -113,7 +113,7 @@ def _join(context: Any, folder: Path, what: str, asked: Callable[[], bool], kill
     if told := next((fault.error for fault in faults if fault.error), None):
         raise told  # what the others met afterwards is that this one was gone
     if asked():
-        raise interruption.ended(what)
+        raise sigterm.ended(what)
     which = f"process {first + 1} of {count}"
     if signal_name == "SIGKILL" and kernel_kills() > kills:
         raise Shortage(f"the machine's memory ran out (the kernel killed {which})")
@@ -140,7 +140,7 @@ def _take_part(number: int, count: int, folder: Path, parent: int, work: Callabl
     if tell_the_kernel := dies_with(parent):  # torch asks for SIGINT, which a process that waits for the others does not hear
         tell_the_kernel()
     redact_output()
-    interruption.listen(what, lambda: os._exit(InterruptedRunError.exit_code), patient=True)
+    sigterm.listen(what, lambda: os._exit(InterruptedRunError.exit_code), patient=True)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches all of them; the parent sees to it
     quiet_libraries()
     warnings.simplefilter("ignore")
