@@ -15,7 +15,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 from airflow.sdk.log import mask_secret
 
 from tasks.errors import FINAL_EXIT_CODES, LoraflowError, Skip
-from tasks.redaction import unmistakable, without_secrets
+from tasks.secrets.redaction import unmistakable, without_secrets
 
 
 class RetryWhatItMends(RetryPolicy):

@@ -22,7 +22,7 @@ from dags import pod_faults, pod_status
 from dags.pod_faults import Terms
 from dags.pods import CONTAINER, Json
 from dags.step_log import Place, StepLog, timestamp
-from tasks.redaction import without_secrets
+from tasks.secrets.redaction import without_secrets
 
 OUTAGE_SECONDS = 900.0
 """How long the API may not answer before the task is told. The pod is left alone."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from tasks import errors
-from tasks.redaction import without_secrets
+from tasks.secrets.redaction import without_secrets
 
 _OURS = "|".join(name for name in vars(errors) if name.endswith(("Error", "Errors")))
 LAST_WORDS = re.compile(rf"skipped: .*|{_OURS}|Traceback \(most recent call last\):")

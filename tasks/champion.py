@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from tasks import tracking
 from tasks.errors import ContractError, ServiceError
-from tasks.redaction import in_one_line
 from tasks.schema import load as recipes
 from tasks.schema.recipe import Recipe
+from tasks.secrets.redaction import in_one_line
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -34,10 +34,10 @@ from tasks.location import run_folder
 from tasks.model.tokenizer import without_torch
 from tasks.process import sigterm
 from tasks.process.library_logs import quiet_libraries
-from tasks.redaction import redact_output
 from tasks.schema import load as recipes
 from tasks.schema.recipe import Recipe
-from tasks.secret_values import strip_secrets
+from tasks.secrets.redaction import redact_output
+from tasks.secrets.variables import strip_secrets
 from tasks.settings import TELEMETRY_OFF, settings
 from tasks.workspace import Run
 

@@ -6,7 +6,7 @@ of a step that ended: it retries where `retryable` says so, and after a bug.
 
 from typing import Any, ClassVar
 
-from tasks.redaction import without_secrets
+from tasks.secrets.redaction import without_secrets
 
 
 class LoraflowError(Exception):

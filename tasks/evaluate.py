@@ -26,8 +26,8 @@ from tasks.model.new_tokens import new_rows
 from tasks.model.padding import check_padding
 from tasks.model.tokenizer import Tokens
 from tasks.progress import Progress
-from tasks.redaction import in_one_line
 from tasks.schema.recipe import Recipe
+from tasks.secrets.redaction import in_one_line
 from tasks.workspace import Run
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from tasks.errors import LoraflowError, ServiceError, SettingsError
-from tasks.redaction import in_one_line
+from tasks.secrets.redaction import in_one_line
 from tasks.settings import header_value
 
 LIBRARIES = frozenset({"adlfs", "aiobotocore", "aiohttp", "azure", "botocore", "fsspec", "gcsfs", "google", "s3fs"})

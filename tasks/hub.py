@@ -12,7 +12,7 @@ from filelock import FileLock
 from tasks.errors import ContractError, LoraflowError, ServiceError
 from tasks.fetch.hub import token
 from tasks.files import link_or_copy
-from tasks.redaction import in_one_line
+from tasks.secrets.redaction import in_one_line
 
 FOLDER_NAMESPACE = "loraflow"
 

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from tasks.errors import ContractError, ServiceError, SettingsError
 from tasks.file_systems import faults_told, file_system
-from tasks.redaction import in_one_line
+from tasks.secrets.redaction import in_one_line
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tasks.contracts import CONTRACTS, STEPS
 from tasks.errors import SettingsError
-from tasks.redaction import without_credentials
+from tasks.secrets.redaction import without_credentials
 from tasks.settings import Settings
 
 NEEDS = {

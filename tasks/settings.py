@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from tasks.errors import SettingsError
-from tasks.redaction import in_one_line
+from tasks.secrets.redaction import in_one_line
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 

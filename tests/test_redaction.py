@@ -18,8 +18,8 @@ from hypothesis import strategies as some
 from dags import faults
 from dags.step_log import StepLog
 from tasks.errors import LoraflowError, SettingsError
-from tasks.redaction import HIDDEN, LONG, VARIED, in_one_line, without_secrets
-from tasks.secret_values import strip_secrets
+from tasks.secrets.redaction import HIDDEN, LONG, VARIED, in_one_line, without_secrets
+from tasks.secrets.variables import strip_secrets
 from tasks.settings import CHECKOUT, header_value
 
 TOKEN = "hf_qWErtYuiOpAsdFGhjKl"
@@ -218,7 +218,7 @@ def test_a_secret_that_a_header_can_hold(monkeypatch: pytest.MonkeyPatch) -> Non
 PRINTS = """
 import faulthandler, logging, os, sys, threading, warnings
 from rich.console import Console
-from tasks.redaction import redact_output
+from tasks.secrets.redaction import redact_output
 redact_output(); redact_output()
 token = os.environ["HF_TOKEN"]
 print("1", token); print(token[:9], token[9:], sep="", file=sys.stderr)

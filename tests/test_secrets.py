@@ -14,7 +14,7 @@ from urllib.parse import quote
 import pytest
 import yaml
 
-from tasks.redaction import without_secrets
+from tasks.secrets.redaction import without_secrets
 from tasks.settings import CHECKOUT
 from tests.git_server import git_server
 from tests.hub_server import hub_server

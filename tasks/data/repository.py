@@ -25,7 +25,7 @@ from filelock import FileLock
 from tasks.data.fingerprint import folder_hash
 from tasks.errors import ContractError, LoraflowError, ServiceError, SettingsError
 from tasks.file_systems import check_credentials
-from tasks.redaction import in_one_line, without_credentials
+from tasks.secrets.redaction import in_one_line, without_credentials
 from tasks.settings import local_folder, quiet_environment, settings
 
 IDENTITY = {

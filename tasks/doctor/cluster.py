@@ -14,8 +14,8 @@ from tasks.contracts import Finding
 from tasks.doctor.findings import fault, good, warning
 from tasks.doctor.needs import Needs
 from tasks.errors import ServiceError, SettingsError
-from tasks.redaction import in_one_line
 from tasks.schema.pods import GPU
+from tasks.secrets.redaction import in_one_line
 from tasks.settings import quiet_environment
 
 WHAT = "cluster"

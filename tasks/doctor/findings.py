@@ -10,7 +10,7 @@ from rich.table import Column, Table
 
 from tasks.contracts import Finding
 from tasks.errors import LoraflowError, PreflightError, ServiceError
-from tasks.redaction import in_one_line, without_secrets
+from tasks.secrets.redaction import in_one_line, without_secrets
 
 SECONDS = 60.0
 """A check that has not ended by then waits for something that does not answer."""

@@ -8,7 +8,7 @@ from tasks.contracts import Finding
 from tasks.doctor.findings import fault, good, warning
 from tasks.doctor.needs import Needs
 from tasks.fetch import hub as hub_client
-from tasks.redaction import in_one_line
+from tasks.secrets.redaction import in_one_line
 
 WHAT = "Hub token"
 WRITERS = ("admin", "write", "contributor")

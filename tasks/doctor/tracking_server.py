@@ -19,7 +19,7 @@ from tasks.doctor.findings import fault, good
 from tasks.doctor.needs import Needs
 from tasks.doctor.places import folder_finding
 from tasks.doctor.probe import NAME, passing
-from tasks.redaction import in_one_line
+from tasks.secrets.redaction import in_one_line
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import httpx
 
 from tasks.errors import RecipeError, ServiceError
-from tasks.redaction import in_one_line
+from tasks.secrets.redaction import in_one_line
 
 TRIES = 5
 FINISHED = ("success", "failed", "skipped", "upstream_failed")

@@ -7,7 +7,7 @@ the workspace) are set by the team and are none of this.
 from urllib.parse import urlsplit
 
 from tasks.errors import RecipeError
-from tasks.redaction import without_credentials
+from tasks.secrets.redaction import without_credentials
 from tasks.settings import settings
 
 

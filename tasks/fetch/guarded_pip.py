@@ -8,7 +8,7 @@ from typing import Any
 
 from tasks.errors import RecipeError
 from tasks.fetch.allowed_hosts import check_host
-from tasks.redaction import without_credentials
+from tasks.secrets.redaction import without_credentials
 
 REFUSED = "REFUSED "
 """How the line begins that names the address that was not asked."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from tasks.errors import LoraflowError, RecipeError, ServiceError
 from tasks.fetch.allowed_hosts import check_host
-from tasks.redaction import in_one_line
+from tasks.secrets.redaction import in_one_line
 from tasks.settings import header_value, settings
 
 

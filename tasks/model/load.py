@@ -12,8 +12,8 @@ from tasks.errors import ContractError
 from tasks.model.memory import Shortage, room_for, shortage
 from tasks.model.new_tokens import NewRows, draw_rows, keep_bias
 from tasks.model.tokenizer import TOKENIZER_FILES, Tokens
-from tasks.redaction import in_one_line
 from tasks.schema.training import Quantization
+from tasks.secrets.redaction import in_one_line
 
 HEAD_WEIGHT = "score.weight"
 """Name of a classification head's weight, as transformers has it for decoders."""

@@ -24,7 +24,7 @@ from tasks.model.memory import Shortage, kernel_kills, shortage
 from tasks.process import sigterm
 from tasks.process.child import dies_with
 from tasks.process.library_logs import quiet_libraries
-from tasks.redaction import redact_output
+from tasks.secrets.redaction import redact_output
 
 J = TypeVar("J")
 R = TypeVar("R")

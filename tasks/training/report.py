@@ -9,8 +9,8 @@ from tasks import tracking
 from tasks.contracts import TrackedRun
 from tasks.errors import RecipeError, ServiceError
 from tasks.progress import Progress
-from tasks.redaction import in_one_line
 from tasks.schema.recipe import Recipe
+from tasks.secrets.redaction import in_one_line
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric

@@ -14,7 +14,7 @@ from threading import RLock
 from typing import Any, TextIO, cast
 from urllib.parse import unquote_to_bytes
 
-from tasks.secret_values import SECRET_NAME, secrets
+from tasks.secrets.variables import SECRET_NAME, secrets
 
 HIDDEN = "…"
 SHORTEST = 6

@@ -1,0 +1,1 @@
+"""Secrets: which variables hold them, and texts without them."""
