@@ -24,15 +24,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bases import configuration, on_paper, write, write_tokenizer
-from tasks import tracking
 from tasks.contracts import Adapter, BaseModelFiles, DatasetVersion, Download, Evaluation, MergedModel, Parity, Part
 from tasks.errors import ServiceError
 from tasks.evaluation import gate
 from tasks.files import link_or_copy
-from tasks.lineage import code_commit
 from tasks.model import memory
 from tasks.model.load import device
 from tasks.process.library_logs import quiet_libraries
+from tasks.registry import tracking
+from tasks.registry.lineage import code_commit
 from tasks.schema import load as recipes
 from tasks.schema.recipe import Recipe
 from tasks.settings import CHECKOUT

@@ -7,7 +7,7 @@ from airflow.sdk import BaseOperatorLink
 from dags.start import run_of
 from tasks.contracts import STEPS, RegisteredVersion
 from tasks.errors import ContractError, ServiceError, SettingsError
-from tasks.tracking import URL_FILE
+from tasks.registry.tracking import URL_FILE
 
 WITHOUT_TRAINING = STEPS[: STEPS.index("train")]
 """The steps before MLflow has anything of the run."""

@@ -11,10 +11,10 @@ import statistics
 import sys
 from collections.abc import Iterator
 
-from tasks import tracking
 from tasks.contracts import Comparison, Plan, TrialScores
 from tasks.files import write_atomically
 from tasks.metrics import plots
+from tasks.registry import tracking
 from tasks.schema.sweep import Sweep
 from tasks.schema.sweep_grid import grid_of
 from tasks.workspace import Run

@@ -11,8 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import tracking
-from tasks.champion import champion_version, version_model, version_recipe
 from tasks.contracts import Adapter, DatasetVersion, Download, Evaluation, MergedModel, Parity, Part, Scores, TrackedRun
 from tasks.errors import ContractError, RecipeError
 from tasks.evaluation import gate, parity, report, scoring
@@ -26,6 +24,8 @@ from tasks.model.new_tokens import new_rows
 from tasks.model.padding import check_padding
 from tasks.model.tokenizer import Tokens
 from tasks.progress import Progress
+from tasks.registry import tracking
+from tasks.registry.champion import champion_version, version_model, version_recipe
 from tasks.schema.recipe import Recipe
 from tasks.secrets.redaction import in_one_line
 from tasks.workspace import Run

@@ -7,9 +7,9 @@ Writes  Plan                    runs/<id>/plan.json
 
 import sys
 
-from tasks import tracking
 from tasks.contracts import DatasetVersion, Plan
 from tasks.errors import DataError
+from tasks.registry import tracking
 from tasks.schema.sweep_grid import grid_of, trials_of
 from tasks.workspace import Run
 

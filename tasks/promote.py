@@ -12,12 +12,12 @@ import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from tasks import tracking
-from tasks.champion import ALIAS, champion_version
 from tasks.contracts import Approval, DatasetVersion, Evaluation, Promotion, RegisteredVersion, Score, Verdict
 from tasks.errors import ContractError, GateError
 from tasks.evaluation import gate
-from tasks.lineage import CHALLENGER, DATA_HASH_TAG, SCORES_TAG
+from tasks.registry import tracking
+from tasks.registry.champion import ALIAS, champion_version
+from tasks.registry.lineage import CHALLENGER, DATA_HASH_TAG, SCORES_TAG
 from tasks.workspace import Run
 
 if TYPE_CHECKING:

@@ -9,12 +9,13 @@ import json
 import shutil
 from pathlib import Path
 
-from tasks import hub, model_card, outcome
+from tasks import outcome
 from tasks.contracts import Adapter, DatasetVersion, Download, MergedModel, Promotion, Publication
 from tasks.errors import ContractError
 from tasks.files import link_or_copy
-from tasks.model_card import What
 from tasks.progress import Progress
+from tasks.registry import model_card, publish
+from tasks.registry.model_card import What
 from tasks.settings import settings
 from tasks.workspace import Run
 
@@ -30,14 +31,14 @@ def push(run: Run) -> Publication:
                 f"{run.id}: {step}.json", "made of earlier results", "of this run's present ones expected", f"run {step} again"
             )
     where = settings().hub_url
-    owner = hub.namespace(where)
+    owner = publish.namespace(where)
     repositories: dict[What, str] = {"adapter": f"{owner}/{recipe.name}-lora", "model": f"{owner}/{recipe.name}"}
     message = f"{recipe.name} version {promotion.version}, trained on {run.read(DatasetVersion).tag}"
     published: dict[What, str] = {}
     with Progress(run, "push", "publishing", len(repositories), "repositories") as progress:
         for what, repository in repositories.items():
             folder = _build(run, what, repositories)
-            published[what] = hub.publish(folder, where, repository, message)
+            published[what] = publish.publish(folder, where, repository, message)
             shutil.rmtree(folder)
             progress.advance(note=published[what])
     return Publication(published["adapter"], published["model"], f"{published['model'].replace('/tree/', '/blob/')}/README.md")

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlparse
 
-from tasks import lineage, tracking
-from tasks.champion import champion_version
 from tasks.contracts import Adapter, MergedModel, RegisteredVersion
 from tasks.errors import ServiceError
 from tasks.files import link_or_copy
 from tasks.kinds.base import kind_of
 from tasks.progress import Progress
+from tasks.registry import lineage, tracking
+from tasks.registry.champion import champion_version
 from tasks.schema.recipe import Recipe
 from tasks.settings import settings
 from tasks.workspace import RECIPE, Run
@@ -113,7 +113,7 @@ def _save(run: Run, logged: "LoggedModel", tags: dict[str, str]) -> Path:
     with warnings.catch_warnings(record=True):  # MLflow misses an input example (it would load the model to try it) and type hints
         mlflow.pyfunc.save_model(
             folder,
-            python_model=package / "serving.py",
+            python_model=package / "registry" / "serving.py",
             code_paths=[str(package)],
             artifacts={"model": light.as_uri(), "recipe": run.path(RECIPE).as_uri()},
             signature=_signature(run.recipe),

@@ -9,11 +9,11 @@ import time
 from dataclasses import replace
 from functools import partial
 
-from tasks import tracking
 from tasks.contracts import Adapter
 from tasks.model.halving import within_memory
 from tasks.model.load import save
 from tasks.process.parallel import in_ranks
+from tasks.registry import tracking
 from tasks.training.examples import ROWS
 from tasks.training.fit import fit
 from tasks.training.job import Job, job_of

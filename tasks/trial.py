@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
-from tasks import tracking
 from tasks.contracts import DatasetVersion, Download, Emissions, Plan, Point, Scores, Trial, TrialScores
 from tasks.errors import ContractError
 from tasks.evaluation import scoring
@@ -23,6 +22,7 @@ from tasks.files import write_atomically
 from tasks.model.halving import halved, within_memory
 from tasks.model.tokenizer import Tokens
 from tasks.process.parallel import in_ranks
+from tasks.registry import tracking
 from tasks.schema.sweep_grid import grid_of, recipe_of
 from tasks.training.examples import ROWS
 from tasks.training.fit import fit

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from tasks import tracking
 from tasks.contracts import Adapter
+from tasks.registry import tracking
 from tasks.workspace import Run
 
 if TYPE_CHECKING:

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from tasks import tracking
 from tasks.contracts import Adapter, DatasetVersion, Evaluation, MergedModel
 from tasks.errors import DataError
 from tasks.kinds import AnswerTooLong, chat, examples_of
 from tasks.model.tokenizer import Tokens
+from tasks.registry import tracking
 from tasks.schema import load as recipes
 from tasks.schema.recipe import Recipe
 from tasks.steps import perform

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from benchmarks.bases import configuration, write
-from tasks import tracking
 from tasks.contracts import Adapter, BaseModelFiles, DatasetVersion, Download, MergedModel, Part
 from tasks.errors import DataError
 from tasks.files import link_or_copy
@@ -22,6 +21,7 @@ from tasks.kinds.base import Columns, Example, classes_of, examples_of, kind_of,
 from tasks.model.load import HEAD_WEIGHT, load_adapter, load_model
 from tasks.model.new_tokens import new_rows
 from tasks.model.tokenizer import TOKENIZER_FILES, Tokens
+from tasks.registry import tracking
 from tasks.schema import load as recipes
 from tasks.schema.recipe import Recipe
 from tasks.steps import perform

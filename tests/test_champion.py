@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from tasks import tracking
-from tasks.champion import champion_version, version_model, version_recipe
 from tasks.errors import ContractError, ServiceError
+from tasks.registry import tracking
+from tasks.registry.champion import champion_version, version_model, version_recipe
 from tasks.schema import load as recipes
 
 

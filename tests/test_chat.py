@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks import tracking
 from tasks.contracts import Adapter, BaseModelFiles, DatasetVersion, Download, Evaluation, MergedModel, Part, RegisteredVersion
 from tasks.errors import DataError, RecipeError, RecipeErrors
 from tasks.files import link_or_copy
 from tasks.kinds import chat
 from tasks.model.load import load_model
 from tasks.model.tokenizer import Tokens
+from tasks.registry import tracking
 from tasks.schema import load as recipes
 from tasks.schema.recipe import METRICS, Recipe
 from tasks.steps import perform

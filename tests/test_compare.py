@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from tasks import tracking
 from tasks.contracts import Comparison, Emissions, Plan, Point, Score, TrackedRun, TrialScores
 from tasks.errors import ContractError
+from tasks.registry import tracking
 from tasks.schema.sweep_grid import trials_of
 from tasks.steps import perform
 from tasks.workspace import Run

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks import tracking
 from tasks.contracts import Adapter
 from tasks.errors import RecipeError
+from tasks.registry import tracking
 from tasks.settings import Settings
 from tasks.training.energy import LEDGER, WORLD, co2eq_kg, energy_kwh, intensity_kg_per_kwh, metered
 from tasks.workspace import Run

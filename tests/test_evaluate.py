@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks import tracking
 from tasks.contracts import Adapter, DatasetVersion, Download, Evaluation, MergedModel, Part, Score
 from tasks.errors import ContractError, DataError, ServiceError
 from tasks.kinds import label_scoring
 from tasks.model.load import load_model
 from tasks.model.tokenizer import Tokens
 from tasks.progress import read_position
+from tasks.registry import tracking
 from tasks.schema import load as recipes
 from tasks.schema.recipe import Recipe
 from tasks.steps import perform

@@ -12,7 +12,6 @@ from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks import model_card
 from tasks.contracts import Evaluation, MergedModel
 from tasks.errors import DataError, RecipeError, RecipeErrors
 from tasks.kinds import Example, Row, label_generation
@@ -21,6 +20,7 @@ from tasks.kinds.answers.generation import answers_log_probabilities, generate, 
 from tasks.model.batches import IGNORED, collate
 from tasks.model.load import load_model
 from tasks.model.tokenizer import Tokens
+from tasks.registry import model_card
 from tasks.schema import load as recipes
 from tasks.schema.recipe import METRICS, Recipe
 from tasks.steps import perform

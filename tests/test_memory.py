@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from tasks import tracking
 from tasks.contracts import Adapter
 from tasks.errors import OutOfMemoryError, RecipeError
 from tasks.evaluation import scoring
 from tasks.model import memory
 from tasks.model.halving import within_memory
+from tasks.registry import tracking
 from tasks.steps import perform
 from tasks.workspace import Run
 from tests import tiny

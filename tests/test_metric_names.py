@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks import tracking
 from tasks.contracts import Score
-from tasks.metric_names import LONGEST, metric_names
 from tasks.metrics import plots
 from tasks.metrics.characters import spelled_out
+from tasks.registry import tracking
+from tasks.registry.metric_names import LONGEST, metric_names
 from tasks.schema import load as recipes
 from tasks.workspace import Run
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
-from tasks import model_card
 from tasks.contracts import Adapter, DatasetVersion, Evaluation, MergedModel, Publication, Score
 from tasks.files import write_atomically
 from tasks.kinds.base import kind_of
 from tasks.model.load import load_model
 from tasks.model.tokenizer import Tokens
+from tasks.registry import model_card
 from tasks.steps import perform
 from tasks.workspace import Run
 from tests import evaluated

@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 
-from tasks import tracking
-from tasks.champion import ALIAS, champion_version, version_model
 from tasks.contracts import STEPS, BaseModelFiles, DatasetParts, DatasetVersion, Download, Evaluation, MergedModel, Publication, SourceFile
 from tasks.data.repository import cloned
 from tasks.doctor.checks import by_hand
@@ -19,6 +17,8 @@ from tasks.doctor.needs import Needs
 from tasks.embedded import configuration
 from tasks.errors import SettingsError, Skip
 from tasks.location import run_folder
+from tasks.registry import tracking
+from tasks.registry.champion import ALIAS, champion_version, version_model
 from tasks.schema import load as recipes
 from tasks.settings import settings, sqlite_path, sqlite_uri
 from tasks.steps import perform

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from tasks import tracking
 from tasks.contracts import Plan
 from tasks.errors import DataError, RecipeError, RecipeErrors
+from tasks.registry import tracking
 from tasks.schema import load as recipes
 from tasks.schema.recipe import Recipe
 from tasks.schema.sweep_grid import recipe_of, trials_of

@@ -46,8 +46,8 @@ def test_the_embedded_default_passes_and_nothing_is_left_behind(make_run: MakeRu
 
 def test_what_is_there_already_is_looked_at_itself(make_run: MakeRun, tiny_document: Any, home: Path, tmp_path: Path) -> None:
     """After a first run: its database, data repository and folders."""
-    from tasks import tracking
     from tasks.data.repository import cloned
+    from tasks.registry import tracking
 
     tracking.client()
     with cloned(tmp_path):

@@ -15,10 +15,10 @@ import pytest
 from filelock import FileLock
 from typer.testing import CliRunner
 
-from tasks import tracking
 from tasks.cli import app
 from tasks.contracts import Approval, DatasetVersion, Evaluation, Parity, Promotion, RegisteredVersion
 from tasks.errors import ContractError, GateError, ServiceError
+from tasks.registry import tracking
 from tasks.settings import CHECKOUT, quiet_environment
 from tasks.steps import perform
 from tasks.workspace import Run

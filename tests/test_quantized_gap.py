@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks import evaluate, tracking
+from tasks import evaluate
 from tasks.contracts import Adapter, Download, Evaluation, MergedModel, Parity
 from tasks.errors import ContractError
 from tasks.evaluation import gate, parity
 from tasks.model.load import load_adapter
 from tasks.model.tokenizer import Tokens
+from tasks.registry import tracking
 from tasks.steps import perform
 from tasks.workspace import Run
 from tests import tiny

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 import tasks
-from tasks import register, tracking
+from tasks import register
 from tasks.contracts import Adapter, MergedModel, RegisteredVersion, ValidRows
 from tasks.errors import ServiceError
 from tasks.files import write_atomically
 from tasks.kinds.base import kind_of
 from tasks.model.load import load_model
 from tasks.model.tokenizer import Tokens
+from tasks.registry import tracking
 from tasks.schema.load import read
 from tasks.settings import CHECKOUT, quiet_environment
 from tasks.steps import perform

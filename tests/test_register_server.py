@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks import tracking
 from tasks.contracts import Adapter, RegisteredVersion
+from tasks.registry import tracking
 from tasks.steps import perform
 from tasks.workspace import Run
 from tests import evaluated

@@ -14,8 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tasks import tracking
 from tasks.contracts import Adapter, RegisteredVersion
+from tasks.registry import tracking
 from tasks.steps import perform
 from tasks.workspace import Run
 from tests import evaluated, manifests, mlflow_server, s3_server

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tasks import tracking
+from tasks.registry import tracking
 from tasks.settings import CHECKOUT
 
 

@@ -11,10 +11,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tasks import hub
 from tasks.errors import ContractError, LoraflowError, RecipeError, RecipeErrors
 from tasks.fetch.allowed_hosts import allowed, check_host
 from tasks.location import run_folder
+from tasks.registry import publish
 from tasks.schema import load as recipes
 from tasks.schema.data import Source
 from tasks.settings import CHECKOUT
@@ -181,7 +181,7 @@ def test_a_data_version_is_a_small_number(document: dict[str, Any], text: str) -
 @example("-x")
 def test_a_namespace_is_a_name(text: str) -> None:
     try:
-        found = hub.namespace(f"hub:{text}")
+        found = publish.namespace(f"hub:{text}")
     except ContractError:
         return
     assert re.fullmatch(r"[A-Za-z0-9_.-]+", found) and ".." not in found and found[0] not in "-."

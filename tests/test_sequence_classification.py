@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks import tracking
 from tasks.contracts import Adapter, Download, Evaluation, MergedModel, RegisteredVersion
 from tasks.errors import ContractError, DataError, RecipeErrors
 from tasks.kinds import Example, classes_of, sequence_classification
 from tasks.kinds.answers import single_label
 from tasks.model.load import HEAD_WEIGHT, load_adapter, load_model
 from tasks.model.tokenizer import Tokens
+from tasks.registry import tracking
 from tasks.schema import load as recipes
 from tasks.schema.recipe import METRICS, Recipe
 from tasks.schema.training import Quantization

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks import model_card
 from tasks.contracts import Adapter, BaseModelFiles, DatasetVersion, Download, Evaluation, MergedModel, Part
 from tasks.errors import DataError, RecipeError, RecipeErrors
 from tasks.files import link_or_copy
@@ -20,6 +19,7 @@ from tasks.kinds import structured_generation as kind
 from tasks.model.load import load_model
 from tasks.model.new_tokens import extended, new_rows
 from tasks.model.tokenizer import Tokens
+from tasks.registry import model_card
 from tasks.schema import load as recipes
 from tasks.schema.recipe import Recipe
 from tasks.steps import perform

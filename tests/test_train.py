@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks import tracking
 from tasks.checkpoint_files import mark_whole, newest_whole
 from tasks.contracts import Adapter, MergedModel
 from tasks.errors import DataError, RecipeError, ServiceError
@@ -18,6 +17,7 @@ from tasks.kinds.answers.generation import log_probabilities
 from tasks.model.batches import IGNORED, collate
 from tasks.model.load import dtype_of, load_model
 from tasks.model.tokenizer import Tokens
+from tasks.registry import tracking
 from tasks.schema import load as recipes
 from tasks.schema.recipe import Recipe
 from tasks.steps import perform

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks import tracking
 from tasks.contracts import Adapter, DatasetVersion
 from tasks.kinds import Example, label_scoring
 from tasks.model.tokenizer import Tokens
+from tasks.registry import tracking
 from tasks.schema import load as recipes
 from tasks.steps import perform
 from tasks.training.examples import TrainingRows, draw_rows, training_rows

@@ -8,12 +8,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from tasks import tracking
 from tasks.contracts import Plan, TrialScores
 from tasks.errors import ContractError
 from tasks.evaluation import scoring
+from tasks.registry import tracking
+from tasks.registry.tracking import PARENT_TAG
 from tasks.steps import perform
-from tasks.tracking import PARENT_TAG
 from tasks.workspace import Run
 from tests import tiny
 

@@ -4,11 +4,11 @@ import difflib
 import os
 from collections.abc import Iterator
 
-from tasks import hub
 from tasks.contracts import STEPS, Finding
 from tasks.doctor.findings import good, of_error, warning
 from tasks.doctor.needs import Needs
 from tasks.pod_settings import missing_for_pods
+from tasks.registry import publish
 from tasks.settings import Settings
 
 WHAT = "settings"
@@ -17,7 +17,7 @@ WHAT = "settings"
 def configuration(needs: Needs) -> Iterator[Finding]:
     """Names that are no setting, and values that cannot be."""
     ours = needs.ours
-    hub.namespace(ours.hub_url)
+    publish.namespace(ours.hub_url)
     found = list(_strangers())
     yield from found
     if not found:

@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from typing import Any
 
-from tasks import hub
 from tasks.contracts import Finding
 from tasks.doctor.findings import fault, good, warning
 from tasks.doctor.needs import Needs
 from tasks.fetch import hub as hub_client
+from tasks.registry import publish
 from tasks.secrets.redaction import in_one_line
 
 WHAT = "Hub token"
@@ -18,7 +18,7 @@ WRITERS = ("admin", "write", "contributor")
 def hub_rights(needs: Needs) -> Iterator[Finding]:
     """Ask the Hub who the token is of, and what it may do; only where the run may publish there."""
     place = needs.ours.hub_url
-    namespace = hub.namespace(place)
+    namespace = publish.namespace(place)
     if not place.startswith("hub:") or not needs.publishes:
         return
     token = hub_client.token()

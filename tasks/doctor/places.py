@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tasks import hub
 from tasks.contracts import Finding
 from tasks.data.repository import Clone, check_remote, cloned, environment_of
 from tasks.doctor import probe
@@ -16,6 +15,7 @@ from tasks.doctor.findings import fault, good
 from tasks.doctor.machine import standing
 from tasks.doctor.needs import Needs, scheme
 from tasks.file_systems import check_credentials, file_system
+from tasks.registry import publish
 from tasks.secrets.redaction import in_one_line
 
 PROBE_SECONDS = 45.0
@@ -99,7 +99,7 @@ def _probed(url: str, folder: Path, arguments: list[str]) -> Finding:
 def published(needs: Needs) -> Iterator[Finding]:
     """The folder that models are published to, where it is one."""
     kind, _, place = needs.ours.hub_url.partition(":")
-    hub.namespace(needs.ours.hub_url)
+    publish.namespace(needs.ours.hub_url)
     if kind == "folder":
         yield folder_finding("published folder", Path(place).expanduser().absolute(), "LORAFLOW_HUB")
 

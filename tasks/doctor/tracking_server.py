@@ -13,12 +13,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks import tracking
 from tasks.contracts import Finding
 from tasks.doctor.findings import fault, good
 from tasks.doctor.needs import Needs
 from tasks.doctor.places import folder_finding
 from tasks.doctor.probe import NAME, passing
+from tasks.registry import tracking
 from tasks.secrets.redaction import in_one_line
 
 if TYPE_CHECKING:

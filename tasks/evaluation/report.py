@@ -42,7 +42,7 @@ def write(
     if evaluation.champion is not None:
         columns[f"champion (v{evaluation.champion_version})"] = evaluation.champion
     pictures = {title: _picture(run.path(path)) for title, path in evaluation.figures.items()}
-    page = environment.get_template("evaluation_report.html.j2").render(
+    page = environment.get_template("report.html.j2").render(
         run=run.id,
         recipe=run.recipe,
         evaluation=evaluation,

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import tracking
 from tasks.checkpoint_files import step_of
 from tasks.contracts import Emissions
 from tasks.errors import RecipeError
@@ -23,6 +22,7 @@ from tasks.model.tokenizer import Tokens
 from tasks.process import sigterm
 from tasks.process.parallel import WAIT, rank
 from tasks.progress import Progress
+from tasks.registry import tracking
 from tasks.schema.recipe import Recipe
 from tasks.training.checkpoints import last_checkpoint, whole_marker
 from tasks.training.energy import Meter, meter_reader, metered

@@ -5,10 +5,10 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from tasks import tracking
 from tasks.contracts import TrackedRun
 from tasks.errors import RecipeError, ServiceError
 from tasks.progress import Progress
+from tasks.registry import tracking
 from tasks.schema.recipe import Recipe
 from tasks.secrets.redaction import in_one_line
 

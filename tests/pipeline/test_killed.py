@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from tasks import tracking
 from tasks.contracts import STEPS, Adapter, DatasetParts, DatasetVersion, Evaluation, MergedModel, Promotion, Publication, RegisteredVersion
 from tasks.progress import read_position
+from tasks.registry import tracking
 from tasks.settings import CHECKOUT
 from tasks.steps import perform
 from tasks.workspace import Run

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tasks import __version__, settings
 from tasks.contracts import Adapter, DatasetVersion, Download, Evaluation, MergedModel, ValidRows
-from tasks.tracking import RUN_TAG
+from tasks.registry.tracking import RUN_TAG
 from tasks.workspace import Run
 
 CONTENT_TAG = "loraflow.content"

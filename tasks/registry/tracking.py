@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from tasks.contracts import Scores, TrackedRun
 from tasks.errors import ServiceError, SettingsError
-from tasks.metric_names import BOUNDS, metric_names
+from tasks.registry.metric_names import BOUNDS, metric_names
 from tasks.secrets.redaction import in_one_line, without_credentials
 from tasks.settings import header_value, settings
 from tasks.workspace import Run

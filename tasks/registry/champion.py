@@ -7,8 +7,8 @@ frozen recipe that it was trained by.
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks import tracking
 from tasks.errors import ContractError, ServiceError
+from tasks.registry import tracking
 from tasks.schema import load as recipes
 from tasks.schema.recipe import Recipe
 from tasks.secrets.redaction import in_one_line
