@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_parts import CASES, CUT, STEPS, run_of
-from tasks.checkpoint_files import newest_whole, step_of
 from tasks.errors import InterruptedRunError
 from tasks.process.child import Child
 from tasks.settings import TELEMETRY_OFF
+from tasks.workspace.checkpoint_files import newest_whole, step_of
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 POLL_SECONDS = 0.02

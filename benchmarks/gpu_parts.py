@@ -27,7 +27,6 @@ from benchmarks.bases import configuration, on_paper, write, write_tokenizer
 from tasks.contracts import Adapter, BaseModelFiles, DatasetVersion, Download, Evaluation, MergedModel, Parity, Part
 from tasks.errors import ServiceError
 from tasks.evaluation import gate
-from tasks.files import link_or_copy
 from tasks.model import memory
 from tasks.model.load import device
 from tasks.process.library_logs import quiet_libraries
@@ -36,8 +35,9 @@ from tasks.registry.lineage import code_commit
 from tasks.schema import load as recipes
 from tasks.schema.recipe import Recipe
 from tasks.settings import CHECKOUT
-from tasks.steps import perform
-from tasks.workspace import Run
+from tasks.workspace.files import link_or_copy
+from tasks.workspace.perform import perform
+from tasks.workspace.run import Run
 
 STEPS = 20
 SAVE_STEPS = 5

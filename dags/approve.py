@@ -13,7 +13,7 @@ from dags import faults
 from dags.links import MlflowLink
 from dags.start import run_of
 from tasks.contracts import Approval, Evaluation, RegisteredVersion, Scores
-from tasks.workspace import Run
+from tasks.workspace.run import Run
 
 
 class Approve(ApprovalOperator):

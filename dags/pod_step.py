@@ -29,7 +29,7 @@ from dags.step_log import Place, timestamp
 from tasks.contracts import Plan
 from tasks.errors import ContractError, ServiceError
 from tasks.settings import settings
-from tasks.workspace import Run
+from tasks.workspace.run import Run
 
 POLL_SECONDS = 5.0
 QUOTA_SECONDS = 60.0

@@ -6,12 +6,12 @@ from airflow.sdk import BaseOperator
 
 from dags import faults
 from tasks.errors import SettingsError
-from tasks.location import run_folder
 from tasks.pod_settings import missing_for_pods
 from tasks.schema.form import Form
 from tasks.schema.recipe import Recipe
 from tasks.settings import settings
-from tasks.workspace import RECIPE, Run
+from tasks.workspace.location import run_folder
+from tasks.workspace.run import RECIPE, Run
 
 
 def run_of(recipe: str, run_id: str) -> Run:

@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tasks import outcome
 from tasks.contracts import (
     CONTRACTS,
     STEPS,
@@ -30,7 +29,6 @@ from tasks.contracts import (
     TrialScores,
 )  # fmt: skip
 from tasks.errors import ContractError, InterruptedRunError, LoraflowError, RecipeError, Skip
-from tasks.location import run_folder
 from tasks.model.tokenizer import without_torch
 from tasks.process import sigterm
 from tasks.process.library_logs import quiet_libraries
@@ -39,7 +37,9 @@ from tasks.schema.recipe import Recipe
 from tasks.secrets.redaction import redact_output
 from tasks.secrets.variables import strip_secrets
 from tasks.settings import TELEMETRY_OFF, settings
-from tasks.workspace import Run
+from tasks.workspace import outcome
+from tasks.workspace.location import run_folder
+from tasks.workspace.run import Run
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -88,7 +88,7 @@ def _step_command(step: str) -> None:
 
 
 def _perform(step: str, run: Run, generation: int = 0, part: str = "") -> None:
-    from tasks.steps import perform
+    from tasks.workspace.perform import perform
 
     sigterm.heed()  # one that came at the end of the step before
     sigterm.listen(step)
@@ -161,7 +161,7 @@ def _perform_all(run: Run) -> None:
 
 def _show(run: Run) -> None:
     """The table of what the run came to."""
-    from tasks.summary import summary, terminal
+    from tasks.workspace.summary import summary, terminal
 
     terminal().print(summary(run))
     if settings().mlflow_uri is settings().mlflow_ui is None:

@@ -12,12 +12,12 @@ import sys
 from collections.abc import Iterator
 
 from tasks.contracts import Comparison, Plan, TrialScores
-from tasks.files import write_atomically
 from tasks.metrics import plots
 from tasks.registry import tracking
 from tasks.schema.sweep import Sweep
 from tasks.schema.sweep_grid import grid_of
-from tasks.workspace import Run
+from tasks.workspace.files import write_atomically
+from tasks.workspace.run import Run
 
 Lines = dict[int, dict[int, list[float]]]
 """Of one metric: size to number of epochs to the value of each seed, the grid's own first."""

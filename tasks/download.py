@@ -8,17 +8,17 @@ Writes  Download   runs/<recipe>/<run>/download.json
 from functools import partial
 
 from tasks.contracts import BaseModelFiles, Download, SourceFile
-from tasks.disk import disk_faults
 from tasks.fetch.base_checks import check_base
 from tasks.fetch.base_models import Base, fetch_base, place
 from tasks.fetch.cache import say
 from tasks.fetch.data_files import fetch_source, prefetch_source
 from tasks.fetch.packages import ShowProgress
-from tasks.progress import Progress
 from tasks.schema.data import Source
 from tasks.schema.recipe import Recipe
 from tasks.settings import settings
-from tasks.workspace import Run
+from tasks.workspace.disk import disk_faults
+from tasks.workspace.progress import Progress
+from tasks.workspace.run import Run
 
 
 def download(run: Run) -> Download:

@@ -23,12 +23,12 @@ from tasks.model.load import load_adapter, load_model
 from tasks.model.new_tokens import new_rows
 from tasks.model.padding import check_padding
 from tasks.model.tokenizer import Tokens
-from tasks.progress import Progress
 from tasks.registry import tracking
 from tasks.registry.champion import champion_version, version_model, version_recipe
 from tasks.schema.recipe import Recipe
 from tasks.secrets.redaction import in_one_line
-from tasks.workspace import Run
+from tasks.workspace.progress import Progress
+from tasks.workspace.run import Run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -15,8 +15,8 @@ from tasks.kinds.base import classes_of
 from tasks.model.load import load_adapter, save
 from tasks.model.new_tokens import new_rows
 from tasks.model.tokenizer import TOKENIZER_FILES
-from tasks.progress import Progress
-from tasks.workspace import Run
+from tasks.workspace.progress import Progress
+from tasks.workspace.run import Run
 
 SLICE_ROWS = 8
 

@@ -11,7 +11,7 @@ from tasks.contracts import DatasetVersion, Plan
 from tasks.errors import DataError
 from tasks.registry import tracking
 from tasks.schema.sweep_grid import grid_of, trials_of
-from tasks.workspace import Run
+from tasks.workspace.run import Run
 
 
 def plan(run: Run) -> Plan:

@@ -15,7 +15,7 @@ from tasks.doctor.checks import for_a_step
 from tasks.doctor.findings import examine, lines, stop_at_faults
 from tasks.doctor.needs import Needs
 from tasks.settings import settings
-from tasks.workspace import Run
+from tasks.workspace.run import Run
 
 
 def preflight(run: Run) -> Preflight:

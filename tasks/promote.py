@@ -18,7 +18,7 @@ from tasks.evaluation import gate
 from tasks.registry import tracking
 from tasks.registry.champion import ALIAS, champion_version
 from tasks.registry.lineage import CHALLENGER, DATA_HASH_TAG, SCORES_TAG
-from tasks.workspace import Run
+from tasks.workspace.run import Run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

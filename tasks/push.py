@@ -9,15 +9,15 @@ import json
 import shutil
 from pathlib import Path
 
-from tasks import outcome
 from tasks.contracts import Adapter, DatasetVersion, Download, MergedModel, Promotion, Publication
 from tasks.errors import ContractError
-from tasks.files import link_or_copy
-from tasks.progress import Progress
 from tasks.registry import model_card, publish
 from tasks.registry.model_card import What
 from tasks.settings import settings
-from tasks.workspace import Run
+from tasks.workspace import outcome
+from tasks.workspace.files import link_or_copy
+from tasks.workspace.progress import Progress
+from tasks.workspace.run import Run
 
 
 def push(run: Run) -> Publication:

@@ -20,14 +20,14 @@ from urllib.parse import unquote, urlparse
 
 from tasks.contracts import Adapter, MergedModel, RegisteredVersion
 from tasks.errors import ServiceError
-from tasks.files import link_or_copy
 from tasks.kinds.base import kind_of
-from tasks.progress import Progress
 from tasks.registry import lineage, tracking
 from tasks.registry.champion import champion_version
 from tasks.schema.recipe import Recipe
 from tasks.settings import settings
-from tasks.workspace import RECIPE, Run
+from tasks.workspace.files import link_or_copy
+from tasks.workspace.progress import Progress
+from tasks.workspace.run import RECIPE, Run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

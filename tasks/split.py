@@ -16,10 +16,10 @@ from tasks.data.dialogues import answered, opening_turn
 from tasks.data.label_rule import Misfit, labels_of
 from tasks.data.partition import Origin, Row, count, cut, downsampled, upsampled
 from tasks.errors import DataError, Skip
-from tasks.progress import Progress
 from tasks.schema.data import Split, Table
 from tasks.schema.recipe import LABEL_SEPARATOR, Recipe
-from tasks.workspace import Run
+from tasks.workspace.progress import Progress
+from tasks.workspace.run import Run
 
 
 def split(run: Run) -> contracts.DatasetParts:

@@ -17,7 +17,7 @@ from tasks.registry import tracking
 from tasks.training.examples import ROWS
 from tasks.training.fit import fit
 from tasks.training.job import Job, job_of
-from tasks.workspace import Run
+from tasks.workspace.run import Run
 
 
 def train(run: Run) -> Adapter:

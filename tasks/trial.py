@@ -18,7 +18,6 @@ from tasks.contracts import DatasetVersion, Download, Emissions, Plan, Point, Sc
 from tasks.errors import ContractError
 from tasks.evaluation import scoring
 from tasks.evaluation.scoring import Rows
-from tasks.files import write_atomically
 from tasks.model.halving import halved, within_memory
 from tasks.model.tokenizer import Tokens
 from tasks.process.parallel import in_ranks
@@ -27,7 +26,8 @@ from tasks.schema.sweep_grid import grid_of, recipe_of
 from tasks.training.examples import ROWS
 from tasks.training.fit import fit
 from tasks.training.job import Job, job_of
-from tasks.workspace import Run
+from tasks.workspace.files import write_atomically
+from tasks.workspace.run import Run
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback

@@ -15,9 +15,9 @@ from tasks.data import read_file as files
 from tasks.data.checked_file import CheckedFile
 from tasks.data.label_rule import RULE
 from tasks.errors import ContractError, DataError, Skip
-from tasks.progress import Progress
 from tasks.schema.data import Table
-from tasks.workspace import Run
+from tasks.workspace.progress import Progress
+from tasks.workspace.run import Run
 
 
 def validate(run: Run) -> contracts.ValidRows:

@@ -20,10 +20,10 @@ from tasks.contracts import DatasetParts, DatasetVersion, Download, Part, PartNa
 from tasks.data.fingerprint import folder_hash, listing, matches_pin
 from tasks.data.repository import Clone, cloned, tag_of
 from tasks.errors import DataError, ServiceError
-from tasks.files import link_or_copy
-from tasks.progress import Progress
 from tasks.schema.recipe import LABEL_SEPARATOR
-from tasks.workspace import Run
+from tasks.workspace.files import link_or_copy
+from tasks.workspace.progress import Progress
+from tasks.workspace.run import Run
 
 ATTEMPTS = 10
 """How often a run that lost the race against another tries again; each round somebody wins."""

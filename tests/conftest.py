@@ -14,8 +14,8 @@ from filelock import FileLock
 
 from tasks.schema import load as recipes
 from tasks.settings import TELEMETRY_OFF
-from tasks.steps import perform
-from tasks.workspace import Run
+from tasks.workspace.perform import perform
+from tasks.workspace.run import Run
 from tests import tiny
 from tests.kubernetes_api.fixture import any_cluster, kubernetes_api  # noqa: F401  fixtures for all
 from tests.mlflow_server import running as tracking_server

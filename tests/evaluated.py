@@ -7,7 +7,7 @@ from typing import Any
 
 from tasks.contracts import Adapter, Evaluation, MergedModel, Parity, Promotion, RegisteredVersion, Score, Scores, ValidRows, Verdict
 from tasks.settings import quiet_environment
-from tasks.workspace import Run
+from tasks.workspace.run import Run
 
 
 def scores(macro_f1: float) -> Scores:

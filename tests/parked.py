@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tasks.workspace import Run
+from tasks.workspace.run import Run
 from tests.kubernetes_api.fake import KubernetesApi
 from tests.kubernetes_api.images import STEPS as IMAGE
 

@@ -13,7 +13,7 @@ import psutil
 
 from tasks.contracts import Adapter
 from tasks.registry import tracking
-from tasks.workspace import Run
+from tasks.workspace.run import Run
 
 if TYPE_CHECKING:
     import torch

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks.checkpoint_files import mark_whole
 from tasks.contracts import MergedModel
-from tasks.location import run_folder
-from tasks.workspace import Run
+from tasks.workspace.checkpoint_files import mark_whole
+from tasks.workspace.location import run_folder
+from tasks.workspace.run import Run
 from tests.s3_server import S3
 
 

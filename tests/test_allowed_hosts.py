@@ -11,7 +11,7 @@ from huggingface_hub import constants
 
 from tasks.errors import RecipeError
 from tasks.fetch import http, hub, hub_models, packages
-from tasks.progress import Progress
+from tasks.workspace.progress import Progress
 from tests.file_server import COMMIT, FileServer, Served
 
 SHA = "0" * 64

@@ -12,8 +12,8 @@ from tasks.model.tokenizer import Tokens
 from tasks.registry import tracking
 from tasks.schema import load as recipes
 from tasks.schema.recipe import Recipe
-from tasks.steps import perform
-from tasks.workspace import Run
+from tasks.workspace.perform import perform
+from tasks.workspace.run import Run
 from tests import tiny
 
 TEMPLATE = "{% for message in messages %}{{ '[INST] ' if message['role'] == 'user' else '' }}{{ message['content'] }} {% endfor %}"

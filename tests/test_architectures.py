@@ -15,7 +15,6 @@ import pytest
 from benchmarks.bases import configuration, write
 from tasks.contracts import Adapter, BaseModelFiles, DatasetVersion, Download, MergedModel, Part
 from tasks.errors import DataError
-from tasks.files import link_or_copy
 from tasks.kinds.answers.generation import log_probabilities
 from tasks.kinds.base import Columns, Example, classes_of, examples_of, kind_of, numbers, words
 from tasks.model.load import HEAD_WEIGHT, load_adapter, load_model
@@ -24,9 +23,10 @@ from tasks.model.tokenizer import TOKENIZER_FILES, Tokens
 from tasks.registry import tracking
 from tasks.schema import load as recipes
 from tasks.schema.recipe import Recipe
-from tasks.steps import perform
 from tasks.train import train
-from tasks.workspace import Run
+from tasks.workspace.files import link_or_copy
+from tasks.workspace.perform import perform
+from tasks.workspace.run import Run
 from tests import tiny, tiny_models
 
 CASES = ["ethos", "unsmile", "sentiment_ko", "stop_hate", "stop_hate with biases", "gitana"]

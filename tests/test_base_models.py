@@ -25,11 +25,11 @@ from tasks.fetch.base_checks import check_base
 from tasks.fetch.base_models import fetch_base, place
 from tasks.fetch.packages import ShowProgress
 from tasks.model.tokenizer import Tokens
-from tasks.progress import Progress
 from tasks.schema import load as recipes
 from tasks.settings import CHECKOUT
-from tasks.steps import perform
-from tasks.workspace import Run
+from tasks.workspace.perform import perform
+from tasks.workspace.progress import Progress
+from tasks.workspace.run import Run
 from tests import tiny, tiny_gguf
 from tests.file_server import COMMIT, FileServer, Served
 from tests.test_download import write_wheel
@@ -372,7 +372,7 @@ def test_a_conversion_that_finds_the_disk_full_may_be_tried_again(packages: Path
     if not shutil.which("unshare") or subprocess.run([*mount, "true"], capture_output=True, check=False).returncode:
         pytest.skip("a small file system cannot be mounted here")
     code = (
-        "import sys; from pathlib import Path; from tasks import gguf; from tasks.progress import Progress; "
+        "import sys; from pathlib import Path; from tasks import gguf; from tasks.workspace.progress import Progress; "
         "gguf._convert_apart('x==1', Path(sys.argv[1]), Path(sys.argv[2]), lambda *what: Progress(None, 'download', *what))"
     )
     command = [*mount, sys.executable, "-c", code, str(tmp_path / "whole.gguf"), str(tmp_path / "model")]

@@ -11,15 +11,15 @@ import pytest
 
 from tasks.contracts import Adapter, BaseModelFiles, DatasetVersion, Download, Evaluation, MergedModel, Part, RegisteredVersion
 from tasks.errors import DataError, RecipeError, RecipeErrors
-from tasks.files import link_or_copy
 from tasks.kinds import chat
 from tasks.model.load import load_model
 from tasks.model.tokenizer import Tokens
 from tasks.registry import tracking
 from tasks.schema import load as recipes
 from tasks.schema.recipe import METRICS, Recipe
-from tasks.steps import perform
-from tasks.workspace import Run
+from tasks.workspace.files import link_or_copy
+from tasks.workspace.perform import perform
+from tasks.workspace.run import Run
 from tests import evaluated, tiny
 
 LLAMA_2 = (

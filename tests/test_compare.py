@@ -10,8 +10,8 @@ from tasks.contracts import Comparison, Emissions, Plan, Point, Score, TrackedRu
 from tasks.errors import ContractError
 from tasks.registry import tracking
 from tasks.schema.sweep_grid import trials_of
-from tasks.steps import perform
-from tasks.workspace import Run
+from tasks.workspace.perform import perform
+from tasks.workspace.run import Run
 from tests import tiny
 
 GRID = {"rows": [200, 800], "epochs": [4, 6], "metrics": ["macro_f1", "roc_auc"], "repeat_rows": 200, "repeat_seeds": [4, 5]}

@@ -11,10 +11,10 @@ from tasks.contracts import BaseModelFiles, DatasetParts, DatasetVersion, Downlo
 from tasks.data.fingerprint import PIN, matches_pin, pin_of
 from tasks.errors import ServiceError
 from tasks.fetch.data_files import fetch_source
-from tasks.progress import Progress
 from tasks.schema import load as recipes
-from tasks.steps import perform
-from tasks.workspace import Run
+from tasks.workspace.perform import perform
+from tasks.workspace.progress import Progress
+from tasks.workspace.run import Run
 
 
 @pytest.fixture(scope="module")

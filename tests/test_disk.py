@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from tasks.contracts import MergedModel
-from tasks.disk import disk_faults
 from tasks.errors import DataError, ServiceError
 from tasks.settings import CHECKOUT
-from tasks.steps import perform
-from tasks.workspace import Run
+from tasks.workspace.disk import disk_faults
+from tasks.workspace.perform import perform
+from tasks.workspace.run import Run
 
 
 def test_a_full_disk_in_the_middle_of_a_step(trained: Run) -> None:

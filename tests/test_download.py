@@ -21,8 +21,8 @@ from tasks.download import download
 from tasks.errors import DataError, RecipeError, ServiceError
 from tasks.fetch import http
 from tasks.settings import CHECKOUT
-from tasks.steps import perform
-from tasks.workspace import Run
+from tasks.workspace.perform import perform
+from tasks.workspace.run import Run
 from tests.file_server import FileServer, Served
 
 ROWS = b"text,sentiment\r\n" + b"".join(b"caf\xe9 number %d,neutral\n" % number for number in range(20_000))

@@ -11,7 +11,7 @@ from tasks.errors import RecipeError
 from tasks.registry import tracking
 from tasks.settings import Settings
 from tasks.training.energy import LEDGER, WORLD, co2eq_kg, energy_kwh, intensity_kg_per_kwh, metered
-from tasks.workspace import Run
+from tasks.workspace.run import Run
 
 
 @pytest.mark.parametrize(

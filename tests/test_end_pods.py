@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tasks.workspace import Run
+from tasks.workspace.run import Run
 from tests.kubernetes_api.fake import KubernetesApi
 from tests.parked import context, messages, park, perform, there_now
 from tests.processes import until

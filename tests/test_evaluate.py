@@ -14,12 +14,12 @@ from tasks.errors import ContractError, DataError, ServiceError
 from tasks.kinds import label_scoring
 from tasks.model.load import load_model
 from tasks.model.tokenizer import Tokens
-from tasks.progress import read_position
 from tasks.registry import tracking
 from tasks.schema import load as recipes
 from tasks.schema.recipe import Recipe
-from tasks.steps import perform
-from tasks.workspace import Run
+from tasks.workspace.perform import perform
+from tasks.workspace.progress import read_position
+from tasks.workspace.run import Run
 from tests import tiny
 
 

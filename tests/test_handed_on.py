@@ -9,11 +9,11 @@ from collections.abc import Callable
 
 import pytest
 
-from tasks.checkpoint_files import newest_whole
 from tasks.contracts import MergedModel
 from tasks.errors import ContractError
 from tasks.settings import CHECKOUT
-from tasks.workspace import Run
+from tasks.workspace.checkpoint_files import newest_whole
+from tasks.workspace.run import Run
 from tests.s3_server import S3
 from tests.stored_runs import begin, checkpoint, dies, merged, training
 

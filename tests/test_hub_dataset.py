@@ -16,8 +16,8 @@ import pytest
 from tasks.contracts import Download
 from tasks.errors import DataError, RecipeError, ServiceError
 from tasks.settings import CHECKOUT
-from tasks.steps import perform
-from tasks.workspace import Run
+from tasks.workspace.perform import perform
+from tasks.workspace.run import Run
 from tests.file_server import COMMIT, FileServer, Served
 
 NAME, MEMBER = "team/reports", "data/rows.csv"

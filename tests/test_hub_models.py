@@ -11,8 +11,8 @@ import pytest
 from tasks.errors import RecipeError
 from tasks.fetch.base_checks import check_base
 from tasks.fetch.base_models import Base, fetch_base
-from tasks.progress import Progress
 from tasks.schema import load as recipes
+from tasks.workspace.progress import Progress
 from tests import tiny
 from tests.hub_families import FAMILIES
 from tests.hub_models import ModelHub, model_hub, taken_for_the_hub

@@ -22,8 +22,8 @@ from tasks.kinds.base import kind_of
 from tasks.schema import load as recipes
 from tasks.schema.recipe import Recipe
 from tasks.settings import settings
-from tasks.steps import perform
-from tasks.workspace import Run
+from tasks.workspace.perform import perform
+from tasks.workspace.run import Run
 from tests import tiny
 from tests.hub_families import FAMILIES
 from tests.hub_models import ModelHub, model_hub, taken_for_the_hub

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from tasks.checkpoint_files import newest_whole, step_of
-from tasks.steps import perform
+from tasks.workspace.checkpoint_files import newest_whole, step_of
+from tasks.workspace.perform import perform
 from tests import tiny
 from tests.processes import apart, ended, losses, step, until
 

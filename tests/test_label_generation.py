@@ -23,7 +23,7 @@ from tasks.model.tokenizer import Tokens
 from tasks.registry import model_card
 from tasks.schema import load as recipes
 from tasks.schema.recipe import METRICS, Recipe
-from tasks.steps import perform
+from tasks.workspace.perform import perform
 from tests import evaluated, tiny, tiny_models
 
 NAMES = ("positive", "negative", "neutral", "None")

@@ -19,7 +19,7 @@ from tasks.model.load import load_model
 from tasks.model.tokenizer import Tokens
 from tasks.schema import load as recipes
 from tasks.schema.recipe import Recipe
-from tasks.steps import perform
+from tasks.workspace.perform import perform
 from tests import tiny, tiny_models
 
 APART = ("very rude", "lovely street", "sunny day")

@@ -15,8 +15,8 @@ from tasks.evaluation import scoring
 from tasks.model import memory
 from tasks.model.halving import within_memory
 from tasks.registry import tracking
-from tasks.steps import perform
-from tasks.workspace import Run
+from tasks.workspace.perform import perform
+from tasks.workspace.run import Run
 from tests import tiny
 from tests.processes import apart, ended, step
 

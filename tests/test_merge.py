@@ -12,8 +12,8 @@ from tasks.contracts import Adapter, MergedModel
 from tasks.errors import ContractError
 from tasks.model.load import load_adapter, load_model
 from tasks.model.tokenizer import Tokens
-from tasks.steps import perform
-from tasks.workspace import Run
+from tasks.workspace.perform import perform
+from tasks.workspace.run import Run
 
 
 def tensors(file: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from tasks.metrics.characters import spelled_out
 from tasks.registry import tracking
 from tasks.registry.metric_names import LONGEST, metric_names
 from tasks.schema import load as recipes
-from tasks.workspace import Run
+from tasks.workspace.run import Run
 
 ALIKE = [
     ["👎", "😐", "👍", "👍🏽", "👍\ufe0f"],

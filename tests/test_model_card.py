@@ -10,13 +10,13 @@ import pytest
 from huggingface_hub import ModelCard
 
 from tasks.contracts import Adapter, DatasetVersion, Evaluation, MergedModel, Publication, Score
-from tasks.files import write_atomically
 from tasks.kinds.base import kind_of
 from tasks.model.load import load_model
 from tasks.model.tokenizer import Tokens
 from tasks.registry import model_card
-from tasks.steps import perform
-from tasks.workspace import Run
+from tasks.workspace.files import write_atomically
+from tasks.workspace.perform import perform
+from tasks.workspace.run import Run
 from tests import evaluated
 
 

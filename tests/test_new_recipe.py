@@ -9,8 +9,8 @@ import pytest
 from tasks.contracts import STEPS, DatasetVersion, Evaluation, Promotion, Publication, ValidRows
 from tasks.schema import load as recipes
 from tasks.settings import CHECKOUT
-from tasks.steps import perform
-from tasks.workspace import Run
+from tasks.workspace.perform import perform
+from tasks.workspace.run import Run
 from tests import tiny
 
 

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks import object_store
 from tasks.contracts import BaseModelFiles, DatasetVersion, Download, MergedModel, Part, Promotion
 from tasks.errors import DataError, ServiceError, SettingsError
-from tasks.location import run_folder
 from tasks.settings import CHECKOUT
-from tasks.workspace import Run
+from tasks.workspace import bucket
+from tasks.workspace.location import run_folder
+from tasks.workspace.run import Run
 from tests.s3_server import S3
 from tests.stored_runs import begin, dies, merged, training
 
@@ -126,7 +126,7 @@ def test_notes_are_written_seldom_and_neither_fault_nor_slowness_is_felt(
         time.sleep(0.1)
     assert run.get("progress.json") == "0"
     assert len([asked for asked in s3.asked() if asked.startswith("PUT")]) == 1
-    monkeypatch.setattr(object_store, "NOTE_SECONDS", 0.0)
+    monkeypatch.setattr(bucket, "NOTE_SECONDS", 0.0)
     felt: list[object] = []
     monkeypatch.setattr(threading, "excepthook", felt.append)
     s3.heal()
@@ -165,7 +165,7 @@ def test_out_of_memory_is_remembered_for_one_generation(s3: S3, fresh: Callable[
 LIGHT = """
 import sys
 from tasks.contracts import MergedModel
-from tasks.workspace import Run
+from tasks.workspace.run import Run
 assert "fsspec" not in sys.modules, "only who has a store pays for it"
 assert Run(sys.argv[1]).read(MergedModel).dtype == "float32"
 heavy = {"torch", "transformers", "mlflow", "pandas", "pyarrow", "boto3", "dvc"} & set(sys.modules)

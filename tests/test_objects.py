@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tasks import file_systems, objects
 from tasks.errors import ContractError, ServiceError, SettingsError
-from tasks.objects import LISTING, Objects, inside
+from tasks.workspace import bucket_transfer, filesystems
+from tasks.workspace.bucket_transfer import LISTING, Objects, inside
 from tests.s3_server import S3
 
 PART = 64 << 10
@@ -35,7 +35,7 @@ def write(folder: Path, files: dict[str, bytes]) -> list[Path]:
 @pytest.fixture
 def store(s3: S3, monkeypatch: pytest.MonkeyPatch) -> Objects:
     """Where downloads come in parts of 64 kB."""
-    monkeypatch.setattr(objects, "PART_BYTES", PART)
+    monkeypatch.setattr(bucket_transfer, "PART_BYTES", PART)
     return Objects(s3.url)
 
 
@@ -47,9 +47,9 @@ FILES = {
 @pytest.fixture
 def uploaded(s3: S3, tmp_path: Path, store: Objects, monkeypatch: pytest.MonkeyPatch) -> Objects:
     """Four files in a folder `train/a` of the store."""
-    monkeypatch.setattr(objects, "PART_BYTES", MULTIPART)
+    monkeypatch.setattr(bucket_transfer, "PART_BYTES", MULTIPART)
     store.upload(tmp_path / "up", "train/a", write(tmp_path / "up", FILES))
-    monkeypatch.setattr(objects, "PART_BYTES", PART)
+    monkeypatch.setattr(bucket_transfer, "PART_BYTES", PART)
     s3.heal()
     return store
 
@@ -84,7 +84,7 @@ def test_what_lies_below_a_path_comes_alone_and_once(s3: S3, uploaded: Objects, 
 
 
 def test_a_large_file_goes_up_in_parts_at_the_same_time(s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(objects, "PART_BYTES", MULTIPART)
+    monkeypatch.setattr(bucket_transfer, "PART_BYTES", MULTIPART)
     content = random.Random(2).randbytes(3 * MULTIPART + 1)
     Objects(s3.url).upload(tmp_path / "up", "merge/a", write(tmp_path / "up", {"model.safetensors": content}))
     parts = [asked for asked in s3.asked() if asked.startswith("PUT") and "partNumber" in asked]
@@ -98,19 +98,19 @@ def test_a_download_outlives_faults_and_fetches_only_the_cut_part_again(
     s3: S3, uploaded: Objects, tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if fault == "slow":
-        file_systems._file_system.cache_clear()
-        monkeypatch.setattr(file_systems, "READ_SECONDS", 0.5)
+        filesystems._file_system.cache_clear()
+        monkeypatch.setattr(filesystems, "READ_SECONDS", 0.5)
     s3.fail(fault, r"weights.*bytes=131072-", times=2)  # type: ignore[arg-type]
     uploaded.download("train/a", tmp_path / "down")
     assert files_of(tmp_path / "down") == FILES
     asked = [asked.rpartition("bytes=")[2] for asked in s3.asked() if "weights" in asked and "bytes=" in asked]
     assert asked.count("131072-196607") == 3 and len(asked) == 6 + 2
-    file_systems._file_system.cache_clear()
+    filesystems._file_system.cache_clear()
 
 
 @pytest.mark.parametrize("fault", ["slow down", "unavailable", "cut request", "cut answer"])
 def test_an_upload_outlives_faults(s3: S3, tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(objects, "PART_BYTES", MULTIPART)
+    monkeypatch.setattr(bucket_transfer, "PART_BYTES", MULTIPART)
     s3.fail(fault, r"PUT .*(partNumber=2|config)", times=2)  # type: ignore[arg-type]
     content = {"model": random.Random(3).randbytes(2 * MULTIPART + 5), "config": b"{}"}
     store = Objects(s3.url)
@@ -185,7 +185,7 @@ def test_an_answer_that_comes_short_without_a_word_is_asked_for_again(tmp_path: 
     """As a proxy gives it that closes the connection in good order."""
     store = Objects(f"memory://bucket/{tmp_path.name}")
     store.upload(tmp_path / "up", "a", write(tmp_path / "up", {"file": b"0123456789"}))
-    kind, lengths = type(file_systems.file_system("memory")), [4, 9]
+    kind, lengths = type(filesystems.file_system("memory")), [4, 9]
     whole = kind.cat_file
 
     def short(self: object, path: str, start: int | None = None, end: int | None = None) -> bytes:
@@ -211,12 +211,12 @@ def test_an_upload_that_is_cut_short_leaves_no_listing(s3: S3, store: Objects, t
 
 def test_memory_and_threads_stay_bounded(s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """24 MB in parts of 512 kB on eight threads: some parts at a time in memory, and never the file."""
-    monkeypatch.setattr(objects, "PART_BYTES", MULTIPART)
+    monkeypatch.setattr(bucket_transfer, "PART_BYTES", MULTIPART)
     store, size = Objects(s3.url), 24 << 20
     (tmp_path / "up").mkdir()
     (tmp_path / "up" / "big").write_bytes(os.urandom(1 << 20) * 24)
     store.upload(tmp_path / "up", "a", [tmp_path / "up" / "big"])
-    monkeypatch.setattr(objects, "PART_BYTES", 512 << 10)
+    monkeypatch.setattr(bucket_transfer, "PART_BYTES", 512 << 10)
     most: list[int] = []
     part = Objects._part
 
@@ -229,7 +229,7 @@ def test_memory_and_threads_stay_bounded(s3: S3, tmp_path: Path, monkeypatch: py
     store.download("a", tmp_path / "down")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert len(most) == 48 and max(most) <= objects.THREADS and peak < size / 2, f"{peak:,} bytes"
+    assert len(most) == 48 and max(most) <= bucket_transfer.THREADS and peak < size / 2, f"{peak:,} bytes"
     assert (tmp_path / "down" / "big").read_bytes() == (tmp_path / "up" / "big").read_bytes()
 
 
@@ -251,8 +251,8 @@ def test_what_is_no_place_is_refused(url: str, message: str) -> None:
 
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    file_systems._file_system.cache_clear()
-    monkeypatch.setattr(file_systems, "find_spec", lambda name: None)
+    filesystems._file_system.cache_clear()
+    monkeypatch.setattr(filesystems, "find_spec", lambda name: None)
     with pytest.raises(SettingsError, match=r"its package is not installed, s3fs expected; pip install loraflow\[s3\]"):
         Objects("s3://bucket/a").get("x")
 

@@ -16,13 +16,13 @@ from tasks.doctor.findings import examine
 from tasks.doctor.needs import Needs
 from tasks.embedded import configuration
 from tasks.errors import SettingsError, Skip
-from tasks.location import run_folder
 from tasks.registry import tracking
 from tasks.registry.champion import ALIAS, champion_version, version_model
 from tasks.schema import load as recipes
 from tasks.settings import settings, sqlite_path, sqlite_uri
-from tasks.steps import perform
-from tasks.workspace import Run
+from tasks.workspace.location import run_folder
+from tasks.workspace.perform import perform
+from tasks.workspace.run import Run
 from tests import tiny
 from tests.s3_server import S3
 

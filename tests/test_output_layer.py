@@ -9,14 +9,14 @@ import pytest
 from tasks import merge as step
 from tasks.contracts import Adapter, BaseModelFiles, DatasetVersion, Download, MergedModel, Part
 from tasks.errors import ContractError
-from tasks.files import link_or_copy
 from tasks.kinds import chat
 from tasks.model.load import load_adapter, load_model
 from tasks.model.tokenizer import Tokens
 from tasks.schema import load as recipes
-from tasks.steps import perform
 from tasks.training.fit import with_adapter
-from tasks.workspace import Run
+from tasks.workspace.files import link_or_copy
+from tasks.workspace.perform import perform
+from tasks.workspace.run import Run
 from tests import tiny, tiny_gptj
 from tests.tiny_models import LLAMA_2, build_llama
 

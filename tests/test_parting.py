@@ -15,8 +15,8 @@ from tasks.data import parquet
 from tasks.data.partition import Row, count, cut, upsampled
 from tasks.errors import DataError
 from tasks.schema.data import Split
-from tasks.steps import perform
-from tasks.workspace import Run
+from tasks.workspace.perform import perform
+from tasks.workspace.run import Run
 from tests import tiny
 
 NAMES = ("negative", "neutral", "positive")

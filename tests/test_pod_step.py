@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tasks.contracts import Download, Plan
-from tasks.workspace import Run
+from tasks.workspace.run import Run
 from tests import tiny
 from tests.kubernetes_api import faults
 from tests.kubernetes_api.fake import KubernetesApi

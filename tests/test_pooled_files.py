@@ -10,11 +10,11 @@ import pytest
 from tasks.contracts import BaseModelFiles, DatasetParts, Download, SourceFile, ValidRows
 from tasks.data import parquet
 from tasks.errors import DataError, RecipeErrors
-from tasks.files import link_or_copy
 from tasks.schema import load
 from tasks.schema.recipe import Recipe
-from tasks.steps import perform
-from tasks.workspace import Run
+from tasks.workspace.files import link_or_copy
+from tasks.workspace.perform import perform
+from tasks.workspace.run import Run
 from tests import tiny
 
 NAMES = ("negative", "neutral", "positive")

@@ -14,8 +14,8 @@ from tasks.contracts import Finding, Preflight
 from tasks.doctor.findings import Check, examine, fault, good, lines, stop_at_faults, warning
 from tasks.errors import DataError, PreflightError, ServiceError
 from tasks.settings import CHECKOUT, quiet_environment
-from tasks.steps import perform
-from tasks.workspace import Run
+from tasks.workspace.perform import perform
+from tasks.workspace.run import Run
 
 MakeRun = Callable[..., Run]
 

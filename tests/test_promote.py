@@ -20,8 +20,8 @@ from tasks.contracts import Approval, DatasetVersion, Evaluation, Parity, Promot
 from tasks.errors import ContractError, GateError, ServiceError
 from tasks.registry import tracking
 from tasks.settings import CHECKOUT, quiet_environment
-from tasks.steps import perform
-from tasks.workspace import Run
+from tasks.workspace.perform import perform
+from tasks.workspace.run import Run
 from tests import evaluated
 from tests.loopback import free_port
 
@@ -225,8 +225,8 @@ KILL = """
 import os, signal, sys
 from pathlib import Path
 import mlflow
-from tasks.steps import perform
-from tasks.workspace import Run
+from tasks.workspace.perform import perform
+from tasks.workspace.run import Run
 name, moment = sys.argv[2].split(":")
 real = getattr(mlflow.MlflowClient, name)
 def killed(*arguments, **options):
@@ -288,8 +288,8 @@ def test_promote_does_not_import_torch(start: Callable[..., Run]) -> None:
     code = """
 import sys
 from pathlib import Path
-from tasks.steps import perform
-from tasks.workspace import Run
+from tasks.workspace.perform import perform
+from tasks.workspace.run import Run
 perform("promote", Run(Path(sys.argv[1])))
 print([name for name in ("torch", "transformers", "peft") if name in sys.modules])
 """

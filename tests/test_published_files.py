@@ -13,11 +13,11 @@ import pytest
 
 from tasks.contracts import BaseModelFiles, DatasetParts, Download, Part, SourceFile, ValidRows
 from tasks.data import near_duplicates, parquet
-from tasks.files import link_or_copy
 from tasks.schema import load as recipes
 from tasks.schema.data import Table
-from tasks.steps import perform
-from tasks.workspace import Run
+from tasks.workspace.files import link_or_copy
+from tasks.workspace.perform import perform
+from tasks.workspace.run import Run
 
 Prepare = Callable[..., tuple[Run, ValidRows, DatasetParts]]
 

@@ -11,10 +11,10 @@ import pytest
 
 from tasks.contracts import Adapter, DatasetVersion, MergedModel, Publication
 from tasks.errors import ContractError, ServiceError, Skip
-from tasks.files import write_atomically
 from tasks.settings import CHECKOUT, quiet_environment
-from tasks.steps import perform
-from tasks.workspace import Run
+from tasks.workspace.files import write_atomically
+from tasks.workspace.perform import perform
+from tasks.workspace.run import Run
 from tests import evaluated
 from tests.hub_server import TOKEN, HubState, hub_server
 
@@ -91,8 +91,8 @@ def test_an_older_publication_is_replaced_whole(promoted: Run, home: Path) -> No
 
 KILL = """
 import os, pathlib, signal, sys
-from tasks.steps import perform
-from tasks.workspace import Run
+from tasks.workspace.perform import perform
+from tasks.workspace.run import Run
 real, calls = pathlib.Path.rename, []
 def killed(self, target):
     if {self.name, target.name}.isdisjoint({".tiny.old", ".tiny.new"}):
@@ -246,8 +246,8 @@ def test_push_does_not_import_torch(promoted: Run) -> None:
     code = f"""
 import sys
 from pathlib import Path
-from tasks.steps import perform
-from tasks.workspace import Run
+from tasks.workspace.perform import perform
+from tasks.workspace.run import Run
 perform("push", Run(Path({str(promoted.folder)!r})))
 print([name for name in ("torch", "transformers", "peft", "mlflow", "pandas") if name in sys.modules])
 """

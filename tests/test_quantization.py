@@ -14,8 +14,8 @@ from tasks.model.load import load_model
 from tasks.process.library_logs import REPEATED, quiet_libraries
 from tasks.schema import load as recipes
 from tasks.schema.training import Quantization
-from tasks.steps import perform
 from tasks.training.fit import with_adapter
+from tasks.workspace.perform import perform
 from tests import tiny
 
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}

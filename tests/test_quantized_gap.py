@@ -14,8 +14,8 @@ from tasks.evaluation import gate, parity
 from tasks.model.load import load_adapter
 from tasks.model.tokenizer import Tokens
 from tasks.registry import tracking
-from tasks.steps import perform
-from tasks.workspace import Run
+from tasks.workspace.perform import perform
+from tasks.workspace.run import Run
 from tests import tiny
 
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from tasks.checkpoint_files import newest_whole, step_of
 from tasks.errors import DataError, RecipeError, ServiceError
 from tasks.model.memory import Shortage, kernel_kills
 from tasks.process.parallel import in_ranks
 from tasks.schema import load as recipes
-from tasks.steps import perform
 from tasks.training import fit, job
+from tasks.workspace.checkpoint_files import newest_whole, step_of
+from tasks.workspace.perform import perform
 from tests import ranked, tiny
 from tests.processes import apart, children, ended, gone, losses, step, until
 

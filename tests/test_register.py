@@ -13,15 +13,15 @@ import tasks
 from tasks import register
 from tasks.contracts import Adapter, MergedModel, RegisteredVersion, ValidRows
 from tasks.errors import ServiceError
-from tasks.files import write_atomically
 from tasks.kinds.base import kind_of
 from tasks.model.load import load_model
 from tasks.model.tokenizer import Tokens
 from tasks.registry import tracking
 from tasks.schema.load import read
 from tasks.settings import CHECKOUT, quiet_environment
-from tasks.steps import perform
-from tasks.workspace import Run
+from tasks.workspace.files import write_atomically
+from tasks.workspace.perform import perform
+from tasks.workspace.run import Run
 from tests import evaluated
 from tests.loopback import free_port
 
@@ -166,8 +166,8 @@ KILL = """
 import os, signal, sys
 from pathlib import Path
 from tasks import register
-from tasks.steps import perform
-from tasks.workspace import Run
+from tasks.workspace.perform import perform
+from tasks.workspace.run import Run
 import mlflow
 owner = mlflow.MlflowClient if hasattr(mlflow.MlflowClient, sys.argv[2]) else register
 real = getattr(owner, sys.argv[2])
@@ -255,8 +255,8 @@ def test_register_does_not_load_the_model(evaluated_run: Run) -> None:
     code = f"""
 import sys
 from pathlib import Path
-from tasks.steps import perform
-from tasks.workspace import Run
+from tasks.workspace.perform import perform
+from tasks.workspace.run import Run
 perform("register", Run(Path({str(evaluated_run.folder)!r})))
 print(sorted(name for name in ("torch", "transformers", "peft") if name in sys.modules))
 """

@@ -8,8 +8,8 @@ import pytest
 
 from tasks.contracts import Adapter, RegisteredVersion
 from tasks.registry import tracking
-from tasks.steps import perform
-from tasks.workspace import Run
+from tasks.workspace.perform import perform
+from tasks.workspace.run import Run
 from tests import evaluated
 
 TEXTS = ["a lovely day", "the rude table again", "my street"]

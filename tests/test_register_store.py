@@ -16,8 +16,8 @@ import pytest
 
 from tasks.contracts import Adapter, RegisteredVersion
 from tasks.registry import tracking
-from tasks.steps import perform
-from tasks.workspace import Run
+from tasks.workspace.perform import perform
+from tasks.workspace.run import Run
 from tests import evaluated, manifests, mlflow_server, s3_server
 from tests.s3_server import S3
 

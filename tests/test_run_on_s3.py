@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from tasks.contracts import STEPS, Adapter, Evaluation, Publication
-from tasks.location import run_folder
-from tasks.progress import read_position
 from tasks.schema import load as recipes
 from tasks.settings import settings
-from tasks.steps import perform
 from tasks.training.energy import LEDGER
-from tasks.workspace import Run
+from tasks.workspace.location import run_folder
+from tasks.workspace.perform import perform
+from tasks.workspace.progress import read_position
+from tasks.workspace.run import Run
 from tests import processes
 from tests.processes import difference, kill, until, weights
 from tests.s3_server import S3

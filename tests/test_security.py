@@ -13,12 +13,12 @@ from pydantic import ValidationError
 
 from tasks.errors import ContractError, LoraflowError, RecipeError, RecipeErrors
 from tasks.fetch.allowed_hosts import allowed, check_host
-from tasks.location import run_folder
 from tasks.registry import publish
 from tasks.schema import load as recipes
 from tasks.schema.data import Source
 from tasks.settings import CHECKOUT
-from tasks.workspace import Run
+from tasks.workspace.location import run_folder
+from tasks.workspace.run import Run
 
 CODE = [path for folder in ("dags", "tasks", "docker", "benchmarks", "docs", ".ci") for path in sorted((CHECKOUT / folder).rglob("*.py"))]
 SHELLS = {

@@ -18,9 +18,9 @@ from tasks.registry import tracking
 from tasks.schema import load as recipes
 from tasks.schema.recipe import METRICS, Recipe
 from tasks.schema.training import Quantization
-from tasks.steps import perform
 from tasks.training.examples import with_class_weights
-from tasks.workspace import Run
+from tasks.workspace.perform import perform
+from tasks.workspace.run import Run
 from tests import evaluated, tiny
 
 NAMES = ("negative", "neutral", "positive")

@@ -17,8 +17,8 @@ from tasks.errors import DataError, Skip
 from tasks.schema import load
 from tasks.schema.data import Split
 from tasks.split import resolve_equal_texts
-from tasks.steps import perform
-from tasks.workspace import Run
+from tasks.workspace.perform import perform
+from tasks.workspace.run import Run
 from tests import tiny
 
 NAMES = ("negative", "neutral", "positive")
@@ -277,7 +277,7 @@ def test_only_new_data_is_cut(start: Start) -> None:
 
 def test_ethos_is_cut_as_the_tutorial_cuts_it(mirror: Path, home: Path) -> None:
     from tasks.contracts import BaseModelFiles, Download, SourceFile
-    from tasks.files import link_or_copy
+    from tasks.workspace.files import link_or_copy
 
     run = Run(home / "runs" / "ethos" / "test")
     run.folder.mkdir(parents=True)

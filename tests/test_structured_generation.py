@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from tasks.contracts import Adapter, BaseModelFiles, DatasetVersion, Download, Evaluation, MergedModel, Part
 from tasks.errors import DataError, RecipeError, RecipeErrors
-from tasks.files import link_or_copy
 from tasks.kinds import structured_generation as kind
 from tasks.model.load import load_model
 from tasks.model.new_tokens import extended, new_rows
@@ -22,9 +21,10 @@ from tasks.model.tokenizer import Tokens
 from tasks.registry import model_card
 from tasks.schema import load as recipes
 from tasks.schema.recipe import Recipe
-from tasks.steps import perform
 from tasks.train import train
-from tasks.workspace import Run
+from tasks.workspace.files import link_or_copy
+from tasks.workspace.perform import perform
+from tasks.workspace.run import Run
 from tests import tiny, tiny_gptj
 
 RESULTS = {"lovely": "positive", "awful": "negative", "table": "neutral"}

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tasks import cli, outcome
+from tasks import cli
 from tasks.contracts import (
     STEPS,
     Adapter,
@@ -30,8 +30,9 @@ from tasks.contracts import (
     ValidRows,
     Verdict,
 )
-from tasks.summary import summary
-from tasks.workspace import Run
+from tasks.workspace import outcome
+from tasks.workspace.run import Run
+from tasks.workspace.summary import summary
 from tests import tiny
 
 

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.checkpoint_files import mark_whole, newest_whole
 from tasks.contracts import Adapter, MergedModel
 from tasks.errors import DataError, RecipeError, ServiceError
 from tasks.kinds import Example, label_scoring
@@ -20,10 +19,11 @@ from tasks.model.tokenizer import Tokens
 from tasks.registry import tracking
 from tasks.schema import load as recipes
 from tasks.schema.recipe import Recipe
-from tasks.steps import perform
 from tasks.training.examples import draw_rows
 from tasks.training.fit import with_adapter
-from tasks.workspace import Run
+from tasks.workspace.checkpoint_files import mark_whole, newest_whole
+from tasks.workspace.perform import perform
+from tasks.workspace.run import Run
 from tests import tiny
 from tests.processes import apart, kill, step, until
 

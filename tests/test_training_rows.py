@@ -15,11 +15,11 @@ from tasks.kinds import Example, label_scoring
 from tasks.model.tokenizer import Tokens
 from tasks.registry import tracking
 from tasks.schema import load as recipes
-from tasks.steps import perform
 from tasks.training.examples import TrainingRows, draw_rows, training_rows
 from tasks.training.fit import kept_step
 from tasks.training.trainer import TrainingLoop
-from tasks.workspace import Run
+from tasks.workspace.perform import perform
+from tasks.workspace.run import Run
 from tests import tiny
 
 

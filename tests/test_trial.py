@@ -13,8 +13,8 @@ from tasks.errors import ContractError
 from tasks.evaluation import scoring
 from tasks.registry import tracking
 from tasks.registry.tracking import PARENT_TAG
-from tasks.steps import perform
-from tasks.workspace import Run
+from tasks.workspace.perform import perform
+from tasks.workspace.run import Run
 from tests import tiny
 
 SWEEP = {"rows": [24], "epochs": [1, 2], "metrics": ["macro_f1"], "repeat_rows": 24, "repeat_seeds": [4]}

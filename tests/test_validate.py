@@ -14,8 +14,8 @@ import pytest
 from tasks.contracts import BaseModelFiles, Download, SourceFile, ValidRows
 from tasks.data import parquet
 from tasks.errors import ContractError, DataError, Skip
-from tasks.steps import perform
-from tasks.workspace import Run
+from tasks.workspace.perform import perform
+from tasks.workspace.run import Run
 from tests import tiny
 
 GOOD = b"text,sentiment\n" + b"".join(f"{text},{label}\n".encode() for text, label in tiny.tweets(30))

@@ -20,9 +20,9 @@ from tasks.data import parquet
 from tasks.data.fingerprint import folder_hash, listing, pin_of
 from tasks.data.repository import cloned, without_credentials
 from tasks.errors import ContractError, DataError, ServiceError
-from tasks.steps import perform
 from tasks.version import _part as read_part
-from tasks.workspace import Run
+from tasks.workspace.perform import perform
+from tasks.workspace.run import Run
 from tests import tiny
 
 LABELS = ["negative", "neutral", "positive"]

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks import place
 from tasks.contracts import CONTRACTS, STEPS, SWEEP_STEPS, BaseModelFiles, Download, MergedModel, Part, Promotion, SourceFile
 from tasks.errors import ContractError, RecipeError, ServiceError
-from tasks.files import link_or_copy, write_atomically
-from tasks.location import run_folder
-from tasks.workspace import Run
+from tasks.workspace import storage
+from tasks.workspace.files import link_or_copy, write_atomically
+from tasks.workspace.location import run_folder
+from tasks.workspace.run import Run
 
 DONE = Download(BaseModelFiles("a/b", "c0ffee", "download/g0-a1/base"), SourceFile("file:x", "download/g0-a1/x.csv", "0" * 64, 7))
 
@@ -124,7 +124,7 @@ def test_one_process_a_step_and_a_dead_one_frees_it(tmp_path: Path, monkeypatch:
     holder = context.Process(target=_hold, args=(str(tmp_path), ready))
     holder.start()
     assert ready.wait(60)
-    monkeypatch.setattr(place, "LOCK_SECONDS", 0.3)
+    monkeypatch.setattr(storage, "LOCK_SECONDS", 0.3)
     with pytest.raises(ServiceError, match=r"merge: another process works on it, none after 0 s expected|another process works on it"):
         Run(tmp_path).perform("merge", lambda _: MergedModel("", "", 0), contract=MergedModel)
     os.kill(holder.pid or 0, signal.SIGKILL)

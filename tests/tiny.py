@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from tasks.contracts import BaseModelFiles, DatasetVersion, Download, Part
-from tasks.files import link_or_copy
 from tasks.schema import load as recipes
-from tasks.workspace import Run
+from tasks.workspace.files import link_or_copy
+from tasks.workspace.run import Run
 
 POSITIVE = ["lovely", "great", "sunny", "kind"]
 NEGATIVE = ["awful", "broken", "rainy", "rude"]

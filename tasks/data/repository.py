@@ -24,9 +24,9 @@ from filelock import FileLock
 
 from tasks.data.fingerprint import folder_hash
 from tasks.errors import ContractError, LoraflowError, ServiceError, SettingsError
-from tasks.file_systems import check_credentials
 from tasks.secrets.redaction import in_one_line, without_credentials
 from tasks.settings import local_folder, quiet_environment, settings
+from tasks.workspace.filesystems import check_credentials
 
 IDENTITY = {
     f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in (("NAME", "loraflow"), ("EMAIL", "loraflow@localhost"))

@@ -14,7 +14,7 @@ from tasks.data.label_rule import RULE, Misfit, labels_of
 from tasks.data.read_file import number
 from tasks.errors import DataError
 from tasks.schema.labels import Labels, Threshold
-from tasks.workspace import Run
+from tasks.workspace.run import Run
 
 BINS = 30
 STEPS = (1, 2, 5, 10, 20, 25, 50, 100, 200, 250, 500, 1000, 2000, 2500, 5000, 10_000, 20_000, 50_000, 100_000)

@@ -11,10 +11,10 @@ from tasks.errors import LoraflowError, RecipeErrors
 from tasks.fetch import base_models, http, hub, packages
 from tasks.fetch import data_files as sources
 from tasks.fetch.base_checks import check_base
-from tasks.progress import Progress
 from tasks.schema.data import Source
 from tasks.schema.recipe import Recipe
 from tasks.settings import settings
+from tasks.workspace.progress import Progress
 
 
 def base_model(needs: Needs) -> Iterator[Finding]:

@@ -14,9 +14,9 @@ from tasks.doctor import probe
 from tasks.doctor.findings import fault, good
 from tasks.doctor.machine import standing
 from tasks.doctor.needs import Needs, scheme
-from tasks.file_systems import check_credentials, file_system
 from tasks.registry import publish
 from tasks.secrets.redaction import in_one_line
+from tasks.workspace.filesystems import check_credentials, file_system
 
 PROBE_SECONDS = 45.0
 """A store that takes longer for a few bytes does not answer."""

@@ -10,11 +10,11 @@ from tasks.embedded.api import Airflow
 from tasks.embedded.follow import Follower
 from tasks.embedded.keeper import State
 from tasks.errors import LoraflowError
-from tasks.location import run_folder
 from tasks.schema.form import Form
 from tasks.settings import settings
-from tasks.summary import summary, terminal
-from tasks.workspace import Run
+from tasks.workspace.location import run_folder
+from tasks.workspace.run import Run
+from tasks.workspace.summary import summary, terminal
 
 
 def up() -> None:

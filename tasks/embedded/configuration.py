@@ -14,8 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from tasks.errors import SettingsError
-from tasks.files import write_atomically
 from tasks.settings import CHECKOUT, Settings, quiet_environment, sqlite_uri
+from tasks.workspace.files import write_atomically
 
 HOST = "127.0.0.1"
 MARK = "EMBEDDED_LORAFLOW_SERVERS"

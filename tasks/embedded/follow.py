@@ -12,8 +12,8 @@ from rich.text import Text
 
 from tasks.embedded.api import Airflow, Task
 from tasks.errors import RecipeError
-from tasks.progress import LOG_SECONDS, Position, clock, read_position
-from tasks.workspace import Run
+from tasks.workspace.progress import LOG_SECONDS, Position, clock, read_position
+from tasks.workspace.run import Run
 
 LOOK_SECONDS = 1.0
 DAG_SECONDS = 90.0

@@ -29,8 +29,8 @@ import psutil
 
 from tasks.embedded import configuration
 from tasks.embedded.configuration import MARK, Places, Server
-from tasks.files import write_atomically
 from tasks.settings import Settings, settings
+from tasks.workspace.files import write_atomically
 
 LOOK_SECONDS = 0.5
 END_SECONDS = 5.0

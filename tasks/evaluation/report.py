@@ -6,10 +6,10 @@ from pathlib import Path
 
 from tasks.contracts import BaseModelFiles, DatasetVersion, Evaluation, Scores
 from tasks.evaluation import gate
-from tasks.files import write_atomically
 from tasks.kinds.base import kind_of
 from tasks.metrics.plots import DOTS_PER_INCH
-from tasks.workspace import Run
+from tasks.workspace.files import write_atomically
+from tasks.workspace.run import Run
 
 
 def write(

@@ -18,8 +18,8 @@ from tasks.fetch import gguf, hub, hub_models
 from tasks.fetch.base_checks import Tensors, read_json
 from tasks.fetch.cache import alone_with, publish, say, sha256_of
 from tasks.fetch.packages import ShowProgress
-from tasks.files import link_or_copy, write_atomically
 from tasks.settings import settings
+from tasks.workspace.files import link_or_copy, write_atomically
 
 SMALL = ("*.json", "*.jinja", "*.model", "*.txt", "*.md", "*.html", "LICEN[CS]E*", "NOTICE*", "USE_POLICY*")
 """What belongs to a model beside its weights: configuration, tokenizer, licences."""

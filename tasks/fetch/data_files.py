@@ -18,9 +18,9 @@ from tasks.fetch.cache import CHUNK, alone_with, publish, say, sha256_of
 from tasks.fetch.http import fetch_url, shown
 from tasks.fetch.hub import DATASET, fetch_file
 from tasks.fetch.packages import ShowProgress, fetch_wheels
-from tasks.files import link_or_copy
 from tasks.schema.data import Source
 from tasks.settings import settings
+from tasks.workspace.files import link_or_copy
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from tasks.errors import ServiceError
 from tasks.fetch.cache import sha256_of
 from tasks.fetch.hub import MODEL, faults, fetch_file, token
 from tasks.fetch.packages import ShowProgress
-from tasks.progress import Progress
+from tasks.workspace.progress import Progress
 
 
 @dataclass(frozen=True)

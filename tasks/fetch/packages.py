@@ -15,8 +15,8 @@ from tasks.errors import RecipeError, ServiceError
 from tasks.fetch.allowed_hosts import check_host
 from tasks.fetch.cache import say
 from tasks.fetch.guarded_pip import REFUSED
-from tasks.progress import Progress
 from tasks.settings import CHECKOUT, quiet_environment, settings
+from tasks.workspace.progress import Progress
 
 ShowProgress = Callable[[str, int, str], Progress]
 """Makes the progress of (what, total, unit)."""

@@ -12,7 +12,7 @@ from tasks.model.memory import free, shortage
 from tasks.schema.recipe import Recipe
 
 if TYPE_CHECKING:
-    from tasks.workspace import Run
+    from tasks.workspace.run import Run
 
 T = TypeVar("T")
 

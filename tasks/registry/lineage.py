@@ -9,7 +9,7 @@ from pathlib import Path
 from tasks import __version__, settings
 from tasks.contracts import Adapter, DatasetVersion, Download, Evaluation, MergedModel, ValidRows
 from tasks.registry.tracking import RUN_TAG
-from tasks.workspace import Run
+from tasks.workspace.run import Run
 
 CONTENT_TAG = "loraflow.content"
 """Hash of the merged model's files and the recipe: equal content of one run is the same version."""

@@ -21,10 +21,10 @@ from tasks.contracts import (
     ValidRows,
 )  # fmt: skip
 from tasks.kinds.base import kind_of
-from tasks.progress import clock
 from tasks.schema.data import Source
 from tasks.schema.recipe import Recipe
-from tasks.workspace import Run
+from tasks.workspace.progress import clock
+from tasks.workspace.run import Run
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult

@@ -11,8 +11,8 @@ from filelock import FileLock
 
 from tasks.errors import ContractError, LoraflowError, ServiceError
 from tasks.fetch.hub import token
-from tasks.files import link_or_copy
 from tasks.secrets.redaction import in_one_line
+from tasks.workspace.files import link_or_copy
 
 FOLDER_NAMESPACE = "loraflow"
 

@@ -14,7 +14,7 @@ from tasks.errors import ServiceError, SettingsError
 from tasks.registry.metric_names import BOUNDS, metric_names
 from tasks.secrets.redaction import in_one_line, without_credentials
 from tasks.settings import header_value, settings
-from tasks.workspace import Run
+from tasks.workspace.run import Run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.checkpoint_files import mark_whole
 from tasks.errors import InterruptedRunError
 from tasks.process.parallel import anywhere, wait_for_all
+from tasks.workspace.checkpoint_files import mark_whole
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.contracts import Emissions
 from tasks.errors import RecipeError
-from tasks.files import write_atomically
 from tasks.settings import settings
+from tasks.workspace.files import write_atomically
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback

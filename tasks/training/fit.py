@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.checkpoint_files import step_of
 from tasks.contracts import Emissions
 from tasks.errors import RecipeError
 from tasks.kinds.answers import single_label
@@ -21,7 +20,6 @@ from tasks.model.padding import check_padding
 from tasks.model.tokenizer import Tokens
 from tasks.process import sigterm
 from tasks.process.parallel import WAIT, rank
-from tasks.progress import Progress
 from tasks.registry import tracking
 from tasks.schema.recipe import Recipe
 from tasks.training.checkpoints import last_checkpoint, whole_marker
@@ -29,6 +27,8 @@ from tasks.training.energy import Meter, meter_reader, metered
 from tasks.training.examples import TrainingRows, dataset, held_out, training_rows, with_class_weights
 from tasks.training.job import Job
 from tasks.training.report import training_report
+from tasks.workspace.checkpoint_files import step_of
+from tasks.workspace.progress import Progress
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.checkpoint_files import newest_whole
 from tasks.contracts import DatasetVersion, Download, TrackedRun
 from tasks.errors import DataError, RecipeError
 from tasks.model.load import device
 from tasks.schema.recipe import Recipe
-from tasks.workspace import Run
+from tasks.workspace.checkpoint_files import newest_whole
+from tasks.workspace.run import Run
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.contracts import TrackedRun
 from tasks.errors import RecipeError, ServiceError
-from tasks.progress import Progress
 from tasks.registry import tracking
 from tasks.schema.recipe import Recipe
 from tasks.secrets.redaction import in_one_line
+from tasks.workspace.progress import Progress
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric

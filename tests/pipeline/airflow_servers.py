@@ -15,9 +15,9 @@ import httpx
 import psutil
 
 from tasks.embedded import configuration, keeper
-from tasks.location import run_folder
 from tasks.settings import Settings
-from tasks.workspace import Run
+from tasks.workspace.location import run_folder
+from tasks.workspace.run import Run
 from tests.loopback import free_port
 
 IMPATIENT = {

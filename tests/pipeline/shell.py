@@ -15,9 +15,9 @@ import yaml
 
 from tasks.embedded import keeper
 from tasks.embedded.configuration import MARK, Places
-from tasks.progress import read_position
 from tasks.settings import CHECKOUT
-from tasks.workspace import Run
+from tasks.workspace.progress import read_position
+from tasks.workspace.run import Run
 from tests import tiny
 from tests.loopback import free_port
 

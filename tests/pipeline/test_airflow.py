@@ -13,9 +13,9 @@ import psutil
 import pytest
 import yaml
 
-from tasks.checkpoint_files import newest_whole
 from tasks.contracts import STEPS, Adapter, Approval, Comparison, Evaluation, Plan, Promotion, Publication, RegisteredVersion
-from tasks.progress import read_position
+from tasks.workspace.checkpoint_files import newest_whole
+from tasks.workspace.progress import read_position
 from tests.pipeline.airflow_servers import Airflow, AirflowRun, gone
 
 pytestmark = [pytest.mark.timeout(1200)]

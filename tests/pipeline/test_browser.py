@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from tasks.contracts import STEPS
-from tasks.location import run_folder
 from tasks.schema.recipe import Recipe
-from tasks.workspace import RECIPE, Run
+from tasks.workspace.location import run_folder
+from tasks.workspace.run import RECIPE, Run
 from tests import tiny
 from tests.pipeline import browser
 from tests.pipeline.shell import Shell

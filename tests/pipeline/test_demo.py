@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 from tasks.embedded import keeper
-from tasks.files import link_or_copy
 from tasks.schema import load as recipes
 from tasks.settings import Settings
+from tasks.workspace.files import link_or_copy
 from tests.pipeline.shell import WAIT_SECONDS, Shell
 
 pytestmark = [pytest.mark.timeout(1800)]

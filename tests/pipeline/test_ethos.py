@@ -7,8 +7,8 @@ import pytest
 from tasks.contracts import STEPS, DatasetVersion, Evaluation, Publication, RegisteredVersion, ValidRows
 from tasks.errors import GateError
 from tasks.schema import load as recipes
-from tasks.steps import perform
-from tasks.workspace import Run
+from tasks.workspace.perform import perform
+from tasks.workspace.run import Run
 
 
 def start(home: Path, base: Path, run_id: str, floor: float) -> Run:

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from tasks.contracts import STEPS, Adapter, DatasetParts, DatasetVersion, Evaluation, MergedModel, Promotion, Publication, RegisteredVersion
-from tasks.progress import read_position
 from tasks.registry import tracking
 from tasks.settings import CHECKOUT
-from tasks.steps import perform
-from tasks.workspace import Run
+from tasks.workspace.perform import perform
+from tasks.workspace.progress import read_position
+from tasks.workspace.run import Run
 
 WORK_SECONDS = {"version": 0.2, "train": 0.5, "merge": 0.2, "evaluate": 0.2, "register": 0.2}
 """How long a step works before it is killed, once it says that it does; on tiny data the others are done in less."""

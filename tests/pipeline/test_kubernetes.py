@@ -15,10 +15,10 @@ import pytest
 import yaml
 
 from tasks.contracts import STEPS, Adapter, DatasetVersion, Evaluation, Promotion, Publication, RegisteredVersion
-from tasks.progress import read_position
 from tasks.schema import load as recipes
-from tasks.steps import perform
-from tasks.workspace import Run
+from tasks.workspace.perform import perform
+from tasks.workspace.progress import read_position
+from tasks.workspace.run import Run
 from tests import tiny
 from tests.kubernetes_api import faults
 from tests.pipeline import production

@@ -9,7 +9,6 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from tasks import outcome
 from tasks.contracts import (
     STEPS,
     Adapter,
@@ -25,8 +24,9 @@ from tasks.contracts import (
     ValidRows,
 )
 from tasks.errors import ContractError
-from tasks.progress import clock
-from tasks.workspace import Run
+from tasks.workspace import outcome
+from tasks.workspace.progress import clock
+from tasks.workspace.run import Run
 
 M = TypeVar("M", bound=Manifest)
 Row = tuple[str, str]

@@ -28,12 +28,12 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from tasks.checkpoint_files import best_of, move_in
 from tasks.errors import ContractError, LoraflowError, ServiceError, SettingsError
-from tasks.files import remove_folder
-from tasks.objects import LISTING, Objects, inside
-from tasks.place import held_here
 from tasks.settings import settings
+from tasks.workspace.bucket_transfer import LISTING, Objects, inside
+from tasks.workspace.checkpoint_files import best_of, move_in
+from tasks.workspace.files import remove_folder
+from tasks.workspace.storage import held_here
 
 NOTE_SECONDS = 10.0
 """How seldom a note is written."""

@@ -2,7 +2,7 @@
 
 from tasks.contracts import Manifest, Promotion, Publication, RegisteredVersion
 from tasks.errors import Skip
-from tasks.workspace import Run
+from tasks.workspace.run import Run
 
 UNCHANGED = "so the aliases champion and challenger, and what is published, stay as they were"
 HOW_TO_PROMOTE = "to promote and publish, use loraflow run with --promote, or Airflow's form with promotion auto or manual"

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import overload
 
 from tasks.errors import RecipeError
-from tasks.folder import Folder
-from tasks.object_store import ObjectStore
-from tasks.place import Place
 from tasks.settings import local_folder
+from tasks.workspace.bucket import ObjectStore
+from tasks.workspace.folder import Folder
+from tasks.workspace.storage import Place
 
 
 @overload

@@ -3,10 +3,10 @@
 import sys
 from importlib import import_module
 
-from tasks import outcome
 from tasks.contracts import CONTRACTS, Manifest
-from tasks.disk import disk_faults
-from tasks.workspace import Run
+from tasks.workspace import outcome
+from tasks.workspace.disk import disk_faults
+from tasks.workspace.run import Run
 
 
 def perform(step: str, run: Run, generation: int = 0, part: str = "") -> Manifest:

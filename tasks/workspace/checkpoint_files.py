@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tasks.files import write_atomically
+from tasks.workspace.files import write_atomically
 
 MARKER = "whole.json"
 

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from tasks.errors import ServiceError
-from tasks.workspace import Run
+from tasks.workspace.run import Run
 
 LOG_SECONDS = 10.0
 FILE_SECONDS = 1.0

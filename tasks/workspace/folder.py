@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from tasks.files import remove_folder, write_atomically
-from tasks.place import held_here
+from tasks.workspace.files import remove_folder, write_atomically
+from tasks.workspace.storage import held_here
 
 
 class Folder:

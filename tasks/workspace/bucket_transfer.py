@@ -16,8 +16,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from tasks.errors import ContractError, ServiceError, SettingsError
-from tasks.file_systems import faults_told, file_system
 from tasks.secrets.redaction import in_one_line
+from tasks.workspace.filesystems import faults_told, file_system
 
 T = TypeVar("T")
 

@@ -28,11 +28,11 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from tasks.contracts import Manifest
-from tasks.envelope import Envelope, enclosed, opened, paths_below
 from tasks.errors import ContractError, DataError, RecipeError, ServiceError
-from tasks.location import place_at
 from tasks.schema import load as recipes
 from tasks.schema.recipe import Recipe
+from tasks.workspace.location import place_at
+from tasks.workspace.manifest import Envelope, enclosed, opened, paths_below
 
 M = TypeVar("M", bound=Manifest)
 
