@@ -5,8 +5,8 @@ from typing import Any
 from airflow.sdk import BaseOperator
 
 from dags import faults
+from tasks.doctor.pod_settings import missing_for_pods
 from tasks.errors import SettingsError
-from tasks.pod_settings import missing_for_pods
 from tasks.schema.form import Form
 from tasks.schema.recipe import Recipe
 from tasks.settings import settings

@@ -227,7 +227,7 @@ def doctor(
     """Look whether all is there that a run needs: services, rights, access, room; every finding with its remedy."""
     from tasks.doctor.checks import by_hand
     from tasks.doctor.findings import examine, stop_at_faults, table
-    from tasks.doctor.needs import Needs
+    from tasks.doctor.scope import Needs
 
     without_torch()
     ours = settings()

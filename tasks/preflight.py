@@ -13,7 +13,7 @@ import sys
 from tasks.contracts import Preflight
 from tasks.doctor.checks import for_a_step
 from tasks.doctor.findings import examine, lines, stop_at_faults
-from tasks.doctor.needs import Needs
+from tasks.doctor.scope import Needs
 from tasks.settings import settings
 from tasks.workspace.run import Run
 

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from tasks.contracts import Finding
-from tasks.doctor import checks, cluster, configuration, inputs, machine
+from tasks.doctor import checks, cluster, inputs, machine
+from tasks.doctor import settings as configuration
 from tasks.doctor.findings import Check, examine
-from tasks.doctor.needs import Needs
+from tasks.doctor.scope import Needs
 from tasks.schema.pods import Pods
 from tasks.settings import settings
 from tests.kubernetes_api.fake import NAMESPACE, KubernetesApi

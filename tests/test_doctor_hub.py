@@ -11,9 +11,9 @@ import pytest
 from huggingface_hub import constants
 
 from tasks.contracts import Finding
-from tasks.doctor import hub_rights, inputs
+from tasks.doctor import hub, inputs
 from tasks.doctor.findings import Check, examine
-from tasks.doctor.needs import Needs
+from tasks.doctor.scope import Needs
 from tasks.schema.load import resolve
 from tasks.schema.recipe import Recipe
 from tasks.settings import settings
@@ -39,7 +39,7 @@ def server(home: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
 
 def rights(recipe: Any = None) -> list[Finding]:
     needs = Needs(settings(), recipe, "/nowhere")
-    return list(examine([Check("Hub token", lambda: hub_rights.hub_rights(needs))]))
+    return list(examine([Check("Hub token", lambda: hub.hub_rights(needs))]))
 
 
 def says(server: FileServer, token: dict[str, Any] | None, orgs: dict[str, str | None], name: str = "somebody") -> None:

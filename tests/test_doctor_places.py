@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from tasks.contracts import Finding
-from tasks.doctor import machine, places, tracking_server
+from tasks.doctor import machine, storage, tracking_server
 from tasks.doctor.findings import Check, examine
-from tasks.doctor.needs import Needs
+from tasks.doctor.scope import Needs
 from tasks.schema.pods import amount
 from tasks.settings import settings
 from tests.http_server import serving
@@ -32,7 +32,7 @@ def clean(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_bucket_is_written_read_and_cleaned(s3: S3) -> None:
-    assert look(places.workspace, s3.url)["workspace"] == Finding("workspace", "ok", f"{s3.url} is written, read and cleaned")
+    assert look(storage.workspace, s3.url)["workspace"] == Finding("workspace", "ok", f"{s3.url} is written, read and cleaned")
     verbs = [line.split()[0] for line in s3.asked() if "loraflow-preflight" in line]
     assert verbs[0] == "PUT" and "GET" in verbs and verbs[-1] in ("DELETE", "POST")
     assert s3.objects() == {}
@@ -41,27 +41,27 @@ def test_a_bucket_is_written_read_and_cleaned(s3: S3) -> None:
 @pytest.mark.parametrize(("fault", "passing"), [("denied", False), ("unavailable", True)])
 def test_a_bucket_that_refuses_or_does_not_answer(s3: S3, fault: Any, passing: bool) -> None:
     s3.fail(fault, "PUT .*loraflow-preflight", times=-1)
-    found = look(places.workspace, s3.url)["workspace"]
+    found = look(storage.workspace, s3.url)["workspace"]
     assert (found.level, found.passing) == ("fault", passing)
     assert found.remedy == "check LORAFLOW_RUNS, its credentials and the network"
     s3.heal()
     s3.fail(fault, "DELETE .*loraflow-preflight|POST .*delete", times=-1)
-    assert look(places.workspace, s3.url)["workspace"].level == "fault", "what cannot be removed is told too"
+    assert look(storage.workspace, s3.url)["workspace"].level == "fault", "what cannot be removed is told too"
 
 
 def test_no_bucket_and_no_credentials(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = look(places.workspace, "s3://nosuch-bucket-here/x")["workspace"]
+    found = look(storage.workspace, "s3://nosuch-bucket-here/x")["workspace"]
     assert (found.level, found.passing) == ("fault", False) and "FileNotFoundError" in found.found
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    found = look(places.workspace, s3.url)["workspace"]
+    found = look(storage.workspace, s3.url)["workspace"]
     assert (found.level, found.passing) == ("fault", True), found.found
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    found = look(places.workspace, str(tmp_path / "file" / "runs"))["workspace"]
+    found = look(storage.workspace, str(tmp_path / "file" / "runs"))["workspace"]
     assert (found.level, found.passing) == ("fault", False) and "cannot be written to" in found.found
-    assert look(places.workspace, str(tmp_path / "a" / "b"))["workspace"].found == f"{tmp_path}/a/b will be made"
+    assert look(storage.workspace, str(tmp_path / "a" / "b"))["workspace"].found == f"{tmp_path}/a/b will be made"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "tmp"]
 
 
@@ -79,14 +79,14 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_push_is_rehearsed_and_dvcs_remote_probed_by_dvc_itself(repository: Path, s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LORAFLOW_DVC_REMOTE", f"{s3.url}/dvc")
-    found = look(places.data_repository)
+    found = look(storage.data_repository)
     assert found["data repository"] == Finding("data repository", "ok", f"{repository} may be pushed to")
     assert found["DVC remote"] == Finding("DVC remote", "ok", f"{s3.url}/dvc is written, read and cleaned")
     assert any("PUT" in line and "workspace/dvc/.loraflow-preflight" in line for line in s3.asked())
     assert s3.objects() == {} and git("-C", str(repository), "for-each-ref") == ""
     assert list(Path(tempfile.gettempdir()).iterdir()) == []
     s3.fail("denied", "PUT .*loraflow-preflight", times=-1)
-    refused = look(places.data_repository)["DVC remote"]
+    refused = look(storage.data_repository)["DVC remote"]
     assert (refused.level, refused.passing) == ("fault", False) and "test-planted-secret" not in refused.found
 
 
@@ -102,7 +102,7 @@ def test_the_remote_that_the_repository_commits_is_the_one_that_is_probed(reposi
     git("-C", str(work), "push", "--quiet", "origin", "HEAD:main")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("AWS_ENDPOINT_URL")
-        found = look(places.data_repository)
+        found = look(storage.data_repository)
     assert found["DVC remote"].found == f"{s3.url}/committed is written, read and cleaned"
     assert git("-C", str(repository), "for-each-ref", "--format=%(refname)").split() == ["refs/heads/main"]
 
@@ -110,7 +110,7 @@ def test_the_remote_that_the_repository_commits_is_the_one_that_is_probed(reposi
 def test_a_repository_that_is_not_there_or_says_no(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
     monkeypatch.setenv("LORAFLOW_DVC_REMOTE", str(tmp_path / "files"))
     monkeypatch.setenv("LORAFLOW_DATA_REPO", f"file://{tmp_path}/nosuch.git")
-    found = look(places.data_repository)["check"]
+    found = look(storage.data_repository)["check"]
     assert (found.level, found.passing) == ("fault", True) and found.found.startswith(f"file://{tmp_path}/nosuch.git: git clone failed")
     # What a server says of a user without the right to write, which git asks for when the push is rehearsed.
     refusal = tmp_path / "git-receive-pack"
@@ -121,7 +121,7 @@ def test_a_repository_that_is_not_there_or_says_no(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
     monkeypatch.setenv("GIT_CONFIG_KEY_0", "remote.origin.receivepack")
     monkeypatch.setenv("GIT_CONFIG_VALUE_0", str(refusal))
-    found = look(places.data_repository)["check"]
+    found = look(storage.data_repository)["check"]
     assert (found.level, found.passing) == ("fault", False)
     assert "git push failed (remote: Permission denied to push" in found.found
 
@@ -138,7 +138,7 @@ def test_a_version_that_a_run_asks_for_has_to_be_there(repository: Path, tmp_pat
 
     def of(data: str) -> Finding:
         recipe = SimpleNamespace(name="tiny", run=SimpleNamespace(data=data))
-        return look(places.data_repository, recipe=recipe)["data repository"]
+        return look(storage.data_repository, recipe=recipe)["data repository"]
 
     assert of("latest").level == of("v2").level == "ok"
     assert of("v1") == Finding(

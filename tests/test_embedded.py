@@ -17,8 +17,8 @@ import psutil
 import pytest
 from rich.console import Console
 
-from tasks.doctor import configuration as doctor_configuration
-from tasks.doctor.needs import Needs
+from tasks.doctor import settings as doctor_configuration
+from tasks.doctor.scope import Needs
 from tasks.embedded import configuration, keeper, servers
 from tasks.embedded.configuration import MARK, Places
 from tasks.errors import RecipeError, ServiceError

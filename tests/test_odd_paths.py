@@ -13,7 +13,7 @@ from tasks.contracts import STEPS, BaseModelFiles, DatasetParts, DatasetVersion,
 from tasks.data.repository import cloned
 from tasks.doctor.checks import by_hand
 from tasks.doctor.findings import examine
-from tasks.doctor.needs import Needs
+from tasks.doctor.scope import Needs
 from tasks.embedded import configuration
 from tasks.errors import SettingsError, Skip
 from tasks.registry import tracking

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tasks.pod_settings import missing_for_pods
+from tasks.doctor.pod_settings import missing_for_pods
 from tasks.settings import settings
 
 GOOD = {

@@ -4,28 +4,28 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from tasks.contracts import Finding
-from tasks.doctor import cluster, configuration, hub_rights, inputs, machine, places, tracking_server
+from tasks.doctor import cluster, hub, inputs, machine, settings, storage, tracking_server
 from tasks.doctor.findings import Check
-from tasks.doctor.needs import Needs
+from tasks.doctor.scope import Needs
 
 Look = Callable[[Needs], Iterable[Finding]]
 
-EVERYWHERE: dict[str, Look] = {"settings": configuration.configuration, "workspace": places.workspace}
+EVERYWHERE: dict[str, Look] = {"settings": settings.configuration, "workspace": storage.workspace}
 
 FOR_STEPS: dict[str, Look] = {
     "programs": machine.programs,
     "packages": machine.packages,
     "base model": inputs.base_model,
     "data": inputs.data_files,
-    "data repository": places.data_repository,
+    "data repository": storage.data_repository,
     "MLflow": tracking_server.tracking_server,
-    "published folder": places.published,
-    "Hub token": hub_rights.hub_rights,
+    "published folder": storage.published,
+    "Hub token": hub.hub_rights,
 }
 """What steps need, wherever they run."""
 
 
-FOR_PODS: dict[str, Look] = {"settings for pods": configuration.for_pods, "cluster": cluster.cluster}
+FOR_PODS: dict[str, Look] = {"settings for pods": settings.for_pods, "cluster": cluster.cluster}
 """What Airflow's side needs where steps run in pods."""
 
 

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from tasks.contracts import Finding
 from tasks.doctor.findings import fault, good, warning
-from tasks.doctor.needs import Needs
+from tasks.doctor.scope import Needs
 from tasks.errors import ServiceError, SettingsError
 from tasks.schema.pods import GPU
 from tasks.secrets.redaction import in_one_line

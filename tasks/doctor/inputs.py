@@ -6,7 +6,7 @@ from functools import partial
 from tasks.contracts import Finding
 from tasks.doctor import machine
 from tasks.doctor.findings import fault, good, of_error
-from tasks.doctor.needs import Needs
+from tasks.doctor.scope import Needs
 from tasks.errors import LoraflowError, RecipeErrors
 from tasks.fetch import base_models, http, hub, packages
 from tasks.fetch import data_files as sources

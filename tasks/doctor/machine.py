@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tasks.contracts import Finding
 from tasks.doctor.findings import fault, good, warning
-from tasks.doctor.needs import Needs, scheme
+from tasks.doctor.scope import Needs, scheme
 from tasks.schema.pods import amount
 
 GB = 1_000_000_000

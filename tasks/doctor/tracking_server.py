@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from tasks.contracts import Finding
 from tasks.doctor.findings import fault, good
-from tasks.doctor.needs import Needs
-from tasks.doctor.places import folder_finding
 from tasks.doctor.probe import NAME, passing
+from tasks.doctor.scope import Needs
+from tasks.doctor.storage import folder_finding
 from tasks.registry import tracking
 from tasks.secrets.redaction import in_one_line
 

@@ -13,7 +13,7 @@ from tasks.data.repository import Clone, check_remote, cloned, environment_of
 from tasks.doctor import probe
 from tasks.doctor.findings import fault, good
 from tasks.doctor.machine import standing
-from tasks.doctor.needs import Needs, scheme
+from tasks.doctor.scope import Needs, scheme
 from tasks.registry import publish
 from tasks.secrets.redaction import in_one_line
 from tasks.workspace.filesystems import check_credentials, file_system

@@ -5,7 +5,7 @@ from typing import Any
 
 from tasks.contracts import Finding
 from tasks.doctor.findings import fault, good, warning
-from tasks.doctor.needs import Needs
+from tasks.doctor.scope import Needs
 from tasks.fetch import hub as hub_client
 from tasks.registry import publish
 from tasks.secrets.redaction import in_one_line

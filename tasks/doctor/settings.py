@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from tasks.contracts import STEPS, Finding
 from tasks.doctor.findings import good, of_error, warning
-from tasks.doctor.needs import Needs
-from tasks.pod_settings import missing_for_pods
+from tasks.doctor.pod_settings import missing_for_pods
+from tasks.doctor.scope import Needs
 from tasks.registry import publish
 from tasks.settings import Settings
 
