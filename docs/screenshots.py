@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tasks.embedded import servers
+from tasks.local_servers import start_stop
 from tests.pipeline.browser import Journey, browser_page
 
 IMAGES = Path(__file__).parent / "images"
@@ -17,7 +17,7 @@ IMAGES = Path(__file__).parent / "images"
 
 def main(recipe: str = "tweets") -> None:
     """Retrain a recipe from the form and keep the pictures."""
-    with servers.running(Console()) as state, browser_page() as page:
+    with start_stop.running(Console()) as state, browser_page() as page:
         journey = Journey(page, state.airflow, recipe, IMAGES)
         journey.open_dag()
         journey.read_documentation()

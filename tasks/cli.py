@@ -249,7 +249,7 @@ def prefetch(recipe: str, profile: Profile = "", set_: Set = []) -> None:  # noq
 @app.command("up", rich_help_panel="On this machine")
 def up() -> None:
     """Start Airflow and MLflow on loopback, and let them run."""
-    from tasks.embedded import commands
+    from tasks.local_servers import commands
 
     commands.up()
 
@@ -257,7 +257,7 @@ def up() -> None:
 @app.command("down", rich_help_panel="On this machine")
 def down() -> None:
     """End Airflow and MLflow and whatever they run; a run that is cut short goes on after the next `up`."""
-    from tasks.embedded import commands
+    from tasks.local_servers import commands
 
     commands.down()
 
@@ -265,7 +265,7 @@ def down() -> None:
 @app.command("retrain", rich_help_panel="On this machine")
 def retrain(recipe: str, param: Param = []) -> None:  # noqa: B006
     """Retrain a recipe through Airflow and follow it; servers that are not up are started, and ended again."""
-    from tasks.embedded import commands
+    from tasks.local_servers import commands
 
     if not commands.retrain(recipe, _by_name(param, "--param")):
         raise typer.Exit(1)

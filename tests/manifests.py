@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from tasks.embedded.configuration import environment_file
+from tasks.local_servers.configuration import environment_file
 from tasks.settings import CHECKOUT
 
 FOLDER = CHECKOUT / "docker" / "kubernetes"

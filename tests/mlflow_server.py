@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx
 
-from tasks.embedded.configuration import environment_file
+from tasks.local_servers.configuration import environment_file
 from tasks.settings import CHECKOUT, quiet_environment
 from tests.loopback import free_port, server
 

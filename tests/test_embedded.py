@@ -19,17 +19,17 @@ from rich.console import Console
 
 from tasks.doctor import settings as doctor_configuration
 from tasks.doctor.scope import Needs
-from tasks.embedded import configuration, keeper, servers
-from tasks.embedded.configuration import MARK, Places
 from tasks.errors import RecipeError, ServiceError
+from tasks.local_servers import configuration, start_stop, supervisor
+from tasks.local_servers.configuration import MARK, Places
 from tasks.settings import CHECKOUT, settings
 from tests.loopback import free_port
 from tests.processes import until
 
 KEEPER = """
 import sys
-from tasks.embedded import configuration, keeper
-from tasks.embedded.configuration import Server
+from tasks.local_servers import configuration, keeper
+from tasks.local_servers.configuration import Server
 from tasks.settings import settings
 configuration.database_is_current = lambda settings: True
 configuration.servers = lambda settings: [Server(name, (sys.executable, "-c", code)) for name, code in {servers!r}.items()]
@@ -61,8 +61,8 @@ def ports(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def places(home: Path) -> Iterator[Places]:
     yield Places(home)
-    if state := keeper.read_state(Places(home)):
-        keeper.sweep(state.mark)
+    if state := supervisor.read_state(Places(home)):
+        supervisor.sweep(state.mark)
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def keep(places: Places) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
         places.logs.mkdir(parents=True, exist_ok=True)
         process = subprocess.Popen((sys.executable, "-c", KEEPER.format(servers=code)), cwd=CHECKOUT)
         started.append(process)
-        until(lambda: all((places.logs / f"{name}.log").exists() for name in code) and keeper.lives(places), seconds=30)
+        until(lambda: all((places.logs / f"{name}.log").exists() for name in code) and supervisor.lives(places), seconds=30)
         return process
 
     yield start
@@ -150,16 +150,16 @@ def test_a_taken_port_is_named_with_its_variable(home: Path, monkeypatch: pytest
         port = other.getsockname()[1]
         monkeypatch.setenv("LORAFLOW_AIRFLOW_PORT", str(port))
         with pytest.raises(RecipeError) as error:
-            servers.up(Console())
+            start_stop.up(Console())
     assert str(error.value).startswith(f"port {port}: not to be had for Airflow (Address already in use), a free port expected; end what")
     assert str(error.value).endswith("set LORAFLOW_AIRFLOW_PORT")
 
 
 def test_servers_that_run_under_other_settings_are_not_used(keep: Any, monkeypatch: pytest.MonkeyPatch, places: Places) -> None:
-    with keeper.locked(places.servers / "users.lock", shared=True):
+    with supervisor.locked(places.servers / "users.lock", shared=True):
         keep(one=SLEEP)
         monkeypatch.setenv("LORAFLOW_PROFILE", "full")
-        with pytest.raises(RecipeError) as error, servers.running(Console()):
+        with pytest.raises(RecipeError) as error, start_stop.running(Console()):
             pass
     assert str(error.value) == (
         "servers: they run with LORAFLOW_PROFILE=local, full expected; make down first, or set what they were started with"
@@ -170,25 +170,25 @@ def test_a_server_that_ends_while_starting_is_reported_with_the_end_of_its_log(h
     monkeypatch.setenv("LORAFLOW_RECIPES", "/nowhere")
     (home / "airflow" / "airflow.db").mkdir(parents=True)  # no database can be made here
     with pytest.raises(ServiceError) as error:
-        servers.up(Console())
+        start_stop.up(Console())
     assert str(error.value).startswith("migrate: ended while starting, a running server expected; see the end of")
     assert "unable to open database file" in str(error.value)
-    until(lambda: not keeper.lives(Places(home)), seconds=30)
+    until(lambda: not supervisor.lives(Places(home)), seconds=30)
     assert not (home / "servers" / "up").exists()
 
 
 def test_the_servers_end_with_the_last_command_that_needs_them(keep: Any, places: Places) -> None:
-    with keeper.locked(places.servers / "users.lock", shared=True):
-        with keeper.locked(places.servers / "users.lock", shared=True):
+    with supervisor.locked(places.servers / "users.lock", shared=True):
+        with supervisor.locked(places.servers / "users.lock", shared=True):
             process = keep(one=SLEEP)
-        time.sleep(3 * keeper.LOOK_SECONDS)
+        time.sleep(3 * supervisor.LOOK_SECONDS)
         assert process.poll() is None
     assert process.wait(10) == 0
-    assert not keeper.lives(places)
+    assert not supervisor.lives(places)
 
 
 def test_the_servers_end_when_the_command_is_killed(keep: Any, places: Places) -> None:
-    hold = "import sys, time; from pathlib import Path; from tasks.embedded.keeper import locked\n"
+    hold = "import sys, time; from pathlib import Path; from tasks.local_servers.supervisor import locked\n"
     hold += "with locked(Path(sys.argv[1]), shared=True): print(flush=True); time.sleep(300)"
     command = subprocess.Popen((sys.executable, "-c", hold, places.servers / "users.lock"), stdout=subprocess.PIPE, cwd=CHECKOUT)
     assert command.stdout
@@ -204,10 +204,10 @@ def test_the_servers_end_when_the_command_is_killed(keep: Any, places: Places) -
 
 
 def test_one_server_that_ends_takes_the_others_along(keep: Any, places: Places) -> None:
-    with keeper.locked(places.servers / "users.lock", shared=True):
+    with supervisor.locked(places.servers / "users.lock", shared=True):
         process = keep(one=SLEEP, two="import time; time.sleep(1); raise SystemExit(3)")
         assert process.wait(15) == 1
-    state = keeper.read_state(places)
+    state = supervisor.read_state(places)
     assert state and state.failed == "two" and state.ending
 
 
@@ -216,11 +216,11 @@ def test_down_ends_what_stays_and_finds_nothing_the_second_time(keep: Any, place
     (places.servers / "up").touch()
     process = keep(one=RUNAWAY)
     child = int(until(lambda: (places.home / "runaway").exists() and (places.home / "runaway").read_text(), seconds=30))
-    time.sleep(2 * keeper.LOOK_SECONDS)
+    time.sleep(2 * supervisor.LOOK_SECONDS)
     assert process.poll() is None
-    assert servers.down(Console())
+    assert start_stop.down(Console())
     assert process.wait(5) == 0 and gone(child)
-    assert not servers.down(Console())
+    assert not start_stop.down(Console())
 
 
 def test_down_ends_what_a_killed_keeper_left_and_nobody_else(keep: Any, places: Places) -> None:
@@ -231,8 +231,8 @@ def test_down_ends_what_a_killed_keeper_left_and_nobody_else(keep: Any, places: 
     stranger = subprocess.Popen((sys.executable, "-c", SLEEP), env={**os.environ, MARK: "of another home"})
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not gone(child) and not keeper.lives(places)
-    assert servers.down(Console())
+    assert not gone(child) and not supervisor.lives(places)
+    assert start_stop.down(Console())
     until(lambda: gone(child), seconds=30)
     assert stranger.poll() is None
     stranger.kill()
@@ -243,10 +243,10 @@ def test_a_stale_state_never_ends_a_process_that_got_its_id(places: Places) -> N
     stranger = subprocess.Popen((sys.executable, "-c", SLEEP))
     places.servers.mkdir(parents=True)
     current = settings()
-    old = keeper.Keeper(current)
-    old._state = keeper.replace(old._state, pid=stranger.pid)
+    old = supervisor.Keeper(current)
+    old._state = supervisor.replace(old._state, pid=stranger.pid)
     old._tell()
-    assert not servers.down(Console())
+    assert not start_stop.down(Console())
     assert stranger.poll() is None
     stranger.kill()
     stranger.wait()

@@ -14,7 +14,7 @@ import yaml
 from kubernetes_validate.utils import all_versions
 
 from tasks.doctor.cluster import RIGHTS
-from tasks.embedded.configuration import environment_file
+from tasks.local_servers.configuration import environment_file
 from tasks.settings import CHECKOUT, Settings, settings
 from tests import manifests
 from tests.manifests import Object, core, documents, environment, of_kind, one

@@ -14,8 +14,8 @@ from tasks.data.repository import cloned
 from tasks.doctor.checks import by_hand
 from tasks.doctor.findings import examine
 from tasks.doctor.scope import Needs
-from tasks.embedded import configuration
 from tasks.errors import SettingsError, Skip
+from tasks.local_servers import configuration
 from tasks.registry import tracking
 from tasks.registry.champion import ALIAS, champion_version, version_model
 from tasks.schema import load as recipes

@@ -18,7 +18,7 @@ import httpx
 import pytest
 import yaml
 
-from tasks.embedded.configuration import environment_file
+from tasks.local_servers.configuration import environment_file
 from tasks.settings import CHECKOUT
 from tests import tiny
 from tests.images import standins

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import httpx
 import psutil
 
-from tasks.embedded import configuration, keeper
+from tasks.local_servers import configuration, supervisor
 from tasks.settings import Settings
 from tasks.workspace.location import run_folder
 from tasks.workspace.run import Run
@@ -229,7 +229,7 @@ def running(home: Path, recipes: Path, extra: Mapping[str, str] | None = None) -
             for process in servers.values():
                 process.send_signal(signal.SIGKILL)
                 process.wait()
-            keeper.sweep(mark)
+            supervisor.sweep(mark)
 
 
 def _answers(settings: Settings) -> bool:

@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import yaml
 
-from tasks.embedded import keeper
-from tasks.embedded.configuration import MARK, Places
+from tasks.local_servers import supervisor
+from tasks.local_servers.configuration import MARK, Places
 from tasks.settings import CHECKOUT
 from tasks.workspace.progress import read_position
 from tasks.workspace.run import Run
@@ -61,7 +61,7 @@ class Shell:
 
     def processes(self) -> list[psutil.Process]:
         """Whatever the servers are and have started."""
-        state = keeper.read_state(self.places)
+        state = supervisor.read_state(self.places)
         found = []
         for process in psutil.process_iter():
             try:

@@ -13,7 +13,7 @@ import psutil
 import pytest
 import yaml
 
-from tasks.embedded import keeper
+from tasks.local_servers import supervisor
 from tasks.schema import load as recipes
 from tasks.settings import Settings
 from tasks.workspace.files import link_or_copy
@@ -52,10 +52,10 @@ def up(shell: Shell) -> Shell:
 
 
 def test_up_again_changes_nothing(up: Shell) -> None:
-    before = keeper.read_state(up.places)
+    before = supervisor.read_state(up.places)
     code, said = up.type("up")
     assert code == 0 and "ready after" not in said
-    assert keeper.read_state(up.places) == before
+    assert supervisor.read_state(up.places) == before
 
 
 def test_nothing_listens_beyond_loopback(up: Shell) -> None:
@@ -96,7 +96,7 @@ def test_a_recipe_is_retrained_and_the_run_followed(up: Shell) -> None:
         r"Time +preflight \d+:\d\d, download \d+:\d\d, [\s\S]*push +\d+:\d\d",  # in two lines
     ):
         assert re.search(expected, said), f"{expected}: {said}"
-    assert keeper.lives(up.places)  # they were up before, so they stay
+    assert supervisor.lives(up.places)  # they were up before, so they stay
 
 
 def test_a_refused_run_ends_with_its_figures_and_a_fault(up: Shell) -> None:
@@ -116,7 +116,7 @@ def test_ctrl_c_ends_the_run_and_leaves_servers_that_were_up(up: Shell) -> None:
     assert process.returncode not in (0, None)
     assert up.run_states()[folder.name] == "failed"
     wait_until(lambda: not any("train" in process.cmdline()[:4] for process in up.processes()), "the end of the step")
-    assert keeper.lives(up.places)
+    assert supervisor.lives(up.places)
 
 
 def test_down_ends_all_and_the_next_up_resumes_what_it_cut_short(up: Shell) -> None:
@@ -124,7 +124,7 @@ def test_down_ends_all_and_the_next_up_resumes_what_it_cut_short(up: Shell) -> N
     folder = wait_until(up.trains, "training", process)
     code, said = up.type("down")
     assert (code, said) == (0, "ended\n")
-    assert not up.processes() and not keeper.lives(up.places)
+    assert not up.processes() and not supervisor.lives(up.places)
     process.communicate(timeout=120)
     assert process.returncode == 75  # the servers went away under it
     assert up.type("down") == (0, "nothing to end\n")
@@ -145,11 +145,11 @@ def test_servers_that_a_command_started_end_with_it(shell: Shell, number: signal
     process.send_signal(number)
     process.communicate(timeout=120)
     if number == signal.SIGKILL:
-        wait_until(lambda: not keeper.lives(shell.places), "the keeper to notice")
+        wait_until(lambda: not supervisor.lives(shell.places), "the keeper to notice")
     else:
         assert shell.run_states()[folder.name] == "failed"
     assert process.returncode != 0
-    assert not keeper.lives(shell.places) and not shell.processes()
+    assert not supervisor.lives(shell.places) and not shell.processes()
     with sqlite3.connect(shell.places.airflow / "airflow.db") as connection:
         connection.execute("UPDATE dag_run SET state = 'failed' WHERE state = 'running'")
 
@@ -177,4 +177,4 @@ def test_the_demo_on_few_rows(tmp_path: Path, tiny_base: Path, tiny_csv: Path) -
     assert "data/tweets/v1 (new, not what data.dvc pins)" in said
     assert re.search(r"Rows read +38,\d{3}\n", said) and re.search(r"Rows rejected +\d,\d{3}: ", said)
     assert "The same 60 test rows, 95% intervals" in said and re.search(r"Model in MLflow +tweets version 1", said)
-    assert not shell.processes() and not keeper.lives(shell.places)
+    assert not shell.processes() and not supervisor.lives(shell.places)

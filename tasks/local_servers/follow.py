@@ -10,8 +10,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from tasks.embedded.api import Airflow, Task
 from tasks.errors import RecipeError
+from tasks.local_servers.airflow_api import Airflow, Task
 from tasks.workspace.progress import LOG_SECONDS, Position, clock, read_position
 from tasks.workspace.run import Run
 

@@ -15,10 +15,10 @@ import httpx
 import psutil
 from rich.console import Console
 
-from tasks.embedded import configuration
-from tasks.embedded.configuration import HOST, Places
-from tasks.embedded.keeper import State, lives, locked, read_state, shown, sweep
 from tasks.errors import RecipeError, ServiceError
+from tasks.local_servers import configuration
+from tasks.local_servers.configuration import HOST, Places
+from tasks.local_servers.supervisor import State, lives, locked, read_state, shown, sweep
 from tasks.settings import CHECKOUT, Settings, settings
 
 START_SECONDS = 300.0
@@ -95,7 +95,7 @@ def _start(places: Places, console: Console) -> State:
         places.logs.mkdir(parents=True, exist_ok=True)
         with (places.logs / "keeper.log").open("ab") as log:
             keeper = subprocess.Popen(
-                (sys.executable, "-m", "tasks.embedded.keeper"),
+                (sys.executable, "-m", "tasks.local_servers.supervisor"),
                 env={**os.environ, "LORAFLOW_HOME": str(current.home), "PYTHONPATH": str(CHECKOUT)},
                 cwd=places.home,
                 start_new_session=True,

@@ -27,8 +27,8 @@ from typing import IO, Any
 
 import psutil
 
-from tasks.embedded import configuration
-from tasks.embedded.configuration import MARK, Places, Server
+from tasks.local_servers import configuration
+from tasks.local_servers.configuration import MARK, Places, Server
 from tasks.settings import Settings, settings
 from tasks.workspace.files import write_atomically
 

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from tasks.embedded import servers
-from tasks.embedded.api import Airflow
-from tasks.embedded.follow import Follower
-from tasks.embedded.keeper import State
 from tasks.errors import LoraflowError
+from tasks.local_servers import start_stop
+from tasks.local_servers.airflow_api import Airflow
+from tasks.local_servers.follow import Follower
+from tasks.local_servers.supervisor import State
 from tasks.schema.form import Form
 from tasks.settings import settings
 from tasks.workspace.location import run_folder
@@ -21,14 +21,14 @@ def up() -> None:
     """Start the servers and say where they are."""
     console = terminal()
     with _signals_unwind():
-        state = servers.up(console)
+        state = start_stop.up(console)
     console.print(f"{_addresses(state)}\nTo end them: make down (loraflow down)", highlight=False, soft_wrap=True)
 
 
 def down() -> None:
     """End the servers."""
     console = terminal()
-    console.print("ended" if servers.down(console) else "nothing to end")
+    console.print("ended" if start_stop.down(console) else "nothing to end")
 
 
 def retrain(recipe: str, values: Mapping[str, str]) -> bool:
@@ -45,7 +45,7 @@ def retrain(recipe: str, values: Mapping[str, str]) -> bool:
     filled = Form.read(settings().recipes / f"{recipe}.yaml").fill(values)  # before anything is started for it
     for line in filled.warnings():
         console.print(f"warning: {line}", highlight=False, soft_wrap=True, markup=False)
-    with _signals_unwind(), servers.running(console) as state:
+    with _signals_unwind(), start_stop.running(console) as state:
         console.print(_addresses(state), highlight=False, soft_wrap=True)
         follower = Follower(Airflow(state.airflow), recipe, console)
         follower.trigger(filled.conf(), state.started)
