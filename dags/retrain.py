@@ -10,10 +10,10 @@ from functools import partial
 
 from airflow.sdk import DAG, get_parsing_context
 
-from dags import faults, runners
-from dags.approve import Approve
 from dags.form import page, params, sound_forms
-from dags.start import Start
+from dags.operators import retries, runners
+from dags.operators.approve import Approve
+from dags.operators.start import Start
 from tasks.schema.form import Form
 
 
@@ -25,7 +25,7 @@ def retrain(form: Form) -> DAG:
         doc_md=page(form),
         tags=["retrain", form.recipe.kind, form.recipe.language],
         params=params(form),
-        default_args={"owner": "loraflow", **faults.RETRIES},
+        default_args={"owner": "loraflow", **retries.RETRIES},
         schedule=None,
         catchup=False,
         max_active_runs=1,  # a second run of the recipe queues; other recipes run beside it

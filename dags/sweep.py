@@ -9,9 +9,9 @@ from functools import partial
 
 from airflow.sdk import DAG, get_parsing_context
 
-from dags import faults, runners
 from dags.form import page, params, sound_forms
-from dags.start import Start
+from dags.operators import retries, runners
+from dags.operators.start import Start
 from tasks.schema.form import Form
 from tasks.schema.load import SWEEP_FORM
 
@@ -32,7 +32,7 @@ def sweep(form: Form) -> DAG:
         doc_md=page(form, PAGE),
         tags=["sweep", form.recipe.kind, form.recipe.language],
         params=params(form),
-        default_args={"owner": "loraflow", **faults.RETRIES},
+        default_args={"owner": "loraflow", **retries.RETRIES},
         schedule=None,
         catchup=False,
         max_active_runs=1,

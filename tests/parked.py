@@ -24,7 +24,7 @@ def pod_log(airflow_home: Path, home: Path, kubernetes_api: KubernetesApi, monke
     import airflow.settings  # noqa: F401  sets its logging up
     from structlog.testing import capture_logs
 
-    from dags import pod_step
+    from dags.pods import operator as pod_step
 
     connection = {"conn_type": "kubernetes", "extra": {"kube_config_path": str(kubernetes_api.kubeconfig)}}
     monkeypatch.setenv("AIRFLOW_CONN_LORAFLOW_CLUSTER", json.dumps(connection))
@@ -45,9 +45,9 @@ class Store(dict[str, Any]):
 
 def operator(run: Run, step: str) -> Any:
     """The operator of a run's step, as a DAG makes it."""
-    from dags import faults, runners
+    from dags.operators import retries, runners
 
-    return runners.step(step, run.recipe, **faults.RETRIES)
+    return runners.step(step, run.recipe, **retries.RETRIES)
 
 
 def context(run: Run, step: str, *, max_tries: int = 2, try_number: int = 1) -> dict[str, Any]:

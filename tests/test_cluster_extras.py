@@ -10,7 +10,7 @@ import pytest
 import yaml
 from kubernetes_validate.utils import latest_version
 
-from dags import pods
+from dags.pods import spec as pods
 from tasks.schema import load as recipes
 from tasks.settings import CHECKOUT, settings
 from tests import manifests

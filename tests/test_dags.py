@@ -175,7 +175,7 @@ def test_airflow_refuses_what_cannot_be_a_value(recipes_folder: Path, field: str
 
 def started(folder: Path, conf: dict[str, Any] | None) -> Recipe:
     """What the task `start` freezes for a run with this `conf`."""
-    from dags.start import run_of
+    from dags.operators.start import run_of
 
     params = {name: param.value for name, param in fields(folder).items()}
     dag_of(folder).get_task("start").execute({"params": params | (conf or {}), "dag_run": SimpleNamespace(conf=conf), "run_id": "one"})

@@ -18,7 +18,7 @@ MakeRun = Callable[..., Run]
 
 def end_pods(run: Run, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], Any] = lambda: None) -> None:
     """Take the task `end_pods` of a run; `meanwhile` is what happens between its looks."""
-    from dags import end_pods
+    from dags.pods import cleanup as end_pods
 
     monkeypatch.setattr(end_pods, "time", SimpleNamespace(sleep=lambda seconds: meanwhile()))
     end_pods.EndPods().execute(context(run, "end_pods"))

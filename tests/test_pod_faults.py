@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from dags.pod_faults import Action, Finding, Terms, gone, message_of, read, refused
-from dags.pod_status import brief, stage
+from dags.pods.outcome import Action, Finding, Terms, gone, message_of, read, refused
+from dags.pods.status import brief, stage
 from tasks.errors import BY_EXIT_CODE, FINAL_EXIT_CODES
 
 MADE = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)

@@ -159,7 +159,7 @@ def test_a_pod_that_waits_in_a_queue_waits_and_then_runs(
     """Kueue's webhook holds a pod of its queue by a gate, which Kueue takes away when its turn has come."""
     from kubernetes.client import V1PodSchedulingGate
 
-    from dags import pod_step
+    from dags.pods import operator as pod_step
 
     def webhook(pod: Any) -> None:
         assert pod.metadata.labels["kueue.x-k8s.io/queue-name"] == "gpus"
@@ -198,14 +198,14 @@ def test_no_secret_is_in_what_a_pod_leaves_behind(
 def test_a_step_needs_no_right_but_those_that_airflow_is_given(
     make_run: MakeRun, tiny_document: Any, kubernetes_api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dags import end_pods
+    from dags.pods import cleanup
     from tasks.doctor.cluster import RIGHTS
 
-    monkeypatch.setattr(end_pods, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(cleanup, "SETTLE_SECONDS", 0.0)
     kubernetes_api.arm(faults.evict(grace=0.2), log="download: run")
     run = make_run(tiny_document)
     perform(run, "download")
-    end_pods.EndPods().execute(context(run, "end_pods"))
+    cleanup.EndPods().execute(context(run, "end_pods"))
     place = re.compile(r"/api/v1/namespaces/loraflow/(?P<kind>\w+)(/(?P<name>[^/]+)(/(?P<part>\w+))?)?")
     asked = set()
     for request in kubernetes_api.requests:
@@ -216,7 +216,7 @@ def test_a_step_needs_no_right_but_those_that_airflow_is_given(
 
 
 def test_a_plan_hands_its_trials_on_and_a_trial_does_its_part(home: Path, tiny_base: Path, kubernetes_api: KubernetesApi) -> None:
-    from dags.pod_step import PodPlan, PodTrial
+    from dags.pods.operator import PodPlan, PodTrial
 
     grid = {"rows": [12, 24], "epochs": [1], "metrics": ["macro_f1"]}
     run = tiny.start_at_train(

@@ -38,9 +38,9 @@ def test_a_pod_that_the_cluster_takes_is_followed_by_another_in_the_same_try(
 def test_a_pod_on_a_lost_node_is_removed_by_force(
     make_run: MakeRun, tiny_document: Any, kubernetes_api: KubernetesApi, pod_log: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dags import pod_status
+    from dags.pods import status
 
-    monkeypatch.setattr(pod_status, "STUCK_SECONDS", -4.0)  # of a grace of five seconds
+    monkeypatch.setattr(status, "STUCK_SECONDS", -4.0)  # of a grace of five seconds
     run = make_run(tiny_document, pods__grace_seconds=5)
     kubernetes_api.arm(faults.lose_node(), log="download: run")
     perform(run, "download")
@@ -51,7 +51,7 @@ def test_a_pod_on_a_lost_node_is_removed_by_force(
 def test_a_cluster_that_takes_pods_without_end_fails_the_try(
     make_run: MakeRun, tiny_document: Any, kubernetes_api: KubernetesApi, pod_log: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dags import pod_step
+    from dags.pods import operator as pod_step
 
     monkeypatch.setattr(pod_step, "PODS_OF_A_TRY", 0)
     kubernetes_api.arm(faults.lose, log="download: run")
@@ -108,7 +108,7 @@ def test_an_api_that_stumbles_holds_nothing_up_and_doubles_no_line(
 def test_an_api_that_is_silent_for_long_leaves_the_pod_to_the_next_try(
     make_run: MakeRun, tiny_document: Any, kubernetes_api: KubernetesApi, pod_log: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dags import pod_watch
+    from dags.pods import trigger as pod_watch
 
     monkeypatch.setattr(pod_watch, "OUTAGE_SECONDS", 0.3)
     run = make_run(tiny_document)
@@ -201,7 +201,7 @@ def test_a_cluster_that_cannot_be_reached_is_told_in_our_words(
 ) -> None:
     from tenacity import wait_none
 
-    from dags.pod_api import PodApi
+    from dags.pods.api import PodApi
 
     run = make_run(tiny_document)
     kubernetes_api.forbid("get", "pods")

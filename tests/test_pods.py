@@ -7,8 +7,8 @@ from typing import Any
 import kubernetes_validate
 import pytest
 
-from dags import pods
-from dags.pods import Work
+from dags.pods import spec as pods
+from dags.pods.spec import Work
 from tasks.schema import load as recipes
 from tasks.settings import settings
 from tests import tiny

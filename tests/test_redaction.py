@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from dags import faults
-from dags.step_log import StepLog
+from dags.operators import retries
+from dags.operators.step_log import StepLog
 from tasks.errors import LoraflowError, SettingsError
 from tasks.secrets.redaction import HIDDEN, LONG, VARIED, in_one_line, without_secrets
 from tasks.secrets.variables import strip_secrets
@@ -259,10 +259,10 @@ def test_a_task_log_shows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     lines.take(f"native code: {TOKEN!r}", 1.0)
     lines.take("Traceback (most recent call last):", 2.0)
     lines.take(f"ValueError: {TOKEN}", 2.0)
-    with pytest.raises(SystemExit), faults.readable(Log()):  # type: ignore[arg-type]
+    with pytest.raises(SystemExit), retries.readable(Log()):  # type: ignore[arg-type]
         raise LoraflowError("a", TOKEN)
     with pytest.raises(AirflowSkipException) as skipped:
-        faults.end(Log(), 99, f"skipped: {TOKEN}")  # type: ignore[arg-type]
+        retries.end(Log(), 99, f"skipped: {TOKEN}")  # type: ignore[arg-type]
     assert said == ["native code: '…'", ("%s", "LoraflowError\na: …")]
     assert lines.last_words.endswith("\nValueError: …") and str(skipped.value) == "skipped: …"
     assert airflow.sdk.log.redact(f"RuntimeError: {TOKEN}") == "RuntimeError: ***"

@@ -26,7 +26,7 @@ def log(airflow_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """What operators log: records with `event` and `log_level`."""
     from structlog.testing import capture_logs
 
-    import dags.runners  # noqa: F401  Airflow sets its logging up as it is imported
+    import dags.operators.runners  # noqa: F401  Airflow sets its logging up as it is imported
 
     monkeypatch.delenv("PYTHONPATH", raising=False)  # the step finds its own code
     with capture_logs() as records:
@@ -34,10 +34,10 @@ def log(airflow_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def operator(step: str) -> Any:
-    from dags import faults, runners
+    from dags.operators import retries, runners
 
     recipe = recipes.resolve(tiny.recipe_document(Path("/base"), Path("/rows.csv")), "full")
-    return runners.step(step, recipe, **faults.RETRIES)
+    return runners.step(step, recipe, **retries.RETRIES)
 
 
 def execute(task: Any, run: Run, max_tries: int = 2) -> None:
@@ -167,7 +167,7 @@ def test_every_step_has_an_operator_named_after_it(airflow_home: Path) -> None:
 
 
 def test_a_run_id_cannot_leave_the_recipes_folder_or_add_an_argument(home: Path, log: Any) -> None:
-    from dags.start import run_of
+    from dags.operators.start import run_of
 
     for run_id in ("../../x", "a b --generation 9", "$(touch /tmp/x)"):
         run = run_of("tiny", run_id)

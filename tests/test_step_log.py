@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from dags.step_log import Place, StepLog, nanoseconds, timestamp
+from dags.operators.step_log import Place, StepLog, nanoseconds, timestamp
 
 
 def test_a_block_that_is_not_the_last_is_said_with_the_rest() -> None:

@@ -19,7 +19,7 @@ import boto3
 import pytest
 from kubernetes import client, config
 
-from dags.pods import label_value
+from dags.pods.spec import label_value
 from tests import hub_server, mlflow_server, postgres, s3_server
 from tests.kubernetes_api.fake import NAMESPACE, KubernetesApi, serve
 from tests.kubernetes_api.images import STEPS

@@ -73,7 +73,7 @@ def test_a_reviewer_sees_the_figures_and_approves(first: AirflowRun, second: Air
 
 
 def test_start_freezes_the_recipe_and_names_the_profile_first(first: AirflowRun) -> None:
-    said = [record["event"] for record in first.log("start") if "dags.start" in record["logger"]]
+    said = [record["event"] for record in first.log("start") if "dags.operators.start" in record["logger"]]
     assert said[0] == "profile local of recipe tiny"
     assert (first.run.recipe.lora.r, first.run.recipe.run.promotion) == (4, "manual")
 

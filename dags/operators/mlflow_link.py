@@ -4,7 +4,7 @@ from typing import Any
 
 from airflow.sdk import BaseOperatorLink
 
-from dags.start import run_of
+from dags.operators.start import run_of
 from tasks.contracts import STEPS, RegisteredVersion
 from tasks.errors import ContractError, ServiceError, SettingsError
 from tasks.registry.tracking import URL_FILE

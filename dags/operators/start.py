@@ -4,7 +4,7 @@ from typing import Any
 
 from airflow.sdk import BaseOperator
 
-from dags import faults
+from dags.operators import retries
 from tasks.doctor.pod_settings import missing_for_pods
 from tasks.errors import SettingsError
 from tasks.schema.form import Form
@@ -38,7 +38,7 @@ class Start(BaseOperator):
 
     def execute(self, context: Any) -> None:
         """Freeze the recipe as its file stands now."""
-        with faults.readable(self.log):
+        with retries.readable(self.log):
             form = Form.read(settings().recipes / f"{self.recipe}.yaml", self.fields)
             filled = form.fill(context["dag_run"].conf or {})
             recipe = filled.recipe
@@ -58,4 +58,4 @@ class Start(BaseOperator):
         if where.runner == "kubernetes":
             steps = [task for task in self.dag.task_ids if recipe.pods.take(task)]
             if missing := missing_for_pods(where, steps):
-                faults.end(self.log, SettingsError.exit_code, "\n".join(("SettingsErrors", *map(str, missing))))
+                retries.end(self.log, SettingsError.exit_code, "\n".join(("SettingsErrors", *map(str, missing))))

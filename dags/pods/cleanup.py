@@ -10,8 +10,8 @@ from typing import Any
 from airflow.providers.cncf.kubernetes.pod_generator import make_safe_label_value
 from airflow.sdk import BaseOperator
 
-from dags import cluster
-from dags.pod_api import PodApi
+from dags.pods import connection
+from dags.pods.api import PodApi
 from tasks.settings import settings
 
 SETTLE_SECONDS = 15.0
@@ -28,8 +28,8 @@ class EndPods(BaseOperator):
         """Look twice."""
         wanted = {"app.kubernetes.io/part-of": "loraflow", "dag_id": context["dag"].dag_id, "run_id": context["run_id"]}
         selector = ",".join(f"{name}={make_safe_label_value(value)}" for name, value in wanted.items())
-        with cluster.readable(self.task_id, self.log):
-            api = PodApi(cluster.hook().core_v1_client, settings().namespace)
+        with connection.readable(self.task_id, self.log):
+            api = PodApi(connection.hook().core_v1_client, settings().namespace)
             left = self._end(api, selector)
             time.sleep(SETTLE_SECONDS)
             if not self._end(api, selector) | left:

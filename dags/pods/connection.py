@@ -11,7 +11,8 @@ from kubernetes.client import ApiException
 from kubernetes.config import ConfigException
 from urllib3.exceptions import HTTPError
 
-from dags import faults, pod_faults
+from dags.operators import retries
+from dags.pods import outcome
 from tasks.errors import ServiceError, SettingsError
 from tasks.settings import settings
 
@@ -39,13 +40,13 @@ def readable(task: str, log: Logger) -> Iterator[None]:
         SystemExit: it failed.
     """
     where = f"{task}: the cluster"
-    with faults.readable(log):
+    with retries.readable(log):
         try:
             yield
         except (ConfigException, AirflowNotFoundException) as error:
             raise SettingsError(where, f"no way to it ({error})", "a connection expected", "set LORAFLOW_KUBERNETES_CONN") from None
         except ApiException as error:
-            message = pod_faults.message_of(error.body, error.reason)
+            message = outcome.message_of(error.body, error.reason)
             if error.status == 403:
                 raise SettingsError(
                     where, f"forbids it ({message})", "Airflow's rights expected", "grant them: docs/kubernetes.md"

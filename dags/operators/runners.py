@@ -7,7 +7,7 @@ from typing import Any
 from airflow.sdk import BaseOperator, XComArg
 from airflow.sdk.definitions.mappedoperator import MappedOperator
 
-from dags.local_step import LocalPlan, LocalStep, LocalTrial
+from dags.operators.local import LocalPlan, LocalStep, LocalTrial
 from tasks.schema.recipe import Recipe
 from tasks.settings import CHECKOUT, settings
 
@@ -38,14 +38,14 @@ def closing(recipe: Recipe) -> list[BaseOperator]:
     """What follows the last step, whatever became of the others: where steps are pods, the end of those left behind."""
     if settings().runner == "local" or not recipe.pods.steps:
         return []
-    return [import_module("dags.end_pods").EndPods().as_teardown()]  # no matter for how the run ends
+    return [import_module("dags.pods.cleanup").EndPods().as_teardown()]  # no matter for how the run ends
 
 
 def _kind(name: str, recipe: Recipe, kind: str, local: type[BaseOperator]) -> type[BaseOperator]:
     """The operator's class; that of a pod is imported only where there are pods, since it brings Kubernetes' client along."""
     if settings().runner == "local" or not recipe.pods.take(name):
         return local
-    found: type[BaseOperator] = getattr(import_module("dags.pod_step"), f"Pod{kind}")
+    found: type[BaseOperator] = getattr(import_module("dags.pods.operator"), f"Pod{kind}")
     return found
 
 

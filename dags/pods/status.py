@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from dags.pods import CONTAINER, Json
+from dags.pods.spec import CONTAINER, Json
 
 DISRUPTIONS = ("DisruptionTarget", "TerminationTarget")
 """Conditions of a pod that is taken away: Kubernetes' own, and Kueue's."""

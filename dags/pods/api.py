@@ -7,9 +7,9 @@ from airflow.providers.cncf.kubernetes.kubernetes_helper_functions import generi
 from kubernetes.client import ApiException, CoreV1Api, V1DeleteOptions, V1Pod, V1Preconditions
 from urllib3.exceptions import HTTPError
 
-from dags import pod_status
-from dags.pods import CONTAINER, Json
-from dags.step_log import Place, StepLog
+from dags.operators.step_log import Place, StepLog
+from dags.pods import status
+from dags.pods.spec import CONTAINER, Json
 
 
 class PodApi:
@@ -70,14 +70,14 @@ class PodApi:
         Where the log is lost, the pod itself still holds its end.
         """
         log = StepLog(say)
-        if not pod_status.has_started(pod):
+        if not status.has_started(pod):
             return ""
         try:
             for at, line in place.unread(self._log(pod["metadata"]["name"], place)):
                 log.take(line, at)
         except (ApiException, HTTPError):
             log = StepLog(lambda *_: None)
-            for line in pod_status.printed_last(pod).splitlines():
+            for line in status.printed_last(pod).splitlines():
                 log.take(line, 0.0)
         return log.last_words
 

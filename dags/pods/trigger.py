@@ -18,10 +18,11 @@ from airflow.providers.cncf.kubernetes.triggers.pod import KubernetesPodTrigger
 from airflow.triggers.base import TriggerEvent
 from kubernetes_asyncio.client import ApiException, CoreV1Api, V1DeleteOptions, V1Preconditions
 
-from dags import pod_faults, pod_status
-from dags.pod_faults import Terms
-from dags.pods import CONTAINER, Json
-from dags.step_log import Place, StepLog, timestamp
+from dags.operators.step_log import Place, StepLog, timestamp
+from dags.pods import outcome
+from dags.pods import status as pod_status
+from dags.pods.outcome import Terms
+from dags.pods.spec import CONTAINER, Json
 from tasks.secrets.redaction import without_secrets
 
 OUTAGE_SECONDS = 900.0
@@ -54,7 +55,7 @@ class PodWatch(KubernetesPodTrigger):
         """How another triggerer makes this one again."""
         _, kwargs = super().serialize()
         own = {name: getattr(self, name) for name in ("uid", "terms", "way", "place", "carry")}
-        return "dags.pod_watch.PodWatch", kwargs | own
+        return "dags.pods.trigger.PodWatch", kwargs | own
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Look at the pod every few seconds."""
@@ -115,7 +116,7 @@ class PodWatch(KubernetesPodTrigger):
             self._stage = stage
             self.log.info("%s", stage)
         await self._read_log(pod)
-        return "ended" if pod_faults.read(pod, Terms(**self.terms), now) else ""
+        return "ended" if outcome.read(pod, Terms(**self.terms), now) else ""
 
     async def _read_log(self, pod: Json) -> None:
         """Say what the step has printed since; a log that cannot be read holds nothing up."""

@@ -11,9 +11,9 @@ from datetime import datetime
 from enum import Enum
 from typing import Self
 
-from dags import pod_status
-from dags.pod_status import condition, said, when
-from dags.pods import Json, Work, image
+from dags.pods import status as pod_status
+from dags.pods.spec import Json, Work, image
+from dags.pods.status import condition, said, when
 from tasks import errors
 from tasks.errors import LoraflowError, OutOfMemoryError, RecipeError, ServiceError, SettingsError
 from tasks.settings import Settings

@@ -18,14 +18,15 @@ from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
 from airflow.settings import pod_mutation_hook
 from kubernetes.client import ApiException
 
-from dags import cluster, faults, pod_faults, pods
-from dags.links import MlflowLink, links_of
-from dags.pod_api import PodApi
-from dags.pod_faults import Action, Finding, Terms
-from dags.pod_watch import PodWatch
-from dags.pods import CONTAINER, Json, Work
-from dags.start import generation_of, run_of
-from dags.step_log import Place, timestamp
+from dags.operators import retries
+from dags.operators.mlflow_link import MlflowLink, links_of
+from dags.operators.start import generation_of, run_of
+from dags.operators.step_log import Place, timestamp
+from dags.pods import connection, outcome, spec
+from dags.pods.api import PodApi
+from dags.pods.outcome import Action, Finding, Terms
+from dags.pods.spec import CONTAINER, Json, Work
+from dags.pods.trigger import PodWatch
 from tasks.contracts import Plan
 from tasks.errors import ContractError, ServiceError
 from tasks.settings import settings
@@ -52,7 +53,7 @@ class PodStep(KubernetesPodOperator):
     def __init__(self, step: str, recipe: str, part: str = "", **kwargs: Any) -> None:
         where = settings()
         ours = {
-            **cluster.connection(),
+            **connection.connection(),
             "namespace": where.namespace,
             "base_container_name": CONTAINER,
             "deferrable": True,
@@ -89,7 +90,7 @@ class PodStep(KubernetesPodOperator):
             if event["way"]:
                 self._start(context, work, carry, force=event["status"] == "stuck")
             pod = self._api.find(work.pod_name, event["uid"])
-            finding = pod_faults.read(pod, terms, datetime.now(UTC)) if pod else pod_faults.gone(event["last"], terms)
+            finding = outcome.read(pod, terms, datetime.now(UTC)) if pod else outcome.gone(event["last"], terms)
             if finding is None:  # it has come right meanwhile
                 self._watch(work, pod, carry, event["place"])
             return self._conclude(context, run, work, pod, finding, event)
@@ -111,14 +112,14 @@ class PodStep(KubernetesPodOperator):
     @cached_property
     def hook(self) -> KubernetesHook:
         """The way to the cluster that the settings name."""
-        return cluster.hook()
+        return connection.hook()
 
     @cached_property
     def _api(self) -> PodApi:
         return PodApi(self.client, str(self.namespace))
 
     def _readable(self) -> AbstractContextManager[None]:
-        return cluster.readable(self.step, self.log)
+        return connection.readable(self.step, self.log)
 
     def _work(self, context: Any) -> tuple[Run, Work]:
         run = run_of(self.recipe, context["run_id"])
@@ -161,7 +162,7 @@ class PodStep(KubernetesPodOperator):
 
     def _make(self, context: Any, work: Work, carry: Json) -> Json:
         """Ask for the pod; parks the task where a quota is used up."""
-        asked = PodGenerator.deserialize_model_dict(pods.pod(work, settings()))
+        asked = PodGenerator.deserialize_model_dict(spec.pod(work, settings()))
         asked.metadata.labels.update(self._get_ti_pod_labels(context))
         pod_mutation_hook(asked)
         try:
@@ -174,8 +175,8 @@ class PodStep(KubernetesPodOperator):
 
     def _refused(self, work: Work, carry: Json, error: ApiException) -> None:
         """End or park the task of which the API made no pod."""
-        message = pod_faults.message_of(error.body, error.reason)
-        finding = pod_faults.refused(error.status, message, self.step, str(self.namespace))
+        message = outcome.message_of(error.body, error.reason)
+        finding = outcome.refused(error.status, message, self.step, str(self.namespace))
         since, minutes = carry.get("over_quota_since", time.time()), work.recipe.pods.schedule_minutes
         if finding is None and time.time() - since < minutes * 60:
             self.log.info("%s: waiting for room in the quota (%s)", self.step, message)
@@ -184,7 +185,7 @@ class PodStep(KubernetesPodOperator):
         if finding is None:
             where, expected = f"{self.step}: a pod in namespace {self.namespace}", f"room within {minutes:g} minutes expected"
             raise ServiceError(where, f"over quota ({message})", expected, f"look: kubectl -n {self.namespace} describe quota")
-        faults.end(self.log, finding.exit_code, finding.words)
+        retries.end(self.log, finding.exit_code, finding.words)
 
     def _watch(self, work: Work, pod: Json, carry: Json, place: Json | None = None, way: bool = False) -> None:
         """Park the task; `watched` goes on with it."""
@@ -223,7 +224,7 @@ class PodStep(KubernetesPodOperator):
             self._start(context, work, self._one_more(event["carry"]))
         if finding.action is Action.HALVE:
             run.note_out_of_memory(self.step, work.generation, self.part)
-        faults.end(self.log, finding.exit_code, (finding.own and last_words) or finding.words)
+        retries.end(self.log, finding.exit_code, (finding.own and last_words) or finding.words)
 
     def _one_more(self, carry: Json) -> Json:
         """What the watch carries on, with one more pod that was taken away."""
@@ -255,4 +256,4 @@ class PodTrial(PodStep):
 
 
 def _asked(work: Work) -> str:
-    return ", ".join(f"{name} {amount}" for name, amount in pods.resources(work).items())
+    return ", ".join(f"{name} {amount}" for name, amount in spec.resources(work).items())

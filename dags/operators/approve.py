@@ -9,9 +9,9 @@ from typing import Any
 from airflow.providers.standard.operators.hitl import ApprovalOperator, HITLOperator
 from airflow.sdk import Param
 
-from dags import faults
-from dags.links import MlflowLink
-from dags.start import run_of
+from dags.operators import retries
+from dags.operators.mlflow_link import MlflowLink
+from dags.operators.start import run_of
 from tasks.contracts import Approval, Evaluation, RegisteredVersion, Scores
 from tasks.workspace.run import Run
 
@@ -35,7 +35,7 @@ class Approve(ApprovalOperator):
 
     def execute(self, context: Any) -> None:
         """Ask, and park the task until the answer; it holds no worker meanwhile."""
-        with faults.readable(self.log):
+        with retries.readable(self.log):
             run = run_of(self.recipe, context["run_id"])
             options = run.recipe.run
             if options.promotion != "manual":
@@ -51,7 +51,7 @@ class Approve(ApprovalOperator):
     def execute_complete(self, context: Any, event: dict[str, Any]) -> None:
         """Write the answer down; a refusal goes on to `promote` too, which records it."""
         answer = HITLOperator.execute_complete(self, context, event)  # ApprovalOperator's own would skip promote
-        with faults.readable(self.log):
+        with retries.readable(self.log):
             run = run_of(self.recipe, context["run_id"])
             run.read(Evaluation), run.read(RegisteredVersion)  # the answer counts for these, and for no later ones
             approval = _approval(answer, self.APPROVE)

@@ -8,10 +8,10 @@ from typing import Any
 
 from airflow.sdk import BaseOperator
 
-from dags import faults
-from dags.links import MlflowLink, links_of
-from dags.start import generation_of, run_of
-from dags.step_log import StepLog
+from dags.operators import retries
+from dags.operators.mlflow_link import MlflowLink, links_of
+from dags.operators.start import generation_of, run_of
+from dags.operators.step_log import StepLog
 from tasks import errors
 from tasks.contracts import Plan
 from tasks.process.child import Child, ParentGoneError
@@ -36,7 +36,7 @@ class LocalStep(BaseOperator):
 
     def execute(self, context: Any) -> Any:
         """Run the step to its end, its output in the task's log line by line."""
-        with faults.readable(self.log):
+        with retries.readable(self.log):
             self._execute(context)
 
     def _execute(self, context: Any) -> None:
@@ -53,7 +53,7 @@ class LocalStep(BaseOperator):
             self.log.info("%s", last_words)
         if self._killed:
             last_words = f"{self.step}: ended, because somebody marked or cleared this task, or its worker shuts down"
-        faults.end(self.log, exit_code, last_words or f"{self.step}: {_how(exit_code)}")
+        retries.end(self.log, exit_code, last_words or f"{self.step}: {_how(exit_code)}")
 
     def on_kill(self) -> None:
         """End the step: the task was marked or cleared by somebody, or its worker shuts down."""
@@ -82,7 +82,7 @@ class LocalPlan(LocalStep):
     def execute(self, context: Any) -> list[str]:
         """Run the step; the manifest says which trials there are."""
         super().execute(context)
-        with faults.readable(self.log):
+        with retries.readable(self.log):
             return run_of(self.recipe, context["run_id"]).read(Plan).parts
 
 
