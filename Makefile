@@ -50,7 +50,7 @@ test: setup ## Run the tests: make test [TESTS=tests/test_split.py]
 	.venv/bin/python $(PYTEST) $(TESTS)
 
 test-all: test ## Run the tests; then set-up and the tests without training on other Pythons of this machine
-	@.venv/bin/python -m tests.other_pythons $(PYTHONS) -- $(PYTEST) $(TESTS)
+	@.venv/bin/python -m tests.support.other_pythons $(PYTHONS) -- $(PYTEST) $(TESTS)
 
 test-cluster: setup ## Run on a real cluster what tests of pods need no fake: make test-cluster KUBECONFIG=FILE
 	LORAFLOW_TEST_KUBECONFIG=$(abspath $(or $(KUBECONFIG),$(error KUBECONFIG is missing: make test-cluster KUBECONFIG=FILE))) \

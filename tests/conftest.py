@@ -16,11 +16,11 @@ from tasks.schema import load as recipes
 from tasks.settings import TELEMETRY_OFF
 from tasks.workspace.perform import perform
 from tasks.workspace.run import Run
-from tests import tiny
-from tests.kubernetes_api.fixture import any_cluster, kubernetes_api  # noqa: F401  fixtures for all
-from tests.mlflow_server import running as tracking_server
-from tests.s3_server import s3, s3_endpoint  # noqa: F401
-from tests.stored_runs import fresh, new_machine  # noqa: F401
+from tests.support import tiny
+from tests.support.kubernetes_api.fixture import any_cluster, kubernetes_api  # noqa: F401  fixtures for all
+from tests.support.mlflow_server import running as tracking_server
+from tests.support.s3_server import s3, s3_endpoint  # noqa: F401
+from tests.support.stored_runs import fresh, new_machine  # noqa: F401
 
 os.environ.update(TELEMETRY_OFF)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

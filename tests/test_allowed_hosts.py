@@ -12,7 +12,7 @@ from huggingface_hub import constants
 from tasks.errors import RecipeError
 from tasks.fetch import http, hub, hub_models, packages
 from tasks.workspace.progress import Progress
-from tests.file_server import COMMIT, FileServer, Served
+from tests.support.file_server import COMMIT, FileServer, Served
 
 SHA = "0" * 64
 

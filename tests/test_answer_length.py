@@ -14,7 +14,7 @@ from tasks.schema import load as recipes
 from tasks.schema.recipe import Recipe
 from tasks.workspace.perform import perform
 from tasks.workspace.run import Run
-from tests import tiny
+from tests.support import tiny
 
 TEMPLATE = "{% for message in messages %}{{ '[INST] ' if message['role'] == 'user' else '' }}{{ message['content'] }} {% endfor %}"
 LONGEST = 64

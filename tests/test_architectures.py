@@ -27,7 +27,7 @@ from tasks.train import train
 from tasks.workspace.files import link_or_copy
 from tasks.workspace.perform import perform
 from tasks.workspace.run import Run
-from tests import tiny, tiny_models
+from tests.support import tiny, tiny_models
 
 CASES = ["ethos", "unsmile", "sentiment_ko", "stop_hate", "stop_hate with biases", "gitana"]
 """Recipes; Llama has no biases that could be trained, so its recipe is tried on one that has them as well."""

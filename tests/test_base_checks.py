@@ -11,7 +11,7 @@ import pytest
 from tasks.errors import RecipeError, RecipeErrors
 from tasks.fetch.base_checks import check_base
 from tasks.schema import load as recipes
-from tests import tiny
+from tests.support import tiny
 
 GEMMA = {"architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text"}
 NAMES = frozenset({"model.layers.0.self_attn.q_proj.weight", "model.layers.0.mlp.up_proj.weight", "model.embed_tokens.weight"})

@@ -30,8 +30,8 @@ from tasks.settings import CHECKOUT
 from tasks.workspace.perform import perform
 from tasks.workspace.progress import Progress
 from tasks.workspace.run import Run
-from tests import tiny, tiny_gguf
-from tests.file_server import COMMIT, FileServer, Served
+from tests.support import tiny, tiny_gguf
+from tests.support.file_server import COMMIT, FileServer, Served
 from tests.test_download import write_wheel
 
 NAME = "team/tiny-gemma"

@@ -20,7 +20,7 @@ from tasks.schema.recipe import METRICS, Recipe
 from tasks.workspace.files import link_or_copy
 from tasks.workspace.perform import perform
 from tasks.workspace.run import Run
-from tests import evaluated, tiny
+from tests.support import evaluated, tiny
 
 LLAMA_2 = (
     "{% if messages[0]['role'] == 'system' %}{% set system = '<<SYS>>' + messages[0]['content'] + '<</SYS>> ' %}"

@@ -13,11 +13,11 @@ from kubernetes_validate.utils import latest_version
 from dags.pods import spec as pods
 from tasks.schema import load as recipes
 from tasks.settings import CHECKOUT, settings
-from tests import manifests
-from tests.kubernetes_api.quantities import quantity
-from tests.manifests import Object, documents, environment, of_kind, one
-from tests.reviewed_keys import AIRFLOW_CHART, KUEUE, unknown
-from tests.s3_server import S3
+from tests.support import manifests
+from tests.support.kubernetes_api.quantities import quantity
+from tests.support.manifests import Object, documents, environment, of_kind, one
+from tests.support.reviewed_keys import AIRFLOW_CHART, KUEUE, unknown
+from tests.support.s3_server import S3
 
 VALUES = ("airflow.values.yaml", "airflow-volume.values.yaml")
 COMPONENTS = ("scheduler", "triggerer", "dagProcessor", "apiServer", "migrateDatabaseJob")

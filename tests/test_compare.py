@@ -12,7 +12,7 @@ from tasks.registry import tracking
 from tasks.schema.sweep_grid import trials_of
 from tasks.workspace.perform import perform
 from tasks.workspace.run import Run
-from tests import tiny
+from tests.support import tiny
 
 GRID = {"rows": [200, 800], "epochs": [4, 6], "metrics": ["macro_f1", "roc_auc"], "repeat_rows": 200, "repeat_seeds": [4, 5]}
 SPENT = Emissions(0.5, 0.25, 0.5, "world average", False, 1)

@@ -11,7 +11,7 @@ from tasks.kinds.answers.chat_prompt import render
 from tasks.model.tokenizer import Tokens
 from tasks.schema import load as recipes
 from tasks.settings import CHECKOUT, quiet_environment
-from tests import tiny
+from tests.support import tiny
 
 TURNS = [{"role": "user", "content": "a <b> & 'é'"}]
 TEMPLATES = {

@@ -10,9 +10,9 @@ from tasks.contracts import STEPS, SWEEP_STEPS
 from tasks.schema import load as recipes
 from tasks.schema.load import FORM, SWEEP_FORM
 from tasks.schema.recipe import Recipe
-from tests.dag_folder import CHECKOUT, GRID, dag_of, parse, sweep_of, write_recipe
+from tests.support.dag_folder import CHECKOUT, GRID, dag_of, parse, sweep_of, write_recipe
 
-pytest_plugins = ["tests.dag_folder"]
+pytest_plugins = ["tests.support.dag_folder"]
 
 
 def test_only_dags_are_parsed_as_dags() -> None:

@@ -12,7 +12,7 @@ from tasks.doctor.findings import Check, examine
 from tasks.doctor.scope import Needs
 from tasks.schema.pods import Pods
 from tasks.settings import settings
-from tests.kubernetes_api.fake import NAMESPACE, KubernetesApi
+from tests.support.kubernetes_api.fake import NAMESPACE, KubernetesApi
 
 
 @pytest.fixture(autouse=True)

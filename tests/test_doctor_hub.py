@@ -17,7 +17,7 @@ from tasks.doctor.scope import Needs
 from tasks.schema.load import resolve
 from tasks.schema.recipe import Recipe
 from tasks.settings import settings
-from tests.file_server import COMMIT, FileServer, Served
+from tests.support.file_server import COMMIT, FileServer, Served
 
 NAME = "team/tiny"
 

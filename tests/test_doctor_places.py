@@ -14,8 +14,8 @@ from tasks.doctor.findings import Check, examine
 from tasks.doctor.scope import Needs
 from tasks.schema.pods import amount
 from tasks.settings import settings
-from tests.http_server import serving
-from tests.s3_server import S3
+from tests.support.http_server import serving
+from tests.support.s3_server import S3
 
 
 def look(check: Any, place: str = "/nowhere", recipe: Any = None) -> dict[str, Finding]:

@@ -23,7 +23,7 @@ from tasks.fetch import http
 from tasks.settings import CHECKOUT
 from tasks.workspace.perform import perform
 from tasks.workspace.run import Run
-from tests.file_server import FileServer, Served
+from tests.support.file_server import FileServer, Served
 
 ROWS = b"text,sentiment\r\n" + b"".join(b"caf\xe9 number %d,neutral\n" % number for number in range(20_000))
 SHA = hashlib.sha256(ROWS).hexdigest()

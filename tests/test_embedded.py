@@ -23,8 +23,8 @@ from tasks.errors import RecipeError, ServiceError
 from tasks.local_servers import configuration, start_stop, supervisor
 from tasks.local_servers.configuration import MARK, Places
 from tasks.settings import CHECKOUT, settings
-from tests.loopback import free_port
-from tests.processes import until
+from tests.support.loopback import free_port
+from tests.support.processes import until
 
 KEEPER = """
 import sys

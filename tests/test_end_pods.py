@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from tasks.workspace.run import Run
-from tests.kubernetes_api.fake import KubernetesApi
-from tests.parked import context, messages, park, perform, there_now
-from tests.processes import until
+from tests.support.kubernetes_api.fake import KubernetesApi
+from tests.support.parked import context, messages, park, perform, there_now
+from tests.support.processes import until
 
-pytest_plugins = ["tests.parked"]
+pytest_plugins = ["tests.support.parked"]
 pytestmark = pytest.mark.usefixtures("pod_log")
 MakeRun = Callable[..., Run]
 

@@ -13,8 +13,8 @@ import pytest
 
 import environment
 from tasks.settings import CHECKOUT
-from tests.file_server import FileServer
-from tests.package_index import Wheel, add_index, pytorch_index
+from tests.support.file_server import FileServer
+from tests.support.package_index import Wheel, add_index, pytorch_index
 
 THIS = f"cp{sys.version_info[0]}{sys.version_info[1]}"
 LINUX = "linux_" + os.uname().machine

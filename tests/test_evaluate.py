@@ -20,7 +20,7 @@ from tasks.schema.recipe import Recipe
 from tasks.workspace.perform import perform
 from tasks.workspace.progress import read_position
 from tasks.workspace.run import Run
-from tests import tiny
+from tests.support import tiny
 
 
 def do(run: Run, generation: int = 0) -> Evaluation:

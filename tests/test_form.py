@@ -13,9 +13,9 @@ from tasks.errors import RecipeError, RecipeErrors
 from tasks.schema import load as recipes
 from tasks.schema.form import Field, FilledForm, Form
 from tasks.schema.load import FORM, SWEEP_FORM
-from tests.dag_folder import GRID, write_recipe
+from tests.support.dag_folder import GRID, write_recipe
 
-pytest_plugins = ["tests.dag_folder"]
+pytest_plugins = ["tests.support.dag_folder"]
 
 
 def field(name: str) -> Field:

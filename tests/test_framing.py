@@ -11,7 +11,7 @@ from tasks.errors import DataError, RecipeError
 from tasks.kinds.answers import prompt as framing
 from tasks.model.tokenizer import Tokens
 from tasks.schema import load as recipes
-from tests import tiny
+from tests.support import tiny
 
 
 def document(base: Path) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from tasks.errors import ContractError
 from tasks.settings import CHECKOUT
 from tasks.workspace.checkpoint_files import newest_whole
 from tasks.workspace.run import Run
-from tests.s3_server import S3
-from tests.stored_runs import begin, checkpoint, dies, merged, training
+from tests.support.s3_server import S3
+from tests.support.stored_runs import begin, checkpoint, dies, merged, training
 
 
 def test_a_fresh_machine_has_the_newest_whole_checkpoint_and_the_small_files(s3: S3, fresh: Callable[[], Run]) -> None:

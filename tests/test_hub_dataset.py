@@ -18,7 +18,7 @@ from tasks.errors import DataError, RecipeError, ServiceError
 from tasks.settings import CHECKOUT
 from tasks.workspace.perform import perform
 from tasks.workspace.run import Run
-from tests.file_server import COMMIT, FileServer, Served
+from tests.support.file_server import COMMIT, FileServer, Served
 
 NAME, MEMBER = "team/reports", "data/rows.csv"
 ROWS = b"text,sentiment\n" + b"".join(b"row number %d,neutral\n" % number for number in range(40_000))

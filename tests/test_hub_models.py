@@ -13,11 +13,11 @@ from tasks.fetch.base_checks import check_base
 from tasks.fetch.base_models import Base, fetch_base
 from tasks.schema import load as recipes
 from tasks.workspace.progress import Progress
-from tests import tiny
-from tests.hub_families import FAMILIES
-from tests.hub_models import ModelHub, model_hub, taken_for_the_hub
-from tests.hub_repositories import NOT_FETCHED, write
-from tests.hub_server import TOKEN
+from tests.support import tiny
+from tests.support.hub_families import FAMILIES
+from tests.support.hub_models import ModelHub, model_hub, taken_for_the_hub
+from tests.support.hub_repositories import NOT_FETCHED, write
+from tests.support.hub_server import TOKEN
 
 LAYERS = {"gpt2": "c_attn", "neox": "query_key_value", "phi3": "qkv_proj"}
 """A layer of each family that is not called as most have it."""

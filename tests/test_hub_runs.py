@@ -24,12 +24,12 @@ from tasks.schema.recipe import Recipe
 from tasks.settings import settings
 from tasks.workspace.perform import perform
 from tasks.workspace.run import Run
-from tests import tiny
-from tests.hub_families import FAMILIES
-from tests.hub_models import ModelHub, model_hub, taken_for_the_hub
-from tests.hub_repositories import write
-from tests.hub_server import TOKEN
-from tests.hub_texts import sentences
+from tests.support import tiny
+from tests.support.hub_families import FAMILIES
+from tests.support.hub_models import ModelHub, model_hub, taken_for_the_hub
+from tests.support.hub_repositories import write
+from tests.support.hub_server import TOKEN
+from tests.support.hub_texts import sentences
 
 ROWS = 60
 CLOSE = {"": 1e-4, "-lora": 0.05}

@@ -14,9 +14,9 @@ import pytest
 
 from tasks.model.tokenizer import Tokens
 from tasks.settings import CHECKOUT
-from tests.hub_families import FAMILIES
-from tests.hub_repositories import write
-from tests.hub_texts import texts
+from tests.support.hub_families import FAMILIES
+from tests.support.hub_repositories import write
+from tests.support.hub_texts import texts
 
 REAL = {
     "gemma3": {"model_type": "gemma3_text", "vocab_size": 262_144, "eos_token_id": [1, 106]},

@@ -13,8 +13,8 @@ from filelock import FileLock
 
 from tasks.workspace.checkpoint_files import newest_whole, step_of
 from tasks.workspace.perform import perform
-from tests import tiny
-from tests.processes import apart, ended, losses, step, until
+from tests.support import tiny
+from tests.support.processes import apart, ended, losses, step, until
 
 STEPS = 45
 """Three epochs of 15 steps of 8 rows, the last of them of one."""

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.kubernetes_api.answers import Object
-from tests.kubernetes_api.fake import KubernetesApi
-from tests.kubernetes_api.fixture import REAL, AnyCluster, ended, refused
-from tests.kubernetes_api.images import Image
-from tests.kubernetes_api.manifests import IMAGE, PATIENT, pod
+from tests.support.kubernetes_api.answers import Object
+from tests.support.kubernetes_api.fake import KubernetesApi
+from tests.support.kubernetes_api.fixture import REAL, AnyCluster, ended, refused
+from tests.support.kubernetes_api.images import Image
+from tests.support.kubernetes_api.manifests import IMAGE, PATIENT, pod
 
 
 @pytest.fixture

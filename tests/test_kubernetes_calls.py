@@ -9,9 +9,9 @@ import pytest
 from kubernetes import client, config, watch
 from urllib3.exceptions import HTTPError
 
-from tests.kubernetes_api.fake import KubernetesApi
-from tests.kubernetes_api.fixture import AnyCluster
-from tests.kubernetes_api.manifests import pod
+from tests.support.kubernetes_api.fake import KubernetesApi
+from tests.support.kubernetes_api.fixture import AnyCluster
+from tests.support.kubernetes_api.manifests import pod
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ import pytest
 from kubernetes import client, config
 from urllib3.exceptions import HTTPError
 
-from tests.kubernetes_api import faults
-from tests.kubernetes_api.fake import NAMESPACE, KubernetesApi
-from tests.kubernetes_api.fixture import AnyCluster, ended
-from tests.kubernetes_api.images import CHECKOUT
-from tests.kubernetes_api.manifests import PATIENT, pod
+from tests.support.kubernetes_api import faults
+from tests.support.kubernetes_api.fake import NAMESPACE, KubernetesApi
+from tests.support.kubernetes_api.fixture import AnyCluster, ended
+from tests.support.kubernetes_api.images import CHECKOUT
+from tests.support.kubernetes_api.manifests import PATIENT, pod
 
 LABELS = {"step": "train"}
 
@@ -191,7 +191,7 @@ def test_no_process_outlives_the_fake(kubernetes_api: KubernetesApi, cluster: An
 
 
 def test_no_process_outlives_a_fake_that_is_killed(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.kubernetes_api", "--kubeconfig", str(tmp_path / "config")]
+    command = [sys.executable, "-m", "tests.support.kubernetes_api", "--kubeconfig", str(tmp_path / "config")]
     with subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout and "http://127.0.0.1:" in server.stdout.readline()

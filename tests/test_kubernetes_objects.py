@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kubernetes import client
 
-from tests.kubernetes_api.answers import Object
-from tests.kubernetes_api.fake import KubernetesApi
-from tests.kubernetes_api.fixture import AnyCluster, refused
-from tests.kubernetes_api.manifests import PATIENT, pod
-from tests.kubernetes_api.quantities import quantity
-from tests.kubernetes_api.selectors import by_labels
+from tests.support.kubernetes_api.answers import Object
+from tests.support.kubernetes_api.fake import KubernetesApi
+from tests.support.kubernetes_api.fixture import AnyCluster, refused
+from tests.support.kubernetes_api.manifests import PATIENT, pod
+from tests.support.kubernetes_api.quantities import quantity
+from tests.support.kubernetes_api.selectors import by_labels
 
 
 @pytest.fixture

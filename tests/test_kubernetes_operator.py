@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.kubernetes_api import faults
-from tests.kubernetes_api.fake import NAMESPACE, KubernetesApi
-from tests.kubernetes_api.manifests import IMAGE, PATIENT
+from tests.support.kubernetes_api import faults
+from tests.support.kubernetes_api.fake import NAMESPACE, KubernetesApi
+from tests.support.kubernetes_api.manifests import IMAGE, PATIENT
 
 
 @pytest.fixture(autouse=True)

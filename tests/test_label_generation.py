@@ -24,7 +24,7 @@ from tasks.registry import model_card
 from tasks.schema import load as recipes
 from tasks.schema.recipe import METRICS, Recipe
 from tasks.workspace.perform import perform
-from tests import evaluated, tiny, tiny_models
+from tests.support import evaluated, tiny, tiny_models
 
 NAMES = ("positive", "negative", "neutral", "None")
 

@@ -20,7 +20,7 @@ from tasks.model.tokenizer import Tokens
 from tasks.schema import load as recipes
 from tasks.schema.recipe import Recipe
 from tasks.workspace.perform import perform
-from tests import tiny, tiny_models
+from tests.support import tiny, tiny_models
 
 APART = ("very rude", "lovely street", "sunny day")
 BEGUN = ("kind", "kind street", "rude table")

@@ -18,7 +18,7 @@ from tasks.model.load import load_model
 from tasks.model.tokenizer import Tokens
 from tasks.schema import load as recipes
 from tasks.schema.recipe import METRICS, Recipe
-from tests import tiny
+from tests.support import tiny
 
 NAMES = ("negative", "neutral", "positive")
 

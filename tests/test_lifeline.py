@@ -14,7 +14,7 @@ import pytest
 from tasks.process import child as lifeline
 from tasks.process.child import Child
 from tasks.settings import CHECKOUT
-from tests.processes import until
+from tests.support.processes import until
 
 BUSY = """
 import subprocess, sys, time

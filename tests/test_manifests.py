@@ -16,8 +16,8 @@ from kubernetes_validate.utils import all_versions
 from tasks.doctor.cluster import RIGHTS
 from tasks.local_servers.configuration import environment_file
 from tasks.settings import CHECKOUT, Settings, settings
-from tests import manifests
-from tests.manifests import Object, core, documents, environment, of_kind, one
+from tests.support import manifests
+from tests.support.manifests import Object, core, documents, environment, of_kind, one
 
 OLDEST = (1, 30)
 VERSIONS = sorted({v for v in all_versions() if tuple(map(int, v.split(".")[:2])) >= OLDEST}, key=lambda v: [int(n) for n in v.split(".")])

@@ -17,8 +17,8 @@ from tasks.model.halving import within_memory
 from tasks.registry import tracking
 from tasks.workspace.perform import perform
 from tasks.workspace.run import Run
-from tests import tiny
-from tests.processes import apart, ended, step
+from tests.support import tiny
+from tests.support.processes import apart, ended, step
 
 LIMITED = """
 import resource

@@ -14,7 +14,7 @@ from tasks.schema.recipe import Recipe
 
 @pytest.fixture(scope="module")
 def recipe(tiny_base: Any, tiny_csv: Any) -> Recipe:
-    from tests import tiny
+    from tests.support import tiny
 
     return recipes.resolve(tiny.recipe_document(tiny_base, tiny_csv))
 

@@ -15,8 +15,8 @@ import psycopg2
 import pytest
 
 from tasks.settings import quiet_environment
-from tests import manifests, mlflow_server
-from tests.postgres import running
+from tests.support import manifests, mlflow_server
+from tests.support.postgres import running
 
 pytest.importorskip("flask_wtf", reason="MLflow's accounts want Flask-WTF (pip install mlflow[auth])")
 

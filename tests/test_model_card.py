@@ -17,7 +17,7 @@ from tasks.registry import model_card
 from tasks.workspace.files import write_atomically
 from tasks.workspace.perform import perform
 from tasks.workspace.run import Run
-from tests import evaluated
+from tests.support import evaluated
 
 
 @pytest.fixture

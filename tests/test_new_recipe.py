@@ -11,7 +11,7 @@ from tasks.schema import load as recipes
 from tasks.settings import CHECKOUT
 from tasks.workspace.perform import perform
 from tasks.workspace.run import Run
-from tests import tiny
+from tests.support import tiny
 
 
 def write_reviews(path: Path) -> None:

@@ -19,8 +19,8 @@ from tasks.settings import CHECKOUT
 from tasks.workspace import bucket
 from tasks.workspace.location import run_folder
 from tasks.workspace.run import Run
-from tests.s3_server import S3
-from tests.stored_runs import begin, dies, merged, training
+from tests.support.s3_server import S3
+from tests.support.stored_runs import begin, dies, merged, training
 
 
 def left_on(scratch: str) -> list[str]:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tasks.errors import ContractError, ServiceError, SettingsError
 from tasks.workspace import bucket_transfer, filesystems
 from tasks.workspace.bucket_transfer import LISTING, Objects, inside
-from tests.s3_server import S3
+from tests.support.s3_server import S3
 
 PART = 64 << 10
 MULTIPART = 5 << 20  # S3 takes no smaller part of an upload, but for the last

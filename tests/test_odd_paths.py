@@ -23,8 +23,8 @@ from tasks.settings import settings, sqlite_path, sqlite_uri
 from tasks.workspace.location import run_folder
 from tasks.workspace.perform import perform
 from tasks.workspace.run import Run
-from tests import tiny
-from tests.s3_server import S3
+from tests.support import tiny
+from tests.support.s3_server import S3
 
 ODD = "C# a,b? 100% d;'e' \"f\" [g] {h} & i+j=$k~ 한글 " + unicodedata.normalize("NFD", "é") + " \\n <l> `m` ^@:*|! %s %%"
 """A comment, a list, a query, an interpolation, quotes, a field, a variable, …"""

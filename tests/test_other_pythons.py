@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import other_pythons
 from tests.conftest import TRAINING
+from tests.support import other_pythons
 
 OWN = f"{sys.version_info[0]}.{sys.version_info[1]}"
 

@@ -17,8 +17,8 @@ from tasks.training.fit import with_adapter
 from tasks.workspace.files import link_or_copy
 from tasks.workspace.perform import perform
 from tasks.workspace.run import Run
-from tests import tiny, tiny_gptj
-from tests.tiny_models import LLAMA_2, build_llama
+from tests.support import tiny, tiny_gptj
+from tests.support.tiny_models import LLAMA_2, build_llama
 
 ROWS = [{"text": f"was it {text}", "answer": "that was very kind", "rejected": ""} for text, _ in tiny.tweets(40)]
 

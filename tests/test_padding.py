@@ -23,8 +23,8 @@ from tasks.schema import load as recipes
 from tasks.schema.recipe import Recipe
 from tasks.training import fit
 from tasks.training.job import Job
-from tests import tiny
-from tests.tiny_families import END, OFFSET, PAD, SOUND, UNSOUND, VOCABULARY, built, configuration, family_of
+from tests.support import tiny
+from tests.support.tiny_families import END, OFFSET, PAD, SOUND, UNSOUND, VOCABULARY, built, configuration, family_of
 
 TEXTS = ["a kind day", "awful", "the sunny street was lovely again", "this number of very rude tables and broken paper there " * 2]
 """Texts of unlike lengths, as rows of one batch."""

@@ -17,7 +17,7 @@ from tasks.errors import DataError
 from tasks.schema.data import Split
 from tasks.workspace.perform import perform
 from tasks.workspace.run import Run
-from tests import tiny
+from tests.support import tiny
 
 NAMES = ("negative", "neutral", "positive")
 PUBLISHED = {"source": {"file": "/test.csv"}}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.http_server import serving
+from tests.support.http_server import serving
 
 PIN = Path(__file__).resolve().parent.parent / "docker" / "pin.sh"
 INDEX = "application/vnd.oci.image.index.v1+json"

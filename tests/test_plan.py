@@ -14,7 +14,7 @@ from tasks.schema.recipe import Recipe
 from tasks.schema.sweep_grid import recipe_of, trials_of
 from tasks.workspace.perform import perform
 from tasks.workspace.run import Run
-from tests import tiny
+from tests.support import tiny
 
 GRID: dict[str, Any] = {"rows": [12, 24], "epochs": [2, 1], "metrics": ["macro_f1", "roc_auc"], "repeat_rows": 12, "repeat_seeds": [4, 5]}
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.dag_folder import GRID, HEAVY, dag_of, parse, sweep_of, write_recipe
+from tests.support.dag_folder import GRID, HEAVY, dag_of, parse, sweep_of, write_recipe
 
-pytest_plugins = ["tests.dag_folder"]
+pytest_plugins = ["tests.support.dag_folder"]
 
 CLUSTER = {
     "LORAFLOW_RUNNER": "kubernetes", "LORAFLOW_IMAGE": "steps:1", "LORAFLOW_RUNS": "s3://bucket/runs", "LORAFLOW_HUB": "hub:team",

@@ -11,13 +11,13 @@ import pytest
 
 from tasks.contracts import Download, Plan
 from tasks.workspace.run import Run
-from tests import tiny
-from tests.kubernetes_api import faults
-from tests.kubernetes_api.fake import KubernetesApi
-from tests.kubernetes_api.images import STEPS as IMAGE
-from tests.parked import context, fails, messages, operator, perform, there_now
+from tests.support import tiny
+from tests.support.kubernetes_api import faults
+from tests.support.kubernetes_api.fake import KubernetesApi
+from tests.support.kubernetes_api.images import STEPS as IMAGE
+from tests.support.parked import context, fails, messages, operator, perform, there_now
 
-pytest_plugins = ["tests.parked"]
+pytest_plugins = ["tests.support.parked"]
 pytestmark = pytest.mark.usefixtures("pod_log")
 MakeRun = Callable[..., Run]
 HALF_A_SECOND = 0.5 / 60

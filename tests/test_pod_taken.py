@@ -11,13 +11,13 @@ import pytest
 
 from tasks.contracts import Download
 from tasks.workspace.run import Run
-from tests import tiny
-from tests.kubernetes_api import faults
-from tests.kubernetes_api.fake import KubernetesApi
-from tests.parked import again, context, fails, messages, operator, park, perform, there_now
-from tests.processes import until
+from tests.support import tiny
+from tests.support.kubernetes_api import faults
+from tests.support.kubernetes_api.fake import KubernetesApi
+from tests.support.parked import again, context, fails, messages, operator, park, perform, there_now
+from tests.support.processes import until
 
-pytest_plugins = ["tests.parked"]
+pytest_plugins = ["tests.support.parked"]
 pytestmark = pytest.mark.usefixtures("pod_log")
 MakeRun = Callable[..., Run]
 

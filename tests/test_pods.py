@@ -11,7 +11,7 @@ from dags.pods import spec as pods
 from dags.pods.spec import Work
 from tasks.schema import load as recipes
 from tasks.settings import settings
-from tests import tiny
+from tests.support import tiny
 
 
 def work(step: str = "train", part: str = "", generation: int = 0, **overrides: Any) -> Work:

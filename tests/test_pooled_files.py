@@ -15,7 +15,7 @@ from tasks.schema.recipe import Recipe
 from tasks.workspace.files import link_or_copy
 from tasks.workspace.perform import perform
 from tasks.workspace.run import Run
-from tests import tiny
+from tests.support import tiny
 
 NAMES = ("negative", "neutral", "positive")
 PUBLISHED = {"source": {"file": "/test.csv"}}

@@ -22,8 +22,8 @@ from tasks.registry import tracking
 from tasks.settings import CHECKOUT, quiet_environment
 from tasks.workspace.perform import perform
 from tasks.workspace.run import Run
-from tests import evaluated
-from tests.loopback import free_port
+from tests.support import evaluated
+from tests.support.loopback import free_port
 
 
 @pytest.fixture(scope="session")

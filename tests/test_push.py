@@ -15,8 +15,8 @@ from tasks.settings import CHECKOUT, quiet_environment
 from tasks.workspace.files import write_atomically
 from tasks.workspace.perform import perform
 from tasks.workspace.run import Run
-from tests import evaluated
-from tests.hub_server import TOKEN, HubState, hub_server
+from tests.support import evaluated
+from tests.support.hub_server import TOKEN, HubState, hub_server
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from tasks.schema import load as recipes
 from tasks.schema.training import Quantization
 from tasks.training.fit import with_adapter
 from tasks.workspace.perform import perform
-from tests import tiny
+from tests.support import tiny
 
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
 EIGHT = {"load_in_8bit": True}

@@ -16,7 +16,7 @@ from tasks.model.tokenizer import Tokens
 from tasks.registry import tracking
 from tasks.workspace.perform import perform
 from tasks.workspace.run import Run
-from tests import tiny
+from tests.support import tiny
 
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
 

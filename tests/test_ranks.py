@@ -17,8 +17,8 @@ from tasks.schema import load as recipes
 from tasks.training import fit, job
 from tasks.workspace.checkpoint_files import newest_whole, step_of
 from tasks.workspace.perform import perform
-from tests import ranked, tiny
-from tests.processes import apart, children, ended, gone, losses, step, until
+from tests.support import ranked, tiny
+from tests.support.processes import apart, children, ended, gone, losses, step, until
 
 STEPS = 45
 """Three epochs of 15 steps of 8 rows, the last of them of one: for it one of the processes has no row."""

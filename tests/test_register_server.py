@@ -10,7 +10,7 @@ from tasks.contracts import Adapter, RegisteredVersion
 from tasks.registry import tracking
 from tasks.workspace.perform import perform
 from tasks.workspace.run import Run
-from tests import evaluated
+from tests.support import evaluated
 
 TEXTS = ["a lovely day", "the rude table again", "my street"]
 

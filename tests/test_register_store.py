@@ -18,8 +18,8 @@ from tasks.contracts import Adapter, RegisteredVersion
 from tasks.registry import tracking
 from tasks.workspace.perform import perform
 from tasks.workspace.run import Run
-from tests import evaluated, manifests, mlflow_server, s3_server
-from tests.s3_server import S3
+from tests.support import evaluated, manifests, mlflow_server, s3_server
+from tests.support.s3_server import S3
 
 PART = 128 * 1024
 LARGE = 2 * PART

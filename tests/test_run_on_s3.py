@@ -14,9 +14,9 @@ from tasks.workspace.location import run_folder
 from tasks.workspace.perform import perform
 from tasks.workspace.progress import read_position
 from tasks.workspace.run import Run
-from tests import processes
-from tests.processes import difference, kill, until, weights
-from tests.s3_server import S3
+from tests.support import processes
+from tests.support.processes import difference, kill, until, weights
+from tests.support.s3_server import S3
 
 TO_EVALUATE = STEPS[: STEPS.index("evaluate") + 1]
 SMALL = {"train.max_steps": 60, "run.promotion": "auto"}

@@ -16,7 +16,7 @@ import pytest
 from tasks.contracts import STEPS, Download, RegisteredVersion
 from tasks.schema import load as recipes
 from tasks.workspace.run import Run
-from tests import evaluated, tiny
+from tests.support import evaluated, tiny
 
 MakeRun = Callable[..., Run]
 

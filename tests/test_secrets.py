@@ -16,10 +16,10 @@ import yaml
 
 from tasks.secrets.redaction import without_secrets
 from tasks.settings import CHECKOUT
-from tests.git_server import git_server
-from tests.hub_server import hub_server
-from tests.planted import MARK, leaks, plant, secret, with_password
-from tests.s3_server import S3
+from tests.support.git_server import git_server
+from tests.support.hub_server import hub_server
+from tests.support.planted import MARK, leaks, plant, secret, with_password
+from tests.support.s3_server import S3
 
 
 def command(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":

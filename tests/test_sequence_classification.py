@@ -21,7 +21,7 @@ from tasks.schema.training import Quantization
 from tasks.training.examples import with_class_weights
 from tasks.workspace.perform import perform
 from tasks.workspace.run import Run
-from tests import evaluated, tiny
+from tests.support import evaluated, tiny
 
 NAMES = ("negative", "neutral", "positive")
 TEXTS = [text for text, _ in tiny.tweets(360)[-60:]]

@@ -19,7 +19,7 @@ from tasks.schema.data import Split
 from tasks.split import resolve_equal_texts
 from tasks.workspace.perform import perform
 from tasks.workspace.run import Run
-from tests import tiny
+from tests.support import tiny
 
 NAMES = ("negative", "neutral", "positive")
 Start = Callable[..., Run]

@@ -25,7 +25,7 @@ from tasks.train import train
 from tasks.workspace.files import link_or_copy
 from tasks.workspace.perform import perform
 from tasks.workspace.run import Run
-from tests import tiny, tiny_gptj
+from tests.support import tiny, tiny_gptj
 
 RESULTS = {"lovely": "positive", "awful": "negative", "table": "neutral"}
 

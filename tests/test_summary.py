@@ -33,7 +33,7 @@ from tasks.contracts import (
 from tasks.workspace import outcome
 from tasks.workspace.run import Run
 from tasks.workspace.summary import summary
-from tests import tiny
+from tests.support import tiny
 
 
 def text_of(run: Run) -> str:

@@ -16,8 +16,8 @@ from tasks.kinds.base import kind_of
 from tasks.model.tokenizer import BREAK, Tokens
 from tasks.schema import load as recipes
 from tasks.settings import CHECKOUT, quiet_environment
-from tests import tiny
-from tests.tiny_models import build_gemma2, build_llama
+from tests.support import tiny
+from tests.support.tiny_models import build_gemma2, build_llama
 
 CHATML = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['role'] == 'assistant' %}<think>\n</think>{% endif %}"
 CHATML += "{{ m['content'] }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

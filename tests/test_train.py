@@ -24,8 +24,8 @@ from tasks.training.fit import with_adapter
 from tasks.workspace.checkpoint_files import mark_whole, newest_whole
 from tasks.workspace.perform import perform
 from tasks.workspace.run import Run
-from tests import tiny
-from tests.processes import apart, kill, step, until
+from tests.support import tiny
+from tests.support.processes import apart, kill, step, until
 
 
 def test_training_learns_the_labels_and_the_end_token(trained: Run, tiny_base: Path) -> None:

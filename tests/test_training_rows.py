@@ -20,7 +20,7 @@ from tasks.training.fit import kept_step
 from tasks.training.trainer import TrainingLoop
 from tasks.workspace.perform import perform
 from tasks.workspace.run import Run
-from tests import tiny
+from tests.support import tiny
 
 
 def table(path: Path) -> list[tuple[Any, ...]]:

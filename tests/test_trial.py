@@ -15,7 +15,7 @@ from tasks.registry import tracking
 from tasks.registry.tracking import PARENT_TAG
 from tasks.workspace.perform import perform
 from tasks.workspace.run import Run
-from tests import tiny
+from tests.support import tiny
 
 SWEEP = {"rows": [24], "epochs": [1, 2], "metrics": ["macro_f1"], "repeat_rows": 24, "repeat_seeds": [4]}
 NAME = "rows-24-seed-3"

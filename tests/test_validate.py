@@ -16,7 +16,7 @@ from tasks.data import parquet
 from tasks.errors import ContractError, DataError, Skip
 from tasks.workspace.perform import perform
 from tasks.workspace.run import Run
-from tests import tiny
+from tests.support import tiny
 
 GOOD = b"text,sentiment\n" + b"".join(f"{text},{label}\n".encode() for text, label in tiny.tweets(30))
 Start = Callable[..., Run]

@@ -23,7 +23,7 @@ from tasks.errors import ContractError, DataError, ServiceError
 from tasks.version import _part as read_part
 from tasks.workspace.perform import perform
 from tasks.workspace.run import Run
-from tests import tiny
+from tests.support import tiny
 
 LABELS = ["negative", "neutral", "positive"]
 

@@ -15,9 +15,9 @@ import yaml
 
 from tasks.contracts import STEPS
 from tasks.settings import CHECKOUT
-from tests import tiny
 from tests.images.conftest import IMAGES, Images
 from tests.images.engine import CONFINED, Engine
+from tests.support import tiny
 
 pytestmark = [pytest.mark.timeout(7200)]
 

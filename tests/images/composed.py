@@ -20,10 +20,10 @@ import yaml
 
 from tasks.local_servers.configuration import environment_file
 from tasks.settings import CHECKOUT
-from tests import tiny
 from tests.images import standins
 from tests.images.conftest import WORKER, Images
 from tests.images.engine import Engine
+from tests.support import tiny
 
 pytestmark = [pytest.mark.timeout(7200)]
 

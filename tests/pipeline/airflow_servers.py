@@ -18,7 +18,7 @@ from tasks.local_servers import configuration, supervisor
 from tasks.settings import Settings
 from tasks.workspace.location import run_folder
 from tasks.workspace.run import Run
-from tests.loopback import free_port
+from tests.support.loopback import free_port
 
 IMPATIENT = {
     "CORE__PARALLELISM": "3",

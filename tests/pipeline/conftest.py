@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests import tiny
 from tests.pipeline.airflow_servers import Airflow, running
+from tests.support import tiny
 
 
 @pytest.fixture(scope="module")  # its servers use a core even where nothing runs

@@ -20,13 +20,13 @@ import pytest
 from kubernetes import client, config
 
 from dags.pods.spec import label_value
-from tests import hub_server, mlflow_server, postgres, s3_server
-from tests.kubernetes_api.fake import NAMESPACE, KubernetesApi, serve
-from tests.kubernetes_api.images import STEPS
-from tests.loopback import free_port, server
 from tests.pipeline import airflow_servers
 from tests.pipeline.airflow_servers import Airflow, AirflowRun
-from tests.planted import MARK, secret
+from tests.support import hub_server, mlflow_server, postgres, s3_server
+from tests.support.kubernetes_api.fake import NAMESPACE, KubernetesApi, serve
+from tests.support.kubernetes_api.images import STEPS
+from tests.support.loopback import free_port, server
+from tests.support.planted import MARK, secret
 
 KUBECONFIG = os.environ.get("LORAFLOW_TEST_KUBECONFIG", "")
 CONNECTION = "cluster"

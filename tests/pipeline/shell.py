@@ -18,8 +18,8 @@ from tasks.local_servers.configuration import MARK, Places
 from tasks.settings import CHECKOUT
 from tasks.workspace.progress import read_position
 from tasks.workspace.run import Run
-from tests import tiny
-from tests.loopback import free_port
+from tests.support import tiny
+from tests.support.loopback import free_port
 
 WAIT_SECONDS = 1200
 

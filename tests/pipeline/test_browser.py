@@ -11,10 +11,10 @@ from tasks.contracts import STEPS
 from tasks.schema.recipe import Recipe
 from tasks.workspace.location import run_folder
 from tasks.workspace.run import RECIPE, Run
-from tests import tiny
 from tests.pipeline import browser
 from tests.pipeline.shell import Shell
-from tests.processes import until
+from tests.support import tiny
+from tests.support.processes import until
 
 pytestmark = [
     pytest.mark.timeout(1800),

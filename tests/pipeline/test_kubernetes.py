@@ -19,12 +19,12 @@ from tasks.schema import load as recipes
 from tasks.workspace.perform import perform
 from tasks.workspace.progress import read_position
 from tasks.workspace.run import Run
-from tests import tiny
-from tests.kubernetes_api import faults
 from tests.pipeline import production
 from tests.pipeline.airflow_servers import AirflowRun
 from tests.pipeline.production import KUBECONFIG, Production
-from tests.planted import leaks
+from tests.support import tiny
+from tests.support.kubernetes_api import faults
+from tests.support.planted import leaks
 
 pytestmark = [pytest.mark.timeout(1800)]
 needs_the_fake = pytest.mark.skipif(bool(KUBECONFIG), reason="a real cluster has no switch for this")
