@@ -6,7 +6,7 @@ after a change that is meant to change the data, run the recipe as far as `versi
 
     python -m tasks.data.fingerprint tweets .loraflow/runs/tweets/<run>/version/<attempt>/data > data.dvc
 
-`tests/test_demo_data.py` checks it. Knows only where the checkout is.
+`tests/data/test_demo_data.py` checks it. Knows only where the checkout is.
 """
 
 import hashlib

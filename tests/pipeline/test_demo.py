@@ -158,7 +158,7 @@ def test_the_demo_on_few_rows(tmp_path: Path, tiny_base: Path, tiny_csv: Path) -
     """The real base model and the real tweets; both come out of packages, from the caches of this checkout where they are.
 
     Its parts for validation and test are smaller than the demo's, of whose 400 rows the base model alone takes minutes on two cores;
-    that the demo's own parts are those of data.dvc, and that a run says so, is in tests/test_demo_data.py.
+    that the demo's own parts are those of data.dvc, and that a run says so, is in tests/data/test_demo_data.py.
     """
     shell = Shell(tmp_path, tiny_base, tiny_csv)
     recipe = recipes.load(recipes.RECIPES / "tweets.yaml")

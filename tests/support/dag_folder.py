@@ -12,9 +12,9 @@ import yaml
 
 from tasks.schema.form import Form
 from tasks.schema.load import SWEEP_FORM
+from tasks.settings import CHECKOUT
 from tests.support import tiny
 
-CHECKOUT = Path(__file__).resolve().parent.parent
 HEAVY = ["torch", "transformers", "peft", "trl", "mlflow", "dvc", "pandas", "great_expectations", "sklearn", "matplotlib", "datasets"]
 
 PARSE = """

@@ -5,7 +5,7 @@ from functools import cache
 from typing import Any
 
 VOCABULARY, POSITIONS, HIDDEN = 480, 96, 32
-"""Rows of the embedding, enough for the tokenizer of `tests.support.tiny`; positions that a model has where it has a table of them; width."""
+"""Rows of the embedding, enough for `tests.support.tiny`; positions that a model has where it has a table of them; width."""
 
 PAD, END, BEGIN = 0, 1, 2
 

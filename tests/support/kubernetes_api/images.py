@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+CHECKOUT = Path(__file__).resolve().parents[3]
 STEPS = "loraflow/steps:test"
 """The image of the steps: this checkout and its environment."""
 REFERENCE = re.compile(

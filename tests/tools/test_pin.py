@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tasks.settings import CHECKOUT
 from tests.support.http_server import serving
 
-PIN = Path(__file__).resolve().parent.parent / "docker" / "pin.sh"
+PIN = CHECKOUT / "docker" / "pin.sh"
 INDEX = "application/vnd.oci.image.index.v1+json"
 
 

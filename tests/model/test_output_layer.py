@@ -1,4 +1,4 @@
-"""An adapter on an output layer that is the embedding, or has a bias; `tests/test_architectures.py` has one on Llama's."""
+"""An adapter on an output layer that is the embedding, or has a bias; `tests/training/test_architectures.py` has one on Llama's."""
 
 from pathlib import Path
 from typing import Any

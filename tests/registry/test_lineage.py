@@ -9,7 +9,7 @@ from tasks.registry import lineage
 from tasks.settings import CHECKOUT
 
 FILES = (
-    "tasks/train.py", "tasks/registry/model_card.md.j2", "tasks/recipes/tweets.yaml", "dags/retrain.py", "pyproject.toml", "requirements.lock",
+    "tasks/train.py", "tasks/data/page.html.j2", "tasks/recipes/tweets.yaml", "dags/retrain.py", "pyproject.toml", "requirements.lock",
     "docs/architecture.md", "README.md", "tests/test_train.py",
 )  # fmt: skip
 IGNORED = "__pycache__/\nlocal_*\n"

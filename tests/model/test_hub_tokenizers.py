@@ -124,7 +124,7 @@ import json, sys
 from pathlib import Path
 from tasks.model.tokenizer import without_torch
 without_torch()
-from tests.test_hub_tokenizers import facts_by_tokens
+from tests.model.test_hub_tokenizers import facts_by_tokens
 folders = json.loads(sys.argv[1])
 Path({str(tmp_path / "facts.json")!r}).write_text(json.dumps({{name: facts_by_tokens(Path(at)) for name, at in folders.items()}}))
 assert sys.modules["torch"] is None

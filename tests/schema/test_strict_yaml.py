@@ -10,7 +10,7 @@ from tasks.cli import app
 from tasks.errors import RecipeError, RecipeErrors
 from tasks.schema import load as recipes
 from tasks.schema import strict_yaml
-from tests.test_audit import audit
+from tests.tools.test_audit import audit
 
 
 @pytest.mark.parametrize(

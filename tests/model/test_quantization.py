@@ -1,4 +1,4 @@
-"""Bases in 4 and 8 bits, packed while an adapter is trained on them; `tests/test_architectures.py` trains on each recipe's."""
+"""Bases in 4 and 8 bits, packed while an adapter is trained on them; `tests/training/test_architectures.py` trains on each recipe's."""
 
 import logging
 import subprocess
