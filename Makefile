@@ -54,7 +54,7 @@ test-all: test ## Run the tests; then set-up and the tests without training on o
 
 test-cluster: setup ## Run on a real cluster what tests of pods need no fake: make test-cluster KUBECONFIG=FILE
 	LORAFLOW_TEST_KUBECONFIG=$(abspath $(or $(KUBECONFIG),$(error KUBECONFIG is missing: make test-cluster KUBECONFIG=FILE))) \
-		.venv/bin/python -m pytest tests/test_kubernetes_*.py tests/pipeline/test_kubernetes.py
+		.venv/bin/python -m pytest tests/tools/test_kubernetes_*.py tests/pipeline/test_kubernetes.py
 
 test-images: setup ## Build the images and try them in containers (podman or Docker; takes minutes)
 	.venv/bin/python -m pytest -s tests/images/checks.py tests/images/composed.py

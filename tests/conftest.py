@@ -33,47 +33,6 @@ hypothesis.settings.register_profile("shared cores", deadline=None)
 hypothesis.settings.load_profile("shared cores")
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-TRAINING = {
-    "answer_length",
-    "architectures",
-    "chat",
-    "disk",
-    "emissions",
-    "evaluate",
-    "gpu_check",
-    "hub_runs",
-    "interruption",
-    "label_score",
-    "memory",
-    "merge",
-    "model_card",
-    "new_recipe",
-    "odd_paths",
-    "output_layer",
-    "push",
-    "quantization",
-    "quantized_gap",
-    "ranks",
-    "register",
-    "register_server",
-    "register_store",
-    "run_on_s3",
-    "safe_run",
-    "sequence_classification",
-    "structured_generation",
-    "train",
-    "training_rows",
-    "trial",
-    "true_size",
-}
-"""The test files that train; a single test is marked by itself. `make test-all` leaves them and `pipeline/` out on other Pythons."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that train."""
-    for item in items:
-        if item.path.stem.removeprefix("test_") in TRAINING or item.path.parent.name == "pipeline":
-            item.add_marker("trains")
 
 
 @pytest.fixture(scope="session")

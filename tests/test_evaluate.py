@@ -22,6 +22,8 @@ from tasks.workspace.progress import read_position
 from tasks.workspace.run import Run
 from tests.support import tiny
 
+pytestmark = pytest.mark.trains
+
 
 def do(run: Run, generation: int = 0) -> Evaluation:
     found = perform("evaluate", run, generation)

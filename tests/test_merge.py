@@ -15,6 +15,8 @@ from tasks.model.tokenizer import Tokens
 from tasks.workspace.perform import perform
 from tasks.workspace.run import Run
 
+pytestmark = pytest.mark.trains
+
 
 def tensors(file: Path) -> dict[str, Any]:
     with safe_open(file, "pt") as opened:

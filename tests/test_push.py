@@ -18,6 +18,8 @@ from tasks.workspace.run import Run
 from tests.support import evaluated
 from tests.support.hub_server import TOKEN, HubState, hub_server
 
+pytestmark = pytest.mark.trains
+
 
 @pytest.fixture
 def promoted(trained: Run) -> Run:

@@ -25,6 +25,8 @@ from tasks.workspace.run import Run
 from tests.support import evaluated
 from tests.support.loopback import free_port
 
+pytestmark = pytest.mark.trains
+
 TEXTS = ["a lovely day", "the rude table again", "my street"]
 
 

@@ -12,6 +12,8 @@ from tasks.workspace.perform import perform
 from tasks.workspace.run import Run
 from tests.support import evaluated
 
+pytestmark = pytest.mark.trains
+
 TEXTS = ["a lovely day", "the rude table again", "my street"]
 
 

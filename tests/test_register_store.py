@@ -21,6 +21,8 @@ from tasks.workspace.run import Run
 from tests.support import evaluated, manifests, mlflow_server, s3_server
 from tests.support.s3_server import S3
 
+pytestmark = pytest.mark.trains
+
 PART = 128 * 1024
 LARGE = 2 * PART
 TEXTS = ["a lovely day", "the rude table again"]

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from tasks.contracts import Adapter, MergedModel
 from tasks.errors import DataError, RecipeError, ServiceError
-from tasks.kinds import Example, label_scoring
+from tasks.kinds import label_scoring
 from tasks.kinds.answers.generation import log_probabilities
+from tasks.kinds.base import Example
 from tasks.model.batches import IGNORED, collate
 from tasks.model.load import dtype_of, load_model
 from tasks.model.tokenizer import Tokens
@@ -26,6 +27,8 @@ from tasks.workspace.perform import perform
 from tasks.workspace.run import Run
 from tests.support import tiny
 from tests.support.processes import apart, kill, step, until
+
+pytestmark = pytest.mark.trains
 
 
 def test_training_learns_the_labels_and_the_end_token(trained: Run, tiny_base: Path) -> None:

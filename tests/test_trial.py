@@ -17,6 +17,8 @@ from tasks.workspace.perform import perform
 from tasks.workspace.run import Run
 from tests.support import tiny
 
+pytestmark = pytest.mark.trains
+
 SWEEP = {"rows": [24], "epochs": [1, 2], "metrics": ["macro_f1"], "repeat_rows": 24, "repeat_seeds": [4]}
 NAME = "rows-24-seed-3"
 

@@ -14,6 +14,8 @@ from benchmarks import gpu_check, gpu_parts
 from benchmarks.bases import BASES, configuration, on_paper, write_tokenizer
 from tasks.model.tokenizer import Tokens
 
+pytestmark = pytest.mark.trains
+
 PARTS = ["base", "train", "merge", "parity", "stop", "resume"]
 KNOWN_BY_NAME = {
     "base_model", "cases", "checkpoint_step", "dtype", "largest_loss_difference", "layers", "loss_fall", "loss_tolerance", "merged_weights",

@@ -8,6 +8,8 @@ from benchmarks import true_size
 from benchmarks.bases import BASES, configuration, on_paper
 from tasks.schema import load as recipes
 
+pytestmark = pytest.mark.trains
+
 PUBLISHED = [path.stem for path in recipes.recipe_files() if recipes.load(path)["base_model"]["name"] in BASES]
 
 

@@ -18,6 +18,8 @@ from tasks.workspace.perform import perform
 from tasks.workspace.run import Run
 from tests.support import tiny
 
+pytestmark = pytest.mark.trains
+
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
 
 

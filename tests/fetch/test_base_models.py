@@ -372,7 +372,7 @@ def test_a_conversion_that_finds_the_disk_full_may_be_tried_again(packages: Path
     if not shutil.which("unshare") or subprocess.run([*mount, "true"], capture_output=True, check=False).returncode:
         pytest.skip("a small file system cannot be mounted here")
     code = (
-        "import sys; from pathlib import Path; from tasks import gguf; from tasks.workspace.progress import Progress; "
+        "import sys; from pathlib import Path; from tasks.fetch import gguf; from tasks.workspace.progress import Progress; "
         "gguf._convert_apart('x==1', Path(sys.argv[1]), Path(sys.argv[2]), lambda *what: Progress(None, 'download', *what))"
     )
     command = [*mount, sys.executable, "-c", code, str(tmp_path / "whole.gguf"), str(tmp_path / "model")]

@@ -19,7 +19,7 @@ from tests.images.conftest import IMAGES, Images
 from tests.images.engine import CONFINED, Engine
 from tests.support import tiny
 
-pytestmark = [pytest.mark.timeout(7200)]
+pytestmark = [pytest.mark.trains, pytest.mark.timeout(7200)]
 
 HEAVY = ("torch", "transformers", "peft", "mlflow", "dvc", "pandas", "great_expectations", "sklearn", "matplotlib", "pyarrow")
 AIRFLOW_ROOM = (

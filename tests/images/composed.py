@@ -25,7 +25,7 @@ from tests.images.conftest import WORKER, Images
 from tests.images.engine import Engine
 from tests.support import tiny
 
-pytestmark = [pytest.mark.timeout(7200)]
+pytestmark = [pytest.mark.trains, pytest.mark.timeout(7200)]
 
 COMPOSE = CHECKOUT / "docker" / "compose.yaml"
 CLONE_NEWNET = 0x40000000

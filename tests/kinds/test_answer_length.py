@@ -7,7 +7,8 @@ import pytest
 
 from tasks.contracts import Adapter, DatasetVersion, Evaluation, MergedModel
 from tasks.errors import DataError
-from tasks.kinds import AnswerTooLong, chat, examples_of
+from tasks.kinds import chat
+from tasks.kinds.base import AnswerTooLong, examples_of
 from tasks.model.tokenizer import Tokens
 from tasks.registry import tracking
 from tasks.schema import load as recipes
@@ -15,6 +16,8 @@ from tasks.schema.recipe import Recipe
 from tasks.workspace.perform import perform
 from tasks.workspace.run import Run
 from tests.support import tiny
+
+pytestmark = pytest.mark.trains
 
 TEMPLATE = "{% for message in messages %}{{ '[INST] ' if message['role'] == 'user' else '' }}{{ message['content'] }} {% endfor %}"
 LONGEST = 64

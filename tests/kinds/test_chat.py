@@ -22,6 +22,8 @@ from tasks.workspace.perform import perform
 from tasks.workspace.run import Run
 from tests.support import evaluated, tiny
 
+pytestmark = pytest.mark.trains
+
 LLAMA_2 = (
     "{% if messages[0]['role'] == 'system' %}{% set system = '<<SYS>>' + messages[0]['content'] + '<</SYS>> ' %}"
     "{% set messages = messages[1:] %}{% else %}{% set system = '' %}{% endif %}{% for message in messages %}"

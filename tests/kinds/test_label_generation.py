@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from tasks.contracts import Evaluation, MergedModel
 from tasks.errors import DataError, RecipeError, RecipeErrors
-from tasks.kinds import Example, Row, label_generation
+from tasks.kinds import label_generation
 from tasks.kinds.answers import label_answers, multi_label
 from tasks.kinds.answers.generation import answers_log_probabilities, generate, log_probabilities
+from tasks.kinds.base import Example, Row
 from tasks.model.batches import IGNORED, collate
 from tasks.model.load import load_model
 from tasks.model.tokenizer import Tokens

@@ -11,9 +11,10 @@ import pytest
 
 from tasks.contracts import Evaluation, MergedModel
 from tasks.errors import RecipeError, RecipeErrors
-from tasks.kinds import Row, label_scoring
+from tasks.kinds import label_scoring
 from tasks.kinds.answers import single_label
 from tasks.kinds.answers.generation import log_probabilities
+from tasks.kinds.base import Row
 from tasks.model.batches import collate
 from tasks.model.load import load_model
 from tasks.model.tokenizer import Tokens
@@ -21,6 +22,8 @@ from tasks.schema import load as recipes
 from tasks.schema.recipe import Recipe
 from tasks.workspace.perform import perform
 from tests.support import tiny, tiny_models
+
+pytestmark = pytest.mark.trains
 
 APART = ("very rude", "lovely street", "sunny day")
 BEGUN = ("kind", "kind street", "rude table")

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.errors import DataError, RecipeError, RecipeErrors
-from tasks.kinds import Row, label_scoring
+from tasks.kinds import label_scoring
 from tasks.kinds.answers import single_label
+from tasks.kinds.base import Row
 from tasks.metrics.bootstrap import bootstrap
 from tasks.model.load import load_model
 from tasks.model.tokenizer import Tokens

@@ -10,8 +10,9 @@ import pytest
 
 from tasks.contracts import Adapter, Download, Evaluation, MergedModel, RegisteredVersion
 from tasks.errors import ContractError, DataError, RecipeErrors
-from tasks.kinds import Example, classes_of, sequence_classification
+from tasks.kinds import sequence_classification
 from tasks.kinds.answers import single_label
+from tasks.kinds.base import Example, classes_of
 from tasks.model.load import HEAD_WEIGHT, load_adapter, load_model
 from tasks.model.tokenizer import Tokens
 from tasks.registry import tracking
@@ -22,6 +23,8 @@ from tasks.training.examples import with_class_weights
 from tasks.workspace.perform import perform
 from tasks.workspace.run import Run
 from tests.support import evaluated, tiny
+
+pytestmark = pytest.mark.trains
 
 NAMES = ("negative", "neutral", "positive")
 TEXTS = [text for text, _ in tiny.tweets(360)[-60:]]

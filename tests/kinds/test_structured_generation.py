@@ -27,6 +27,8 @@ from tasks.workspace.perform import perform
 from tasks.workspace.run import Run
 from tests.support import tiny, tiny_gptj
 
+pytestmark = pytest.mark.trains
+
 RESULTS = {"lovely": "positive", "awful": "negative", "table": "neutral"}
 
 

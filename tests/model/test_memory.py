@@ -20,16 +20,18 @@ from tasks.workspace.run import Run
 from tests.support import tiny
 from tests.support.processes import apart, ended, step
 
+pytestmark = pytest.mark.trains
+
 LIMITED = """
 import resource
-from tasks import trainer
-plain = trainer.load_model
+from tasks.training import fit
+plain = fit.load_model
 def limited(*given, **named):
     found = plain(*given, **named)
     held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (held + 250 * 2**20,) * 2)
     return found
-trainer.load_model = limited
+fit.load_model = limited
 """
 """Once its model is there, a process gets no more than 250 MiB of address space beyond what it has."""
 

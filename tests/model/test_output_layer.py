@@ -20,6 +20,8 @@ from tasks.workspace.run import Run
 from tests.support import tiny, tiny_gptj
 from tests.support.tiny_models import LLAMA_2, build_llama
 
+pytestmark = pytest.mark.trains
+
 ROWS = [{"text": f"was it {text}", "answer": "that was very kind", "rejected": ""} for text, _ in tiny.tweets(40)]
 
 

@@ -13,8 +13,9 @@ import pytest
 from tasks import evaluate
 from tasks.contracts import TrackedRun
 from tasks.errors import RecipeError
-from tasks.kinds import Example, kind_of, numbers, sequence_classification
+from tasks.kinds import sequence_classification
 from tasks.kinds.answers import generation
+from tasks.kinds.base import Example, kind_of, numbers
 from tasks.model.batches import inputs_of, pad_left
 from tasks.model.load import load_model, save
 from tasks.model.padding import check_padding

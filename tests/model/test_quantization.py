@@ -18,6 +18,8 @@ from tasks.training.fit import with_adapter
 from tasks.workspace.perform import perform
 from tests.support import tiny
 
+pytestmark = pytest.mark.trains
+
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
 EIGHT = {"load_in_8bit": True}
 LINEAR = 7 * 2

@@ -18,7 +18,7 @@ from tasks.workspace.checkpoint_files import newest_whole
 from tasks.workspace.progress import read_position
 from tests.pipeline.airflow_servers import Airflow, AirflowRun, gone
 
-pytestmark = [pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.trains, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from tests.support import tiny
 from tests.support.processes import until
 
 pytestmark = [
+    pytest.mark.trains,
     pytest.mark.timeout(1800),
     pytest.mark.skipif(browser.CHROMIUM is None, reason="no Chromium on this machine (apt-get install chromium)"),
 ]

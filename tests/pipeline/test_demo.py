@@ -19,7 +19,7 @@ from tasks.settings import Settings
 from tasks.workspace.files import link_or_copy
 from tests.pipeline.shell import WAIT_SECONDS, Shell
 
-pytestmark = [pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.trains, pytest.mark.timeout(1800)]
 
 LONG = ("--param", "steps=100000", "--param", "learning_rate=1e-4")
 """A training that nobody waits for."""

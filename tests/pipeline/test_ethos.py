@@ -10,6 +10,8 @@ from tasks.schema import load as recipes
 from tasks.workspace.perform import perform
 from tasks.workspace.run import Run
 
+pytestmark = pytest.mark.trains
+
 
 def start(home: Path, base: Path, run_id: str, floor: float) -> Run:
     overrides = {

@@ -21,6 +21,8 @@ from tasks.workspace.perform import perform
 from tasks.workspace.progress import read_position
 from tasks.workspace.run import Run
 
+pytestmark = pytest.mark.trains
+
 WORK_SECONDS = {"version": 0.2, "train": 0.5, "merge": 0.2, "evaluate": 0.2, "register": 0.2}
 """How long a step works before it is killed, once it says that it does; on tiny data the others are done in less."""
 

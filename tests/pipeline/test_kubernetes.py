@@ -26,7 +26,7 @@ from tests.support import tiny
 from tests.support.kubernetes_api import faults
 from tests.support.planted import leaks
 
-pytestmark = [pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.trains, pytest.mark.timeout(1800)]
 needs_the_fake = pytest.mark.skipif(bool(KUBECONFIG), reason="a real cluster has no switch for this")
 
 RECIPE = "tweets" if KUBECONFIG else "tiny"

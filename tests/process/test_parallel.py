@@ -20,6 +20,8 @@ from tasks.workspace.perform import perform
 from tests.support import ranked, tiny
 from tests.support.processes import apart, children, ended, gone, losses, step, until
 
+pytestmark = pytest.mark.trains
+
 STEPS = 45
 """Three epochs of 15 steps of 8 rows, the last of them of one: for it one of the processes has no row."""
 
@@ -90,7 +92,8 @@ def test_a_kill_by_the_kernel_for_memory_is_told_as_that(tmp_path: Path, monkeyp
 
 
 def test_processes_that_hear_nothing_end_with_their_parent(tmp_path: Path) -> None:
-    code = f"from tasks.process.parallel import in_ranks\nfrom tests import ranked\nin_ranks(2, ranked.waits, {str(tmp_path)!r}, 'train')"
+    imports = "from tasks.process.parallel import in_ranks\nfrom tests.support import ranked\n"
+    code = imports + f"in_ranks(2, ranked.waits, {str(tmp_path)!r}, 'train')"
     with subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stderr=subprocess.PIPE, text=True) as process:
         until(lambda: len(list(tmp_path.glob("here-*"))) == 2, process)
         below = children(process)

@@ -16,6 +16,8 @@ from tasks.workspace.perform import perform
 from tests.support import tiny
 from tests.support.processes import apart, ended, losses, step, until
 
+pytestmark = pytest.mark.trains
+
 STEPS = 45
 """Three epochs of 15 steps of 8 rows, the last of them of one."""
 
@@ -82,8 +84,8 @@ def test_any_other_step_ends_at_once(home: Path, tiny_base: Path) -> None:
 @pytest.mark.parametrize("signals", [1, 2])
 def test_the_second_one_ends_the_process_in_the_midst_of_its_work(signals: int) -> None:
     code = (
-        "import os, time\nfrom tasks import interruption\ninterruption.listen('train')\n"
-        "with interruption.answered(lambda: os.write(1, b'noticed\\n')) as asked:\n"  # print may be in the midst of its own
+        "import os, time\nfrom tasks.process import sigterm\nsigterm.listen('train')\n"
+        "with sigterm.answered(lambda: os.write(1, b'noticed\\n')) as asked:\n"  # print may be in the midst of its own
         "    print('up', flush=True)\n    time.sleep(1.5)\n    print(asked(), flush=True)\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

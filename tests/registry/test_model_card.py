@@ -19,6 +19,8 @@ from tasks.workspace.perform import perform
 from tasks.workspace.run import Run
 from tests.support import evaluated
 
+pytestmark = pytest.mark.trains
+
 
 @pytest.fixture
 def promoted(trained: Run) -> Run:

@@ -31,6 +31,8 @@ from tests.support.hub_repositories import write
 from tests.support.hub_server import TOKEN
 from tests.support.hub_texts import sentences
 
+pytestmark = pytest.mark.trains
+
 ROWS = 60
 CLOSE = {"": 1e-4, "-lora": 0.05}
 """How far logits may lie apart: the merged model is float32 here, the base under the adapter comes in its own 16 bits."""

@@ -13,6 +13,8 @@ from tasks.workspace.perform import perform
 from tasks.workspace.run import Run
 from tests.support import tiny
 
+pytestmark = pytest.mark.trains
+
 
 def write_reviews(path: Path) -> None:
     """300 made-up reviews, a quote in some, and three rows that the expectations reject."""

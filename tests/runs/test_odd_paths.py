@@ -26,6 +26,8 @@ from tasks.workspace.run import Run
 from tests.support import tiny
 from tests.support.s3_server import S3
 
+pytestmark = pytest.mark.trains
+
 ODD = "C# a,b? 100% d;'e' \"f\" [g] {h} & i+j=$k~ 한글 " + unicodedata.normalize("NFD", "é") + " \\n <l> `m` ^@:*|! %s %%"
 """A comment, a list, a query, an interpolation, quotes, a field, a variable, …"""
 

@@ -18,6 +18,8 @@ from tests.support import processes
 from tests.support.processes import difference, kill, until, weights
 from tests.support.s3_server import S3
 
+pytestmark = pytest.mark.trains
+
 TO_EVALUATE = STEPS[: STEPS.index("evaluate") + 1]
 SMALL = {"train.max_steps": 60, "run.promotion": "auto"}
 

@@ -12,6 +12,8 @@ import yaml
 from tasks.registry import tracking
 from tasks.settings import CHECKOUT
 
+pytestmark = pytest.mark.trains
+
 
 @pytest.fixture
 def recipe(home: Path, tiny_document: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import TRAINING
 from tests.support import other_pythons
 
 OWN = f"{sys.version_info[0]}.{sys.version_info[1]}"
@@ -48,7 +47,3 @@ def test_a_version_that_fails_is_told_and_fails(
     monkeypatch.setattr(other_pythons, "interpreter", lambda version: sys.executable)
     assert other_pythons.main(["3.99"], ["-c", tests]) is (result == "passed")
     assert capsys.readouterr().out == f"test-all: Python 3.99: {result}\n"
-
-
-def test_each_file_that_trains_exists() -> None:
-    assert all((Path(__file__).parent / f"test_{name}.py").exists() for name in TRAINING)

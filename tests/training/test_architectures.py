@@ -29,6 +29,8 @@ from tasks.workspace.perform import perform
 from tasks.workspace.run import Run
 from tests.support import tiny, tiny_models
 
+pytestmark = pytest.mark.trains
+
 CASES = ["ethos", "unsmile", "sentiment_ko", "stop_hate", "stop_hate with biases", "gitana"]
 """Recipes; Llama has no biases that could be trained, so its recipe is tried on one that has them as well."""
 

@@ -13,6 +13,8 @@ from tasks.settings import Settings
 from tasks.training.energy import LEDGER, WORLD, co2eq_kg, energy_kwh, intensity_kg_per_kwh, metered
 from tasks.workspace.run import Run
 
+pytestmark = pytest.mark.trains
+
 
 @pytest.mark.parametrize(
     ("hours", "watts", "published"),

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.contracts import Adapter, DatasetVersion
-from tasks.kinds import Example, label_scoring
+from tasks.kinds import label_scoring
+from tasks.kinds.base import Example
 from tasks.model.tokenizer import Tokens
 from tasks.registry import tracking
 from tasks.schema import load as recipes
@@ -21,6 +22,8 @@ from tasks.training.trainer import TrainingLoop
 from tasks.workspace.perform import perform
 from tasks.workspace.run import Run
 from tests.support import tiny
+
+pytestmark = pytest.mark.trains
 
 
 def table(path: Path) -> list[tuple[Any, ...]]:

@@ -15,6 +15,8 @@ from tasks.workspace.disk import disk_faults
 from tasks.workspace.perform import perform
 from tasks.workspace.run import Run
 
+pytestmark = pytest.mark.trains
+
 
 def test_a_full_disk_in_the_middle_of_a_step(trained: Run) -> None:
     """The merged model is written by a library in Rust, whose error for a full disk is no OSError."""

@@ -53,7 +53,8 @@ def test_a_template_may_touch_nothing_of_the_machine(tiny_base: Path) -> None:
 
 def test_torch_stays_out() -> None:
     code = (
-        "import sys; from tasks import conversation; from transformers.utils.chat_template_utils import render_jinja_template; "
+        "import sys; from tasks.kinds.answers import chat_prompt; "
+        "from transformers.utils.chat_template_utils import render_jinja_template; "
         "print(render_jinja_template([[{'role': 'user', 'content': 'a'}]], chat_template='{{ messages[0].content }}')[0], "
         "sorted({'torch', 'sklearn', 'pandas'} & set(sys.modules)))"
     )
