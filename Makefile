@@ -62,10 +62,11 @@ test-images: setup ## Build the images and try them in containers (podman or Doc
 compose-env: ## Draw the passwords of docker/compose.yaml into docker/.env
 	@$(PYTHON) docker/env.py
 
-lint: setup ## Check style, types and Dockerfiles
+lint: setup ## Check style, types, imports and Dockerfiles
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+	.venv/bin/lint-imports
 	.venv/bin/hadolint docker/*.Dockerfile
 
 format: setup ## Put the code into its format

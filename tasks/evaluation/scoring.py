@@ -5,8 +5,9 @@ from typing import Any
 
 from tasks.contracts import Scores
 from tasks.errors import ContractError, DataError
-from tasks.kinds.base import Advance, Columns, Encoder, Row, examples_of, kind_of, labels_of, numbers, place_of, samples_of, silent
+from tasks.kinds.base import Advance, Columns, Row, examples_of, kind_of, labels_of, numbers, place_of, samples_of, silent
 from tasks.metrics.bootstrap import bootstrap
+from tasks.model.tokenizer import Tokens
 from tasks.schema.recipe import Recipe
 
 Rows = list[Row]
@@ -36,7 +37,7 @@ def read_rows(recipe: Recipe, path: Path) -> Rows:
     return rows
 
 
-def fitting(recipe: Recipe, tokens: Encoder, rows: Rows) -> tuple[Rows, int, int]:
+def fitting(recipe: Recipe, tokens: Tokens, rows: Rows) -> tuple[Rows, int, int]:
     """The rows that fit max_tokens, of how many of them the text was cut, and how many do not fit.
 
     Raises:
@@ -50,7 +51,7 @@ def fitting(recipe: Recipe, tokens: Encoder, rows: Rows) -> tuple[Rows, int, int
     return kept, sum(example.cut for example in made if example is not None), len(rows) - len(kept)
 
 
-def said_of(recipe: Recipe, model: Any, tokens: Encoder, rows: Rows, what: str, advance: Advance = silent) -> Columns:
+def said_of(recipe: Recipe, model: Any, tokens: Tokens, rows: Rows, what: str, advance: Advance = silent) -> Columns:
     """What a model makes of the rows.
 
     Args:
@@ -80,7 +81,7 @@ def to_write(recipe: Recipe, rows: Rows) -> int:
     return len(kind.sampled(recipe, rows)) if kind else 0
 
 
-def written_by(recipe: Recipe, model: Any, tokens: Encoder, rows: Rows, advance: Advance = silent) -> Columns:
+def written_by(recipe: Recipe, model: Any, tokens: Tokens, rows: Rows, advance: Advance = silent) -> Columns:
     """What a model writes freely after rows of the test part, beside `said_of`; nothing where its kind does not."""
     kind = samples_of(recipe)
     return kind.samples(recipe, model, tokens, rows, advance) if kind else {}

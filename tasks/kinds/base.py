@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from tasks.errors import DataError
+from tasks.model.tokenizer import Tokens
 from tasks.schema.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -63,47 +64,6 @@ class AnswerTooLong(DataError):
     """A row's answer leaves its text too little room in `prompt.max_tokens`."""
 
 
-class Encoder(Protocol):
-    """The part of a tokenizer that kinds need; `tasks.model.tokenizer.Tokens` makes one of a folder."""
-
-    @property
-    def bos_id(self) -> int | None:
-        """Id of the token that the tokenizer puts before a text; None where it puts none."""
-
-    @property
-    def eos_id(self) -> int:
-        """Id of the end token."""
-
-    @property
-    def end_ids(self) -> list[int]:
-        """Ids of the tokens that end what the model writes, the end token first."""
-
-    @property
-    def pad_id(self) -> int:
-        """Id of the padding token."""
-
-    @property
-    def special_tokens(self) -> dict[str, str]:
-        """The named special tokens (`bos_token`, …), as chat templates ask for them."""
-
-    @property
-    def special_ids(self) -> frozenset[int]:
-        """Ids of all special tokens."""
-
-    @property
-    def chat_template(self) -> str | None:
-        """The chat template (Jinja) that comes with the tokenizer."""
-
-    def literal(self, text: str, template: str = "") -> str:
-        """A text that goes into a template, marked so that `encode` reads no control token in it."""
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a text, no special tokens added. Control tokens in it count, but for what `literal` has marked."""
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of token ids."""
-
-
 LossFunction = Callable[..., "torch.Tensor"]
 """Of (outputs, labels, num_items_in_batch), as transformers' Trainer calls it; labels (B, K) are what logits[:, :K] predict."""
 
@@ -142,7 +102,7 @@ class Samples(Protocol):
     def sampled(self, recipe: Recipe, rows: Sequence[Row]) -> list[int]:
         """Places of the test rows that a model answers, the same for all models."""
 
-    def samples(self, recipe: Recipe, model: Any, tokens: Encoder, rows: Sequence[Row], advance: Advance = silent) -> Columns:
+    def samples(self, recipe: Recipe, model: Any, tokens: Tokens, rows: Sequence[Row], advance: Advance = silent) -> Columns:
         """What a model writes after those rows, for metrics and the report; among the columns is `reply`, empty for the others."""
 
 
@@ -152,22 +112,22 @@ class Kind(Protocol):
     HEAD: Literal["causal", "classification"]
     """What the model ends in: the vocabulary, or a classification head over the recipe's labels."""
 
-    def check_tokens(self, recipe: Recipe, tokens: Encoder) -> None:
+    def check_tokens(self, recipe: Recipe, tokens: Tokens) -> None:
         """Raise RecipeError where the recipe does not fit the tokenizer."""
 
-    def example(self, recipe: Recipe, tokens: Encoder, row: Row) -> Example:
+    def example(self, recipe: Recipe, tokens: Tokens, row: Row) -> Example:
         """The row's prompt and answer as tokens; DataError where text or answer are empty, AnswerTooLong where they do not fit."""
 
-    def loss(self, recipe: Recipe, tokens: Encoder) -> LossFunction:
+    def loss(self, recipe: Recipe, tokens: Tokens) -> LossFunction:
         """The training loss."""
 
-    def respond(self, recipe: Recipe, model: Any, tokens: Encoder, texts: Sequence[str], advance: Advance = silent) -> Columns:
+    def respond(self, recipe: Recipe, model: Any, tokens: Tokens, texts: Sequence[str], advance: Advance = silent) -> Columns:
         """What the registered model answers to texts: the columns of `response`."""
 
     def response(self, recipe: Recipe) -> dict[str, Literal["string", "double"]]:
         """Names and types of the columns of an answer."""
 
-    def assess(self, recipe: Recipe, model: Any, tokens: Encoder, rows: Sequence[Row], advance: Advance = silent) -> Columns:
+    def assess(self, recipe: Recipe, model: Any, tokens: Tokens, rows: Sequence[Row], advance: Advance = silent) -> Columns:
         """All that the metrics ask of a model about test rows: its answers, or how probable it finds the given ones."""
 
     def majority(self, recipe: Recipe, label: str, rows: Sequence[Row]) -> Columns | None:
@@ -197,7 +157,7 @@ def samples_of(recipe: Recipe) -> Samples | None:
     return cast(Samples, kind) if hasattr(kind, "samples") else None
 
 
-def longest_of(recipe: Recipe, tokens: Encoder) -> int:
+def longest_of(recipe: Recipe, tokens: Tokens) -> int:
     """Most tokens of a row that the model reads or writes: `prompt.max_tokens`, unless the recipe's kind says more."""
     kind = kind_of(recipe)
     return int(kind.longest(recipe, tokens)) if hasattr(kind, "longest") else recipe.prompt.max_tokens
@@ -208,7 +168,7 @@ def classes_of(recipe: Recipe) -> tuple[str, ...]:
     return recipe.labels.names if kind_of(recipe).HEAD == "classification" else ()
 
 
-def examples_of(recipe: Recipe, tokens: Encoder, rows: Iterable[Row]) -> list[Example | None]:
+def examples_of(recipe: Recipe, tokens: Tokens, rows: Iterable[Row]) -> list[Example | None]:
     """The rows of a part as tokens; None for a row whose answer is too long, which whoever asks leaves out and counts.
 
     Raises:

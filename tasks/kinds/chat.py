@@ -18,8 +18,9 @@ from tasks.kinds.answers.chat_prompt import Message, messages_of, render
 from tasks.kinds.answers.generation import generate, log_probabilities
 from tasks.kinds.answers.generation import loss as loss
 from tasks.kinds.answers.prompt import literal
-from tasks.kinds.base import Advance, AnswerTooLong, Columns, Encoder, Example, Metrics, Row, Wording, in_proportion, silent
+from tasks.kinds.base import Advance, AnswerTooLong, Columns, Example, Metrics, Row, Wording, in_proportion, silent
 from tasks.metrics import plots
+from tasks.model.tokenizer import Tokens
 from tasks.schema.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ LEAST_TEXT = 4
 """A text is cut down to this part of max_tokens (a fourth) beside a long answer, no further; the answer is never cut."""
 
 
-def check_tokens(recipe: Recipe, tokens: Encoder) -> None:
+def check_tokens(recipe: Recipe, tokens: Tokens) -> None:
     """Raise RecipeError where there is no chat template, it does not put the answer last, or it leaves no room for a text."""
     prompt, answer = _ids(recipe, tokens, messages_of(recipe, "a"), "b")
     least = LEAST_TEXT * (len(prompt) + 1)
@@ -53,7 +54,7 @@ def check_tokens(recipe: Recipe, tokens: Encoder) -> None:
         raise RecipeError(f"{recipe.name}.yaml: prompt.chat_template", "renders no answer", "the answer last expected", "mend it")
 
 
-def example(recipe: Recipe, tokens: Encoder, row: Row) -> Example:
+def example(recipe: Recipe, tokens: Tokens, row: Row) -> Example:
     """The turns before the answer as the prompt; the answer, what the template puts after it, and the end token.
 
     A text that does not fit max_tokens loses its oldest turns, then the side of its last that `prompt.cut` names; the answer nothing.
@@ -70,7 +71,7 @@ def example(recipe: Recipe, tokens: Encoder, row: Row) -> Example:
     return _example(recipe, tokens, row, "answer")
 
 
-def respond(recipe: Recipe, model: Any, tokens: Encoder, texts: Sequence[str], advance: Advance = silent) -> Columns:
+def respond(recipe: Recipe, model: Any, tokens: Tokens, texts: Sequence[str], advance: Advance = silent) -> Columns:
     """The model's `reply` to each text, greedily written, without control tokens.
 
     Args:
@@ -94,13 +95,13 @@ def response(recipe: Recipe) -> dict[str, Literal["string", "double"]]:
     return {"reply": "string"}
 
 
-def stop_ids(recipe: Recipe, tokens: Encoder) -> list[int]:
+def stop_ids(recipe: Recipe, tokens: Tokens) -> list[int]:
     """Tokens that end a reply: the model's end tokens, and the special tokens that the template puts after an answer."""
     _, answer = _ids(recipe, tokens, messages_of(recipe, "a"), "b")
     return sorted({*tokens.end_ids} | (tokens.special_ids & set(answer)))
 
 
-def assess(recipe: Recipe, model: Any, tokens: Encoder, rows: Sequence[Row], advance: Advance = silent) -> Columns:
+def assess(recipe: Recipe, model: Any, tokens: Tokens, rows: Sequence[Row], advance: Advance = silent) -> Columns:
     """How probable the model finds the answers: `answer` and `rejected`, means a token, nats, and `answer_tokens`.
 
     `pair` is 1 for a row with both; otherwise it is 0, and `rejected` too.
@@ -127,7 +128,7 @@ def sampled(recipe: Recipe, rows: Sequence[Row]) -> list[int]:
     return sorted(order, key=lambda place: bool(rows[place]["rejected"]))[: recipe.evaluate.samples]
 
 
-def samples(recipe: Recipe, model: Any, tokens: Encoder, rows: Sequence[Row], advance: Advance = silent) -> Columns:
+def samples(recipe: Recipe, model: Any, tokens: Tokens, rows: Sequence[Row], advance: Advance = silent) -> Columns:
     """The model's `reply` to the sampled rows; `sampled` is 1 for them, otherwise 0."""
     import numpy as np
 
@@ -246,7 +247,7 @@ def wording(recipe: Recipe) -> Wording:
     )
 
 
-def _example(recipe: Recipe, tokens: Encoder, row: Row, name: str) -> Example:
+def _example(recipe: Recipe, tokens: Tokens, row: Row, name: str) -> Example:
     """The row with the answer of that name."""
     messages, longest = messages_of(recipe, row["text"]), recipe.prompt.max_tokens
     before, ids = _ids(recipe, tokens, messages, row[name])
@@ -258,7 +259,7 @@ def _example(recipe: Recipe, tokens: Encoder, row: Row, name: str) -> Example:
     return Example(prompt[: len(prompt) - spanned], ids, cut)
 
 
-def _ids(recipe: Recipe, tokens: Encoder, messages: list[Message], answer: str) -> tuple[list[int], list[int]]:
+def _ids(recipe: Recipe, tokens: Tokens, messages: list[Message], answer: str) -> tuple[list[int], list[int]]:
     """Prompt and answer as tokens: the answer is what the template adds to the prompt, an end token last.
 
     Both are cut out of the whole conversation's tokens: encoded alone, an answer would begin with a blank too many where the
@@ -276,7 +277,7 @@ def _ids(recipe: Recipe, tokens: Encoder, messages: list[Message], answer: str) 
     return prompt, ids if ids and ids[-1] == tokens.eos_id else [*ids, tokens.eos_id]
 
 
-def _fitted(recipe: Recipe, tokens: Encoder, messages: list[Message], room: int) -> tuple[list[int], bool]:
+def _fitted(recipe: Recipe, tokens: Tokens, messages: list[Message], room: int) -> tuple[list[int], bool]:
     """The prompt's tokens, and whether turns or text were lost so that they fit the room."""
     ids, cut = _prompt(tokens, render(recipe, tokens, messages)), False
     while len(ids) > room:
@@ -295,7 +296,7 @@ def _fitted(recipe: Recipe, tokens: Encoder, messages: list[Message], room: int)
     return ids, cut
 
 
-def _prompt(tokens: Encoder, text: str) -> list[int]:
+def _prompt(tokens: Tokens, text: str) -> list[int]:
     """Tokens of a rendered conversation; the beginning token once, whether the template writes it or not."""
     ids = tokens.encode(text)
     return ids if tokens.bos_id is None or ids[:1] == [tokens.bos_id] else [tokens.bos_id, *ids]

@@ -18,7 +18,8 @@ from tasks.kinds.answers.generation import answers_log_probabilities, generate, 
 from tasks.kinds.answers.label_answers import LABELS, none_label, parse, speller, write
 from tasks.kinds.answers.multi_label import columns_of, figures, majority, metrics, response
 from tasks.kinds.answers.prompt import check_room, framed, template
-from tasks.kinds.base import Advance, Columns, Encoder, Example, Row, Wording, in_proportion, labels_of, silent
+from tasks.kinds.base import Advance, Columns, Example, Row, Wording, in_proportion, labels_of, silent
+from tasks.model.tokenizer import Tokens
 from tasks.schema.recipe import Recipe
 
 __all__ = [
@@ -34,7 +35,7 @@ Chosen = frozenset[str]
 """The labels that an answer names, the none-label left out."""
 
 
-def check_tokens(recipe: Recipe, tokens: Encoder) -> None:
+def check_tokens(recipe: Recipe, tokens: Tokens) -> None:
     """Raise RecipeError where two labels are spelt alike, or prompt and longest answer leave no room for a text."""
     where, names = f"{recipe.name}.yaml", recipe.labels.names
     spelt = {name: tuple(tokens.encode(write(recipe, [name]))) for name in names}
@@ -47,14 +48,14 @@ def check_tokens(recipe: Recipe, tokens: Encoder) -> None:
         raise RecipeError(f"{where}: evaluate.max_new_tokens", found, f"at least {longest} expected", "raise it")
 
 
-def longest(recipe: Recipe, tokens: Encoder) -> int:
+def longest(recipe: Recipe, tokens: Tokens) -> int:
     """Most tokens of a row: a prompt keeps room for the answer of one label, and the model may write, or be asked about, more."""
     one = max(len(_answer(recipe, tokens, [name])) for name in recipe.labels.names)
     every = len(_answer(recipe, tokens, _named(recipe)))
     return recipe.prompt.max_tokens - one + max(recipe.evaluate.max_new_tokens, every)
 
 
-def example(recipe: Recipe, tokens: Encoder, row: Row) -> Example:
+def example(recipe: Recipe, tokens: Tokens, row: Row) -> Example:
     """Prompt and answer as tokens; a text that does not fit max_tokens loses its end, never the prompt its frame or the answer.
 
     Raises:
@@ -68,7 +69,7 @@ def example(recipe: Recipe, tokens: Encoder, row: Row) -> Example:
     return Example(prompt, answer, cut)
 
 
-def respond(recipe: Recipe, model: Any, tokens: Encoder, texts: Sequence[str], advance: Advance = silent) -> Columns:
+def respond(recipe: Recipe, model: Any, tokens: Tokens, texts: Sequence[str], advance: Advance = silent) -> Columns:
     """The labels that the model writes for every text, and each label's score as the module says.
 
     Args:
@@ -102,7 +103,7 @@ def respond(recipe: Recipe, model: Any, tokens: Encoder, texts: Sequence[str], a
     return columns_of(recipe, answers, np.array(rows).reshape(len(texts), len(recipe.labels.names)))
 
 
-def assess(recipe: Recipe, model: Any, tokens: Encoder, rows: Sequence[Row], advance: Advance = silent) -> Columns:
+def assess(recipe: Recipe, model: Any, tokens: Tokens, rows: Sequence[Row], advance: Advance = silent) -> Columns:
     """What the model answers to the rows' texts, as `respond`."""
     return respond(recipe, model, tokens, [row["text"] for row in rows], advance)
 
@@ -175,13 +176,13 @@ def _named(recipe: Recipe) -> list[str]:
     return [name for name in recipe.labels.names if name != none_label(recipe)]
 
 
-def _stop_ids(recipe: Recipe, tokens: Encoder) -> list[int]:
+def _stop_ids(recipe: Recipe, tokens: Tokens) -> list[int]:
     """The model's end tokens, and the special token that closes the answer's text where there is one."""
     closing = tokens.encode(recipe.prompt.answer.partition(LABELS)[2])[-1:]
     return [*tokens.end_ids, *(token for token in closing if token in tokens.special_ids)]
 
 
-def _answer(recipe: Recipe, tokens: Encoder, labels: "Sequence[str] | Chosen") -> list[int]:
+def _answer(recipe: Recipe, tokens: Tokens, labels: "Sequence[str] | Chosen") -> list[int]:
     return [*tokens.encode(write(recipe, labels)), tokens.eos_id]
 
 

@@ -22,8 +22,9 @@ from tasks.kinds.answers import prompt as framing
 from tasks.kinds.answers.generation import answers_log_probabilities, by_length
 from tasks.kinds.answers.prompt import check_room, framed, template
 from tasks.kinds.answers.single_label import figures, majority, metrics, response
-from tasks.kinds.base import Advance, Columns, Encoder, Example, LossFunction, Row, Wording, silent
+from tasks.kinds.base import Advance, Columns, Example, LossFunction, Row, Wording, silent
 from tasks.model.batches import IGNORED, inputs_of, pad_left
+from tasks.model.tokenizer import Tokens
 from tasks.schema.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ LOSS_ON = {
 """What `train.loss_on` means, in a sentence that begins: loss on the."""
 
 
-def label_ids(recipe: Recipe, tokens: Encoder) -> list[int]:
+def label_ids(recipe: Recipe, tokens: Tokens) -> list[int]:
     """The one token id of each label's answer, in the order of the recipe's names.
 
     Raises:
@@ -62,7 +63,7 @@ def label_ids(recipe: Recipe, tokens: Encoder) -> list[int]:
     return found
 
 
-def scored_answers(recipe: Recipe, tokens: Encoder) -> list[list[int]]:
+def scored_answers(recipe: Recipe, tokens: Tokens) -> list[list[int]]:
     """The token ids whose log-probabilities make each label's score, in the order of the recipe's names.
 
     The end token is among them where one label's answer begins another's.
@@ -83,7 +84,7 @@ def scored_answers(recipe: Recipe, tokens: Encoder) -> list[list[int]]:
     return [[*ids, tokens.eos_id] for ids in answers] if begun else answers
 
 
-def check_tokens(recipe: Recipe, tokens: Encoder) -> None:
+def check_tokens(recipe: Recipe, tokens: Tokens) -> None:
     """Raise RecipeError where a label cannot be scored as the recipe says, or prompt and longest answer leave no room for a text."""
     if recipe.evaluate.label_score == "token":
         label_ids(recipe, tokens)
@@ -92,7 +93,7 @@ def check_tokens(recipe: Recipe, tokens: Encoder) -> None:
     check_room(recipe, tokens, _longest(recipe, tokens))
 
 
-def example(recipe: Recipe, tokens: Encoder, row: Row) -> Example:
+def example(recipe: Recipe, tokens: Tokens, row: Row) -> Example:
     """Prompt and answer as tokens; a text that does not fit max_tokens loses its end, never the prompt its frame.
 
     The room is that beside the longest label's answer, so that the prompt is the same whatever the row's label.
@@ -108,7 +109,7 @@ def example(recipe: Recipe, tokens: Encoder, row: Row) -> Example:
     return Example(prompt, answer, cut)
 
 
-def respond(recipe: Recipe, model: Any, tokens: Encoder, texts: Sequence[str], advance: Advance = silent) -> Columns:
+def respond(recipe: Recipe, model: Any, tokens: Tokens, texts: Sequence[str], advance: Advance = silent) -> Columns:
     """The most probable label of every text, and the probability of each, renormalised over the labels.
 
     Args:
@@ -127,12 +128,12 @@ def respond(recipe: Recipe, model: Any, tokens: Encoder, texts: Sequence[str], a
     return single_label.columns_of(recipe, score(recipe, model, tokens, prompts, advance))
 
 
-def assess(recipe: Recipe, model: Any, tokens: Encoder, rows: Sequence[Row], advance: Advance = silent) -> Columns:
+def assess(recipe: Recipe, model: Any, tokens: Tokens, rows: Sequence[Row], advance: Advance = silent) -> Columns:
     """What the model answers to the rows' texts, as `respond`."""
     return respond(recipe, model, tokens, [row["text"] for row in rows], advance)
 
 
-def loss(recipe: Recipe, tokens: Encoder) -> LossFunction:
+def loss(recipe: Recipe, tokens: Tokens) -> LossFunction:
     """Mean cross-entropy, nats a token, over the tokens that `train.loss_on` names.
 
     `labels` lets the label's token compete with the other labels' tokens alone, as it does when the model is scored; the end
@@ -187,7 +188,7 @@ def wording(recipe: Recipe) -> Wording:
     return replace(said, metrics=f"{said.metrics} A score is the probability of a label's whole answer, renormalised over the labels.")
 
 
-def _token_scores(recipe: Recipe, model: Any, tokens: Encoder, prompts: Sequence[Sequence[int]], advance: Advance) -> "NDArray[np.float64]":
+def _token_scores(recipe: Recipe, model: Any, tokens: Tokens, prompts: Sequence[Sequence[int]], advance: Advance) -> "NDArray[np.float64]":
     """Softmax over the labels' next-token logits after each prompt, (n_rows, n_labels)."""
     import numpy as np
     import torch
@@ -204,9 +205,7 @@ def _token_scores(recipe: Recipe, model: Any, tokens: Encoder, prompts: Sequence
     return scores
 
 
-def _answer_scores(
-    recipe: Recipe, model: Any, tokens: Encoder, prompts: Sequence[Sequence[int]], advance: Advance
-) -> "NDArray[np.float64]":
+def _answer_scores(recipe: Recipe, model: Any, tokens: Tokens, prompts: Sequence[Sequence[int]], advance: Advance) -> "NDArray[np.float64]":
     """Softmax over the summed log-probabilities of the labels' answers after each prompt, (n_rows, n_labels)."""
     import numpy as np
 
@@ -221,11 +220,11 @@ def _answers(recipe: Recipe) -> list[str]:
     return [recipe.prompt.answer.format(label=name) for name in recipe.labels.names]
 
 
-def _encoded(recipe: Recipe, tokens: Encoder) -> list[list[int]]:
+def _encoded(recipe: Recipe, tokens: Tokens) -> list[list[int]]:
     """Each label's answer as tokens, without the end token."""
     return [tokens.encode(answer) for answer in _answers(recipe)]
 
 
-def _longest(recipe: Recipe, tokens: Encoder) -> int:
+def _longest(recipe: Recipe, tokens: Tokens) -> int:
     """Tokens of the longest label's answer with its end token."""
     return max(map(len, _encoded(recipe, tokens))) + 1

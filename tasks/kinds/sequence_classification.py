@@ -12,8 +12,9 @@ from tasks.kinds.answers import single_label
 from tasks.kinds.answers.generation import by_length
 from tasks.kinds.answers.prompt import check_room, framed, template
 from tasks.kinds.answers.single_label import figures, majority, response
-from tasks.kinds.base import Advance, Columns, Encoder, Example, LossFunction, Metrics, Row, Wording, silent
+from tasks.kinds.base import Advance, Columns, Example, LossFunction, Metrics, Row, Wording, silent
 from tasks.model.batches import inputs_of, pad_left
+from tasks.model.tokenizer import Tokens
 from tasks.schema.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -28,12 +29,12 @@ __all__ = [
 HEAD = "classification"
 
 
-def check_tokens(recipe: Recipe, tokens: Encoder) -> None:
+def check_tokens(recipe: Recipe, tokens: Tokens) -> None:
     """Raise RecipeError where the prompt without its text leaves no room for one."""
     check_room(recipe, tokens, answer=0)
 
 
-def example(recipe: Recipe, tokens: Encoder, row: Row) -> Example:
+def example(recipe: Recipe, tokens: Tokens, row: Row) -> Example:
     """The prompt as tokens, and the class's number; a text that does not fit max_tokens loses its end.
 
     Raises:
@@ -46,7 +47,7 @@ def example(recipe: Recipe, tokens: Encoder, row: Row) -> Example:
     return Example(prompt, [names.index(row["label"])], cut)
 
 
-def loss(recipe: Recipe, tokens: Encoder) -> LossFunction:
+def loss(recipe: Recipe, tokens: Tokens) -> LossFunction:
     """Mean cross-entropy over rows, nats, each row's multiplied by its class's weight where the recipe weighs classes."""
     import torch
     from torch.nn.functional import cross_entropy
@@ -62,7 +63,7 @@ def loss(recipe: Recipe, tokens: Encoder) -> LossFunction:
     return compute
 
 
-def respond(recipe: Recipe, model: Any, tokens: Encoder, texts: Sequence[str], advance: Advance = silent) -> Columns:
+def respond(recipe: Recipe, model: Any, tokens: Tokens, texts: Sequence[str], advance: Advance = silent) -> Columns:
     """The most probable label of every text, and the probability of each.
 
     Args:
@@ -89,7 +90,7 @@ def respond(recipe: Recipe, model: Any, tokens: Encoder, texts: Sequence[str], a
     return single_label.columns_of(recipe, scores)
 
 
-def assess(recipe: Recipe, model: Any, tokens: Encoder, rows: Sequence[Row], advance: Advance = silent) -> Columns:
+def assess(recipe: Recipe, model: Any, tokens: Tokens, rows: Sequence[Row], advance: Advance = silent) -> Columns:
     """What the model answers to the rows' texts, as `respond`."""
     return respond(recipe, model, tokens, [row["text"] for row in rows], advance)
 

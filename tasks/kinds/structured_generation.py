@@ -20,8 +20,9 @@ from tasks.kinds.answers import prompt as framing
 from tasks.kinds.answers.generation import generate, log_probabilities
 from tasks.kinds.answers.generation import loss as loss
 from tasks.kinds.answers.prompt import check_room, framed, least_tokens, literal, template
-from tasks.kinds.base import Advance, Columns, Encoder, Example, Metrics, Row, Wording, silent
+from tasks.kinds.base import Advance, Columns, Example, Metrics, Row, Wording, silent
 from tasks.metrics import classification, plots
+from tasks.model.tokenizer import Tokens
 from tasks.schema.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ their number."""
 UNPARSABLE = "unparsable"
 
 
-def check_tokens(recipe: Recipe, tokens: Encoder) -> None:
+def check_tokens(recipe: Recipe, tokens: Tokens) -> None:
     """Raise RecipeError where the stop is no single token, or the prompt without its text leaves no room for text and answer."""
     stop = recipe.prompt.stop
     if stop is not None and len(ids := tokens.encode(stop)) != 1:
@@ -50,7 +51,7 @@ def check_tokens(recipe: Recipe, tokens: Encoder) -> None:
     check_room(recipe, tokens, recipe.evaluate.max_new_tokens, " beside evaluate.max_new_tokens")
 
 
-def example(recipe: Recipe, tokens: Encoder, row: Row) -> Example:
+def example(recipe: Recipe, tokens: Tokens, row: Row) -> Example:
     """Prompt and answer as tokens, the stop (or end token) last; a text that does not fit max_tokens loses its end, the answer nothing.
 
     Raises:
@@ -95,7 +96,7 @@ def parse(recipe: Recipe, said: str) -> dict[str, str] | None:
     return fields if fields and all(fields.values()) else None
 
 
-def respond(recipe: Recipe, model: Any, tokens: Encoder, texts: Sequence[str], advance: Advance = silent) -> Columns:
+def respond(recipe: Recipe, model: Any, tokens: Tokens, texts: Sequence[str], advance: Advance = silent) -> Columns:
     """The fields and the class that the model writes after each text; of an unparsable answer empty words.
 
     Args:
@@ -120,7 +121,7 @@ def response(recipe: Recipe) -> dict[str, Literal["string", "double"]]:
     return dict.fromkeys((*recipe.data.fields, LABEL), "string")
 
 
-def assess(recipe: Recipe, model: Any, tokens: Encoder, rows: Sequence[Row], advance: Advance = silent) -> Columns:
+def assess(recipe: Recipe, model: Any, tokens: Tokens, rows: Sequence[Row], advance: Advance = silent) -> Columns:
     """How probable the model finds the given answers: `log_probability`, the mean over an answer's tokens, nats, and `tokens`."""
     import numpy as np
 
@@ -135,7 +136,7 @@ def sampled(recipe: Recipe, rows: Sequence[Row]) -> list[int]:
     return list(range(len(rows)))
 
 
-def samples(recipe: Recipe, model: Any, tokens: Encoder, rows: Sequence[Row], advance: Advance = silent) -> Columns:
+def samples(recipe: Recipe, model: Any, tokens: Tokens, rows: Sequence[Row], advance: Advance = silent) -> Columns:
     """What the model writes after every row's text: its fields and class as `respond` gives them, and `parsed`.
 
     `reply` is empty: the report quotes no answers.

@@ -14,8 +14,8 @@ import math
 from typing import Any
 
 from tasks.errors import RecipeError
-from tasks.kinds.base import Encoder, classes_of
 from tasks.model.batches import inputs_of, pad_left, takes
+from tasks.model.tokenizer import Tokens
 from tasks.schema.recipe import Recipe
 
 TEXT = "One text, read alone and beside a longer one. "
@@ -28,7 +28,7 @@ FLOAT32, ROUNDED = 1e-3, 0.2
 24 layers change by 3e-6, and by 0.03 (bfloat16) to 0.08 (8 bits). Models of the sorts above mostly change by 0.5 and more."""
 
 
-def check_padding(recipe: Recipe, model: Any, tokens: Encoder) -> None:
+def check_padding(recipe: Recipe, model: Any, tokens: Tokens) -> None:
     """Raise RecipeError where a model reads a text in a batch otherwise than alone.
 
     Compares the last hidden states of a short text in two forward passes: alone, without mask and positions, as the published snippet
@@ -49,7 +49,7 @@ def check_padding(recipe: Recipe, model: Any, tokens: Encoder) -> None:
     long = ([] if tokens.bos_id is None else [tokens.bos_id]) + tokens.encode(TEXT) * recipe.prompt.max_tokens
     long, short = long[: int(min(recipe.prompt.max_tokens, _table(model.config.get_text_config())))], long[:SHORT]
     asked: dict[str, Any] = {"output_hidden_states": True}
-    if not classes_of(recipe) and takes(model, "logits_to_keep"):
+    if takes(model, "logits_to_keep"):
         asked["logits_to_keep"] = 1  # those of all tokens over a large vocabulary take gigabytes
     model.eval()
     with torch.no_grad():  # not inference mode: on a processor, packed weights are laid out anew in the first pass, and trained later

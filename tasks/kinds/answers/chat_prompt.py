@@ -2,7 +2,7 @@
 
 from tasks.errors import RecipeError
 from tasks.kinds.answers.prompt import literal
-from tasks.kinds.base import Encoder
+from tasks.model.tokenizer import Tokens
 from tasks.schema.recipe import Recipe
 
 Message = dict[str, str]
@@ -25,7 +25,7 @@ def messages_of(recipe: Recipe, text: str) -> list[Message]:
     return messages
 
 
-def render(recipe: Recipe, tokens: Encoder, messages: list[Message], answer: str | None = None) -> str:
+def render(recipe: Recipe, tokens: Tokens, messages: list[Message], answer: str | None = None) -> str:
     """The conversation as the model reads it: up to where the assistant answers, or with its answer.
 
     What was said in it is marked for `tokens.encode`, so that no turn can end or open another one.

@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from tasks.kinds.base import Advance, Encoder, Example, LossFunction, in_proportion, silent
+from tasks.kinds.base import Advance, Example, LossFunction, in_proportion, silent
 from tasks.model.batches import IGNORED, inputs_of, pad_left, positions, takes
+from tasks.model.tokenizer import Tokens
 from tasks.schema.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 def generate(
     model: Any,
-    tokens: Encoder,
+    tokens: Tokens,
     prompts: Sequence[Sequence[int]],
     *,
     max_new_tokens: int,
@@ -68,7 +69,7 @@ def _allowed(allowed: Callable[[Sequence[int]], list[int]], start: int, _: int, 
 
 def answers_log_probabilities(
     model: Any,
-    tokens: Encoder,
+    tokens: Tokens,
     prompts: Sequence[Sequence[int]],
     answers: Sequence[Sequence[Sequence[int]]],
     *,
@@ -144,7 +145,7 @@ def _remembers_keys_and_values(model: Any) -> bool:
 
 
 def log_probabilities(
-    model: Any, tokens: Encoder, examples: Sequence[Example], *, batch_size: int, advance: Advance = silent
+    model: Any, tokens: Tokens, examples: Sequence[Example], *, batch_size: int, advance: Advance = silent
 ) -> "NDArray[np.float64]":
     """Log-probability of each example's whole answer after its prompt, nats.
 
@@ -178,7 +179,7 @@ def log_probabilities(
     return totals
 
 
-def loss(recipe: Recipe, tokens: Encoder) -> LossFunction:
+def loss(recipe: Recipe, tokens: Tokens) -> LossFunction:
     """Mean cross-entropy, nats a token, against the whole vocabulary, over the tokens that carry loss."""
     from torch.nn.functional import cross_entropy
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 
-from tasks.kinds.base import Encoder
+from tasks.model.tokenizer import Tokens
 from tasks.schema.labels import MarkedColumns
 from tasks.schema.recipe import Recipe
 
@@ -42,7 +42,7 @@ def parse(recipe: Recipe, text: str) -> list[str] | None:
     return [name for name in recipe.labels.names if name in lines]
 
 
-def speller(recipe: Recipe, tokens: Encoder) -> Callable[[Sequence[int]], list[int]]:
+def speller(recipe: Recipe, tokens: Tokens) -> Callable[[Sequence[int]], list[int]]:
     """Which tokens may follow those already written, so that only answers in the recipe's form and order come out.
 
     Returns:

@@ -3,7 +3,7 @@
 from string import Template
 
 from tasks.errors import DataError, RecipeError
-from tasks.kinds.base import Encoder
+from tasks.model.tokenizer import Tokens
 from tasks.schema.recipe import Recipe
 
 
@@ -12,24 +12,24 @@ def template(recipe: Recipe) -> str:
     return recipe.prompt.template.replace("{labels}", ", ".join(recipe.labels.names))
 
 
-def literal(recipe: Recipe, tokens: Encoder, text: str) -> str:
+def literal(recipe: Recipe, tokens: Tokens, text: str) -> str:
     """What somebody wrote, marked so that no control token is read in it; the words of the recipe stay as they are."""
     prompt = recipe.prompt
     return tokens.literal(text, (prompt.template or prompt.chat_template or "") + prompt.answer)
 
 
-def frame(recipe: Recipe, tokens: Encoder) -> tuple[list[int], list[int]]:
+def frame(recipe: Recipe, tokens: Tokens) -> tuple[list[int], list[int]]:
     """Token ids of the template before the text, the beginning token first, and after it."""
     before, after = template(recipe).split("{text}")
     return [*_beginning(tokens), *tokens.encode(before)], tokens.encode(after)
 
 
-def least_tokens(recipe: Recipe, tokens: Encoder) -> int:
+def least_tokens(recipe: Recipe, tokens: Tokens) -> int:
     """Tokens of the shortest prompt: the frame, and one of the text."""
     return sum(map(len, frame(recipe, tokens))) + 1
 
 
-def check_room(recipe: Recipe, tokens: Encoder, answer: int, beside: str = "") -> None:
+def check_room(recipe: Recipe, tokens: Tokens, answer: int, beside: str = "") -> None:
     """Raise RecipeError where `prompt.max_tokens` leaves no room for a text.
 
     Args:
@@ -44,7 +44,7 @@ def check_room(recipe: Recipe, tokens: Encoder, answer: int, beside: str = "") -
         raise RecipeError(f"{recipe.name}.yaml: prompt.max_tokens", found, f"at least {least} expected", "raise it or shorten the template")
 
 
-def framed(recipe: Recipe, tokens: Encoder, text: str, room: int) -> tuple[list[int], bool]:
+def framed(recipe: Recipe, tokens: Tokens, text: str, room: int) -> tuple[list[int], bool]:
     """The prompt of a text; one that is too long loses its end, never the prompt its frame.
 
     Args:
@@ -94,5 +94,5 @@ def snippet(prompt: str, *, rendered: bool = False) -> str:
     return SNIPPET.substitute(prompt=prompt, special=", add_special_tokens=False" if rendered else "")
 
 
-def _beginning(tokens: Encoder) -> list[int]:
+def _beginning(tokens: Tokens) -> list[int]:
     return [] if tokens.bos_id is None else [tokens.bos_id]
