@@ -1,0 +1,18 @@
+"""Steps that finish in milliseconds, for tests of what starts, retries, clears and kills steps.
+
+With this folder on PYTHONPATH, `python -m tasks STEP` runs the real command, with the real workspace, locks, claims and manifests; only the
+step's own function is one of `steps.py`. No step then imports torch, MLflow, DVC or Great Expectations.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from tasks.settings import CHECKOUT
+
+FOLDER = Path(__file__).resolve().parent
+
+
+def with_quick_steps(env: Mapping[str, str]) -> dict[str, str]:
+    """An environment in which the processes below run the quick steps."""
+    return {**env, "PYTHONPATH": os.pathsep.join(filter(None, (str(FOLDER), str(CHECKOUT), env.get("PYTHONPATH", ""))))}
