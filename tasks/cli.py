@@ -90,7 +90,7 @@ def _step_command(step: str) -> None:
 def _perform(step: str, run: Run, generation: int = 0, part: str = "") -> None:
     from tasks.workspace.perform import perform
 
-    sigterm.heed()  # one that came at the end of the step before
+    sigterm.exit_if_asked()  # one that came at the end of the step before
     sigterm.listen(step)
     perform(step, run, generation, part)
 
@@ -224,15 +224,15 @@ def doctor(
     profile: Profile = "",
     set_: Set = [],  # noqa: B006
 ) -> None:
-    """Look whether all is there that a run needs: services, rights, access, room; every finding with its remedy."""
+    """Look whether all is there that a run scope: services, rights, access, room; every finding with its remedy."""
     from tasks.doctor.checks import by_hand
     from tasks.doctor.findings import examine, stop_at_faults, table
-    from tasks.doctor.scope import Needs
+    from tasks.doctor.scope import Scope
 
     without_torch()
     ours = settings()
-    needs = Needs(ours, _resolve(recipe, profile, set_) if recipe else None, str(ours.runs_folder))
-    findings = examine(by_hand(needs))
+    scope = Scope(ours, _resolve(recipe, profile, set_) if recipe else None, str(ours.runs_folder))
+    findings = examine(by_hand(scope))
     Console().print(table(findings))
     stop_at_faults("doctor", findings)
 

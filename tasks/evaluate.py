@@ -66,7 +66,7 @@ def _evaluate(run: Run, tracked: TrackedRun) -> Evaluation:
     if always is not None:
         measured["majority"] = scoring.measure(recipe, rows, always)
     if rival is not None and champion_columns is not None:
-        rival = gate.Rival(rival.version, measured["champion"])
+        rival = gate.Champion(rival.version, measured["champion"])
     evidence = gate.Evidence(measured["tuned"], measured["base"], measured.get("majority"), same, rival, quantized)
     figures = _learning_curve(run, tracked) | kind_of(recipe).figures(recipe, rows, columns, run.attempt)
     evaluation = Evaluation(
@@ -142,7 +142,7 @@ def _compare(run: Run, what: str, load: Callable[[], Any], base: Path, rows: Row
     return parity.compare(tuned, adapted, chosen, tolerance)
 
 
-def _assess_champion(run: Run, client: "MlflowClient", rows: Rows) -> tuple[gate.Rival | None, Columns | None]:
+def _assess_champion(run: Run, client: "MlflowClient", rows: Rows) -> tuple[gate.Champion | None, Columns | None]:
     """The present champion and what it makes of the same rows, by the prompt of its own recipe.
 
     A champion that cannot be scored (other labels, files gone, an answer longer than its recipe has room for) is no fault of this run:
@@ -157,12 +157,12 @@ def _assess_champion(run: Run, client: "MlflowClient", rows: Rows) -> tuple[gate
             theirs = version_recipe(recipe.name, number, Path(folder))
             if theirs.kind != recipe.kind or set(theirs.labels.names) != set(recipe.labels.names):
                 found = f"it tells {list(theirs.labels.names)} apart, {list(recipe.labels.names)} expected"
-                return gate.Rival(number, None, found), None
+                return gate.Champion(number, None, found), None
             model = version_model(recipe.name, number, Path(folder))
             load = partial(load_model, model, theirs.base_model.dtype, classes_of(theirs))
-            return gate.Rival(number, None), _assess(run, f"champion, version {number}", theirs, load, model, rows)
+            return gate.Champion(number, None), _assess(run, f"champion, version {number}", theirs, load, model, rows)
         except (AnswerTooLong, ContractError, RecipeError) as error:
-            return gate.Rival(number, None, str(error)), None
+            return gate.Champion(number, None, str(error)), None
 
 
 def _majority(recipe: Recipe, parts: "Mapping[Any, Part]", rows: Rows) -> Columns | None:

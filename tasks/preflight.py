@@ -13,15 +13,15 @@ import sys
 from tasks.contracts import Preflight
 from tasks.doctor.checks import for_a_step
 from tasks.doctor.findings import examine, lines, stop_at_faults
-from tasks.doctor.scope import Needs
+from tasks.doctor.scope import Scope
 from tasks.settings import settings
 from tasks.workspace.run import Run
 
 
 def preflight(run: Run) -> Preflight:
     """Look whether all is there that the run will need: services, rights, access, room; all findings at once."""
-    needs = Needs(settings(), run.recipe, run.uri)
-    findings = examine(for_a_step(needs))
+    scope = Scope(settings(), run.recipe, run.uri)
+    findings = examine(for_a_step(scope))
     for line in lines(findings):
         print(f"preflight: {line}", file=sys.stderr, flush=True)
     stop_at_faults(f"{run.id}: preflight", findings)

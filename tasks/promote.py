@@ -47,7 +47,7 @@ def promote(run: Run) -> Promotion:
             return Promotion(False, policy, registered.version, None, reason)
         champion = champion_version(client, registered.name)
         reason = _judge(run, client, registered, champion, approval)
-        predecessor = _crown(client, registered, champion, by=approval.by if approval else "the gate", reason=reason)
+        predecessor = _set_champion_alias(client, registered, champion, by=approval.by if approval else "the gate", reason=reason)
     return Promotion(True, policy, registered.version, predecessor, reason)
 
 
@@ -95,14 +95,14 @@ def _ask_again(run: Run, client: "MlflowClient", name: str, champion: int | None
         tags = client.get_model_version(name, str(champion)).tags
         if tags.get(DATA_HASH_TAG) == run.read(DatasetVersion).data_hash and SCORES_TAG in tags:
             scores = {metric: Score(value, value, value) for metric, value in json.loads(tags[SCORES_TAG]).items()}
-            rival = gate.Rival(champion, scores)
+            rival = gate.Champion(champion, scores)
         else:
-            rival = gate.Rival(champion, None, "it became champion after evaluate, and its scores are not of this data version")
+            rival = gate.Champion(champion, None, "it became champion after evaluate, and its scores are not of this data version")
     seen = gate.Evidence(evaluation.tuned, evaluation.base, evaluation.majority, evaluation.parity, rival, evaluation.quantized)
     return gate.verdict(run.recipe.gate, seen)
 
 
-def _crown(client: "MlflowClient", registered: RegisteredVersion, champion: int | None, *, by: str, reason: str) -> int | None:
+def _set_champion_alias(client: "MlflowClient", registered: RegisteredVersion, champion: int | None, *, by: str, reason: str) -> int | None:
     """Move the alias, with who, when, why and whom it replaces in the tags; returns the predecessor.
 
     The tags come before the alias: a promotion that was killed in between still knows its predecessor.

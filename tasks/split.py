@@ -12,9 +12,9 @@ from dataclasses import replace
 from tasks import contracts
 from tasks.data import near_duplicates, parquet
 from tasks.data.comparison_key import key, letters
-from tasks.data.dialogues import answered, opening_turn
+from tasks.data.dialogues import opening_turn, split_reply
 from tasks.data.label_rule import Misfit, labels_of
-from tasks.data.partition import Origin, Row, count, cut, downsampled, upsampled
+from tasks.data.partition import LabelledRow, Origin, count, downsampled, split_rows, upsampled
 from tasks.errors import DataError, Skip
 from tasks.schema.data import Split, Table
 from tasks.schema.recipe import LABEL_SEPARATOR, Recipe
@@ -44,7 +44,7 @@ def split(run: Run) -> contracts.DatasetParts:
     groups = None
     if keys.groups == "near_copies":
         rows, groups = grouped(recipe, rows, published or [], dropped)
-    parts = cut(rows, keys, recipe.labels.names, published=published, groups=groups)
+    parts = split_rows(rows, keys, recipe.labels.names, published=published, groups=groups)
     dropped["not drawn"] = len(rows) + len(published or ()) - sum(map(len, parts.values()))
     before = len(parts["train"])
     if keys.balance == "downsample":
@@ -60,11 +60,11 @@ def split(run: Run) -> contracts.DatasetParts:
     )
 
 
-def _labelled(run: Run, path: str, file: contracts.FileName, dropped: Counter[str]) -> list[Row]:
+def _labelled(run: Run, path: str, file: contracts.FileName, dropped: Counter[str]) -> list[LabelledRow]:
     """The valid rows of a file with their labels and answers, in its order; what gives no row is counted in `dropped`."""
     lines, columns = parquet.read(run.path(path))
     table = run.recipe.data.tables()[file == "test"]
-    rows: list[Row] = []
+    rows: list[LabelledRow] = []
     faults: list[tuple[int, Misfit]] = []
     with Progress(run, "split", "labelling", len(lines), "rows") as progress:
         for line, *fields in zip(lines, *columns.values(), strict=True):
@@ -84,10 +84,10 @@ def _labelled(run: Run, path: str, file: contracts.FileName, dropped: Counter[st
     return rows
 
 
-def _row(line: int, cells: dict[str, str], recipe: Recipe, table: Table) -> Row | Misfit | str:
+def _row(line: int, cells: dict[str, str], recipe: Recipe, table: Table) -> LabelledRow | Misfit | str:
     """The row, the field that is at fault, or why there is no row."""
     if table.turns:
-        parted = answered(table.turns, cells["text"], cells.get("rejected"))
+        parted = split_reply(table.turns, cells["text"], cells.get("rejected"))
         if isinstance(parted, str):
             return parted
         cells |= dict(zip(("text", "answer", "rejected"), parted, strict=True))
@@ -98,16 +98,16 @@ def _row(line: int, cells: dict[str, str], recipe: Recipe, table: Table) -> Row 
         return "no label"
     if len(labels) > 1 and not recipe.multi_label:
         return "several labels"
-    return Row(line, cells["text"], labels, tuple(cells.get(name, "") for name in recipe.data.answers()))
+    return LabelledRow(line, cells["text"], labels, tuple(cells.get(name, "") for name in recipe.data.answers()))
 
 
-def resolve_equal_texts(rows: Sequence[Row], keys: Split, dropped: Counter[str]) -> list[Row]:
+def resolve_equal_texts(rows: Sequence[LabelledRow], keys: Split, dropped: Counter[str]) -> list[LabelledRow]:
     """The rows that stay where texts are equal, in their order; the others are counted in `dropped`.
 
     A tie between the most frequent labels of a text is a contradiction that no majority resolves: its rows go. Rows with equal
     texts and labels are duplicates where their answers are equal too.
     """
-    groups: dict[str, list[Row]] = defaultdict(list)
+    groups: dict[str, list[LabelledRow]] = defaultdict(list)
     for row in rows:
         groups[row.key].append(row)
     stays: set[Origin] = set()
@@ -120,7 +120,7 @@ def resolve_equal_texts(rows: Sequence[Row], keys: Split, dropped: Counter[str])
     return [row for row in rows if row.origin in stays]
 
 
-def _without_contradiction(group: list[Row], what: str) -> list[Row]:
+def _without_contradiction(group: list[LabelledRow], what: str) -> list[LabelledRow]:
     counts = Counter(row.labels for row in group).most_common()
     if what == "keep" or len(counts) == 1:
         return group
@@ -129,13 +129,15 @@ def _without_contradiction(group: list[Row], what: str) -> list[Row]:
     return [row for row in group if row.labels == counts[0][0]]
 
 
-def _without(rows: Sequence[Row], published: set[str], dropped: Counter[str]) -> list[Row]:
+def _without(rows: Sequence[LabelledRow], published: set[str], dropped: Counter[str]) -> list[LabelledRow]:
     kept = [row for row in rows if letters(row.text) not in published]
     dropped["leak"] += len(rows) - len(kept)
     return kept
 
 
-def grouped(recipe: Recipe, rows: Sequence[Row], published: Sequence[Row], dropped: Counter[str]) -> tuple[list[Row], Mapping[Origin, int]]:
+def grouped(
+    recipe: Recipe, rows: Sequence[LabelledRow], published: Sequence[LabelledRow], dropped: Counter[str]
+) -> tuple[list[LabelledRow], Mapping[Origin, int]]:
     """The rows that are near copies of no published one, and the group of each by its origin.
 
     Near copies in the text, in the answer (of a pair the better one) or in any field make a group; in dialogues the opening turn too.
@@ -151,7 +153,7 @@ def grouped(recipe: Recipe, rows: Sequence[Row], published: Sequence[Row], dropp
     return [row for row, _ in stay], {row.origin: group for row, group in stay}
 
 
-def _write(run: Run, name: contracts.PartName, rows: Sequence[Row]) -> contracts.Part:
+def _write(run: Run, name: contracts.PartName, rows: Sequence[LabelledRow]) -> contracts.Part:
     recipe, path = run.recipe, run.attempt / "parts" / f"{name}.parquet"
     columns: dict[str, list[str]] = {"file": [row.file for row in rows]} if recipe.data.test else {}
     columns["text"] = [row.text for row in rows]

@@ -44,7 +44,7 @@ def trial(run: Run) -> TrialScores:
     part = scoring.read_rows(recipe, run.path(run.read(DatasetVersion).parts["test"].path))
     rows, _, _ = scoring.fitting(recipe, tokens, part)
     with tracking.tracked(run, one.name) as tracked:
-        taken = Taken(job_of(run, recipe, tracked, "trial"), one, rows, kept)
+        taken = TrialInputs(job_of(run, recipe, tracked, "trial"), one, rows, kept)
         work = partial(in_ranks, recipe.train.gpus, trained_and_scored, taken, "trial")
         found = within_memory(run, recipe, "trial", work)
         assert found
@@ -57,17 +57,17 @@ def trial(run: Run) -> TrialScores:
 
 
 @dataclass(frozen=True)
-class Taken:
+class TrialInputs:
     """A trial as each of the processes that train is given it."""
 
     job: Job
-    one: Trial
+    trial: Trial
     rows: Rows
     kept: Path
     """File of the scores."""
 
 
-def trained_and_scored(taken: Taken) -> tuple[int, Emissions] | None:
+def trained_and_scored(taken: TrialInputs) -> tuple[int, Emissions] | None:
     """Train, and score on the way, in each of the processes that train; the first one has the steps and what they spent."""
     fitted = fit(taken.job, partial(_scorer, taken))
     if fitted is None:
@@ -84,14 +84,14 @@ def _trial(run: Run) -> Trial:
     return planned[run.part]
 
 
-def _scorer(taken: Taken, tokens: Tokens) -> "TrainerCallback":
+def _scorer(taken: TrialInputs, tokens: Tokens) -> "TrainerCallback":
     """A trainer callback that scores the model after each of the trial's numbers of epochs.
 
     It scores at the end of the step, before a checkpoint of it is saved: a training that goes on from there has the scores already.
     """
     from transformers import TrainerCallback
 
-    one, kept, job = taken.one, taken.kept, taken.job
+    one, kept, job = taken.trial, taken.kept, taken.job
     recipe, shown = halved(job.recipe, job.halvings), grid_of(job.run.recipe).metrics
 
     class Scorer(TrainerCallback):  # type: ignore[misc, unused-ignore]

@@ -96,7 +96,9 @@ def _fault(run: Run, file: CheckedFile, allowed: float, rejects: Path, files: in
         if outcome.kept or (outcome.rule.of_rows and expectation.severity == "reject"):
             continue
         found = (
-            f"{len(outcome.breakers)} of {outcome.checked} rows" if outcome.rule.of_rows else f"observed {outcome.observed or 'otherwise'}"
+            f"{len(outcome.failing_rows)} of {outcome.checked} rows"
+            if outcome.rule.of_rows
+            else f"observed {outcome.observed or 'otherwise'}"
         )
         return DataError(
             "validate",

@@ -54,13 +54,13 @@ def _new(run: Run, progress: Progress) -> DatasetVersion:
             progress.reach(1, f"compared with v{latest}")
             if latest and clone.hash_of(recipe, tag_of(recipe, latest)) == own_hash:
                 progress.reach(3, f"unchanged since v{latest}")
-                return _handed_on(run, clone, latest, own_hash, parts)
+                return _reuse_version(run, clone, latest, own_hash, parts)
             tag = tag_of(recipe, latest + 1)
             clone.commit(recipe, folder, tag, _message(run, tag, own_hash, parts))
             progress.reach(2, f"pushing v{latest + 1}")
             if clone.publish(recipe, tag):
                 progress.reach(3, f"v{latest + 1}")
-                return _handed_on(run, clone, latest + 1, own_hash, parts)
+                return _reuse_version(run, clone, latest + 1, own_hash, parts)
     raise ServiceError(
         clone.address, f"other runs pushed first, {ATTEMPTS} times", f"{tag} to be pushed expected", "try again when they are done"
     )
@@ -93,7 +93,7 @@ def _asked_for(run: Run, progress: Progress) -> DatasetVersion:
         for name in ("train", "test"):
             if name not in parts:
                 raise DataError(tag, f"{name}.parquet is missing", "a train and a test part expected", "name another version")
-        return _handed_on(run, clone, number, folder_hash(listing(folder)), parts)
+        return _reuse_version(run, clone, number, folder_hash(listing(folder)), parts)
 
 
 def _part(run: Run, tag: str, path: Path) -> Part:
@@ -116,7 +116,7 @@ def _part(run: Run, tag: str, path: Path) -> Part:
     return Part(run.relative(path), columns.num_rows, {name: counts[name] for name in names})
 
 
-def _handed_on(run: Run, clone: Clone, number: int, own_hash: str, parts: dict[PartName, Part]) -> DatasetVersion:
+def _reuse_version(run: Run, clone: Clone, number: int, own_hash: str, parts: dict[PartName, Part]) -> DatasetVersion:
     tag = tag_of(run.recipe.name, number)
     return DatasetVersion(
         tag=tag,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tasks.contracts import DatasetParts, ValidRows
 from tasks.data import parquet
-from tasks.data.partition import Row, cut, shares
+from tasks.data.partition import LabelledRow, shares, split_rows
 from tasks.errors import DataError, Skip
 from tasks.schema import load
 from tasks.schema.data import Split
@@ -45,14 +45,14 @@ def performed(run: Run) -> DatasetParts:
     return parts
 
 
-def rows_of(run: Run, parts: DatasetParts, name: str) -> list[Row]:
+def rows_of(run: Run, parts: DatasetParts, name: str) -> list[LabelledRow]:
     lines, columns = parquet.read(run.path(parts.parts[name].path))  # type: ignore[index]
     assert list(columns) == ["text", "label"]
     return [made_row(*row) for row in zip(lines, columns["text"], columns["label"], strict=True)]
 
 
-def made_row(line: int, text: str, label: str, *answers: str) -> Row:
-    return Row(line, text, (label,), answers)
+def made_row(line: int, text: str, label: str, *answers: str) -> LabelledRow:
+    return LabelledRow(line, text, (label,), answers)
 
 
 def digests(run: Run, parts: DatasetParts) -> list[str]:
@@ -63,7 +63,7 @@ def keys(**values: Any) -> Split:
     return Split.model_validate({"seed": 1, "test": 6, "validation": 3, **values})
 
 
-def made(labels: Sequence[str]) -> list[Row]:
+def made(labels: Sequence[str]) -> list[LabelledRow]:
     return [made_row(index + 2, f"text {index}", label) for index, label in enumerate(labels)]
 
 
@@ -128,7 +128,7 @@ def test_the_file_holds_nothing_of_this_machine(start: Start) -> None:
 def test_parts_are_disjoint_and_complete(labels: list[str], by: str, seed: int, validation: int) -> None:
     rows = made(labels)
     try:
-        parts = cut(rows, keys(by=by, seed=seed, validation=validation), NAMES)
+        parts = split_rows(rows, keys(by=by, seed=seed, validation=validation), NAMES)
     except DataError as error:
         assert by == "shuffle"  # a draw may leave a part without a class, the shares do not
         assert "has none in" in str(error)
@@ -137,7 +137,7 @@ def test_parts_are_disjoint_and_complete(labels: list[str], by: str, seed: int, 
     assert sorted((row for part in parts.values() for row in part), key=lambda row: row.line) == rows
     for members in parts.values():
         assert {row.labels[0] for row in members} in ({*NAMES}, set())
-    assert cut(rows, keys(by=by, seed=seed, validation=validation), NAMES) == parts
+    assert split_rows(rows, keys(by=by, seed=seed, validation=validation), NAMES) == parts
 
 
 @given(
@@ -211,7 +211,7 @@ def test_any_beginning_of_the_training_part_is_mixed(start: Start) -> None:
 
 def test_few_rows_change_sides_when_the_file_grows() -> None:
     rows = made([NAMES[index % 3] for index in range(900)])
-    before, after = (cut(some, keys(test=90, validation=45), NAMES) for some in (rows[:600], rows))
+    before, after = (split_rows(some, keys(test=90, validation=45), NAMES) for some in (rows[:600], rows))
     trained = {row.line for row in before["train"]}
     assert not [row for row in after["test"] if row.line in trained]
 
@@ -220,7 +220,7 @@ def test_shuffle_is_the_order_of_pandas() -> None:
     import pandas as pd
 
     rows = made([NAMES[index % 3] for index in range(200)])
-    parts = cut(rows, keys(by="shuffle", seed=32, test=40, validation=20), NAMES)
+    parts = split_rows(rows, keys(by="shuffle", seed=32, test=40, validation=20), NAMES)
     frame = pd.DataFrame({"line": [row.line for row in rows]}).sample(frac=1, random_state=32)
     assert [row.line for name in ("train", "validation", "test") for row in parts[name]] == frame["line"].tolist()  # type: ignore[index]
 

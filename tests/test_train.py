@@ -20,7 +20,7 @@ from tasks.model.tokenizer import Tokens
 from tasks.registry import tracking
 from tasks.schema import load as recipes
 from tasks.schema.recipe import Recipe
-from tasks.training.examples import draw_rows
+from tasks.training.examples import sample_rows
 from tasks.training.fit import with_adapter
 from tasks.workspace.checkpoint_files import mark_whole, newest_whole
 from tasks.workspace.perform import perform
@@ -199,17 +199,17 @@ LABELS = st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=60)
 @given(labels=LABELS, share=st.floats(0.05, 1), seed=st.integers(0, 2**31 - 1))
 def test_drawn_rows_keep_the_classes_shares(labels: list[str], share: float, seed: int) -> None:
     count = max(1, int(len(labels) * share))
-    rows = draw_rows(labels, count, seed)
+    rows = sample_rows(labels, count, seed)
     assert len(rows) == count == len(set(rows))
-    assert rows == draw_rows(labels, count, seed)
+    assert rows == sample_rows(labels, count, seed)
     whole, drawn = Counter(labels), Counter(labels[row] for row in rows)
     assert all(abs(drawn[label] - count * whole[label] / len(labels)) < 1 for label in whole)
 
 
 def test_more_rows_than_there_are_is_an_error() -> None:
     with pytest.raises(DataError, match=r"train.rows: 5 rows asked for, at most the 2 of the training part; ask for fewer"):
-        draw_rows(["a", "b"], 5, 0)
-    assert sorted(draw_rows(["a", "b"], None, 0)) == [0, 1]
+        sample_rows(["a", "b"], 5, 0)
+    assert sorted(sample_rows(["a", "b"], None, 0)) == [0, 1]
 
 
 def test_auto_looks_at_the_processor() -> None:

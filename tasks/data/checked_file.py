@@ -33,7 +33,7 @@ class CheckedFile:
         """Position of each readable row that is rejected to the first reason, in the recipe's order."""
         reasons: dict[int, str] = {}
         for outcome in self.outcomes:
-            for position, reason in outcome.breakers.items():
+            for position, reason in outcome.failing_rows.items():
                 reasons.setdefault(position, reason)
         return reasons
 

@@ -14,7 +14,7 @@ import csv
 from collections.abc import Iterator
 from typing import BinaryIO, Literal
 
-from tasks.data.raw_lines import Line, Lines, Place
+from tasks.data.raw_lines import Line, Lines, SourceLine
 from tasks.errors import RecipeError
 from tasks.schema.data import Table
 
@@ -46,14 +46,14 @@ class Records:
         self.spanning = 0
         """How many records so far span more than one line."""
 
-    def __iter__(self) -> Iterator[tuple[Place, list[str] | str]]:
+    def __iter__(self) -> Iterator[tuple[SourceLine, list[str] | str]]:
         while (line := self._lines.next()) is not None:
             if line.raw is None:
                 yield line.place, f"line longer than {self._lines.longest} bytes"
             elif line.raw.strip(b"\r\n"):
                 yield self._record(line, line.raw)
 
-    def _record(self, first: Line, raw: bytes) -> tuple[Place, list[str] | str]:
+    def _record(self, first: Line, raw: bytes) -> tuple[SourceLine, list[str] | str]:
         """The record that begins with a line; lines that turn out not to be part of it are put back."""
         taken = [first]
         decodes = True
@@ -83,7 +83,7 @@ class Records:
             fields = f"not {self._encoding.upper()}"
         if len(taken) > 1:
             self.spanning += 1
-        return Place(first.place.line, first.place.start, sum(line.place.length for line in taken)), fields
+        return SourceLine(first.place.line, first.place.start, sum(line.place.length for line in taken)), fields
 
     def _decode(self, raw: bytes) -> tuple[str, bool]:
         """The text, and whether all of it was readable; what was not keeps its place, so that the fields still part."""

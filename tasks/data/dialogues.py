@@ -5,7 +5,7 @@ import re
 from tasks.schema.data import Turns
 
 
-def answered(turns: Turns, dialogue: str, rejected: str | None) -> tuple[str, str, str] | str:
+def split_reply(turns: Turns, dialogue: str, rejected: str | None) -> tuple[str, str, str] | str:
     """Text, answer and worse answer of a dialogue, or why it gives none.
 
     Args:

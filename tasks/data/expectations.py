@@ -65,7 +65,7 @@ class Outcome:
     """Rows it looked at; fields that are null are not looked at, save by the expectations about nulls."""
     observed: str
     """The figure of an expectation about the table; empty otherwise, and where it would show what the file says."""
-    breakers: dict[int, str] = field(repr=False)
+    failing_rows: dict[int, str] = field(repr=False)
     """Position of each row that breaks it, in the parsed rows, to the reason."""
 
 
@@ -131,9 +131,9 @@ def check(rules: Sequence[Rule], parsed: ParsedFile, where: str, advance: Callab
                 raise DataError(
                     where, f"no column {column!r:.40}", f"{rule.expectation.expect} speaks of it", f"correct validate.expectations.{index}"
                 )
-        frame, strays = _as_numbers(texts, rule.columns) if rule.of_numbers else (texts, {})
+        frame, not_numbers = _as_numbers(texts, rule.columns) if rule.of_numbers else (texts, {})
         batch = whole.get_batch(batch_parameters={"dataframe": frame})
-        outcomes.append(_outcome(rule, batch.validate(rule.gx, result_format="COMPLETE"), strays, index))
+        outcomes.append(_outcome(rule, batch.validate(rule.gx, result_format="COMPLETE"), not_numbers, index))
         advance()
     return outcomes
 
@@ -160,25 +160,25 @@ def _as_numbers(texts: "pd.DataFrame", columns: Sequence[str]) -> tuple["pd.Data
     """The frame with columns as numbers, and the rows where something stands that is none, with the reason."""
     import pandas as pd
 
-    frame, strays = texts.copy(deep=False), {}
+    frame, not_numbers = texts.copy(deep=False), {}
     for column in columns:
         values = [None if text is None else number(text) for text in texts[column]]
         for position, (text, value) in enumerate(zip(texts[column], values, strict=True)):
             if text is not None and value is None:
-                strays[position] = f"{column} is not a number"
+                not_numbers[position] = f"{column} is not a number"
         frame[column] = pd.Series(values, index=texts.index, dtype="float64")
-    return frame, strays
+    return frame, not_numbers
 
 
-def _outcome(rule: Rule, answer: Any, strays: dict[int, str], index: int) -> Outcome:
+def _outcome(rule: Rule, answer: Any, not_numbers: dict[int, str], index: int) -> Outcome:
     result, name = answer.result, rule.expectation.expect
     if complaint := _complaint(answer.exception_info):
         raise RecipeError(f"validate.expectations.{index}", f"{name} cannot be checked ({complaint})", remedy="correct or remove it")
     if not rule.of_rows:
-        return Outcome(rule, answer.success, 0, _figure(result.get("observed_value")), strays)
-    breakers = {position: rule.expectation.reason for position in result.get("unexpected_index_list") or []} | strays
-    checked = result["element_count"] - (result.get("missing_count") or 0) + len(strays)
-    return Outcome(rule, answer.success and not strays, checked, "", breakers)
+        return Outcome(rule, answer.success, 0, _figure(result.get("observed_value")), not_numbers)
+    failing_rows = {position: rule.expectation.reason for position in result.get("unexpected_index_list") or []} | not_numbers
+    checked = result["element_count"] - (result.get("missing_count") or 0) + len(not_numbers)
+    return Outcome(rule, answer.success and not not_numbers, checked, "", failing_rows)
 
 
 def _figure(observed: Any) -> str:

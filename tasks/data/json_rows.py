@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from tasks.data.raw_lines import Lines, Place
+from tasks.data.raw_lines import Lines, SourceLine
 from tasks.errors import DataError
 
 Fields = dict[str, str | list[Any] | dict[str, Any]]
@@ -30,7 +30,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_float=str, parse_int=str, parse_constant=str)
 
 
-def of_lines(stream: BinaryIO, longest: int) -> Iterator[tuple[Place, Fields | str]]:
+def of_lines(stream: BinaryIO, longest: int) -> Iterator[tuple[SourceLine, Fields | str]]:
     """The objects of a file with one a line; lines that hold nothing are passed over."""
     lines = Lines(stream, longest)
     while (line := lines.next()) is not None:
@@ -44,7 +44,7 @@ def of_lines(stream: BinaryIO, longest: int) -> Iterator[tuple[Place, Fields | s
                 yield line.place, "not JSON" if _encodes(text) else "not UTF-8"
 
 
-def of_array(stream: BinaryIO, longest: int, where: str) -> Iterator[tuple[Place, Fields | str]]:
+def of_array(stream: BinaryIO, longest: int, where: str) -> Iterator[tuple[SourceLine, Fields | str]]:
     """The objects of a file that is one array, which is held in memory; a place's line is the number of the object, from 1.
 
     Raises:
@@ -71,7 +71,10 @@ def of_array(stream: BinaryIO, longest: int, where: str) -> Iterator[tuple[Place
         except (ValueError, RecursionError) as error:
             raise DataError(where, f"object {number} at byte {byte} is not readable ({_short(error)})", ARRAY, "mend the file") from None
         length = _bytes(text[begin:end])
-        yield Place(number, byte, length), _fields(value, text[begin:end]) if length <= longest else f"object longer than {longest} bytes"
+        yield (
+            SourceLine(number, byte, length),
+            _fields(value, text[begin:end]) if length <= longest else f"object longer than {longest} bytes",
+        )
         mark = _after_space(text, end)
         byte += length + mark - end + 1
         at, end = mark + 1, mark

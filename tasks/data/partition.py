@@ -23,7 +23,7 @@ Origin = tuple[FileName, int]
 
 
 @dataclass(frozen=True)
-class Row:
+class LabelledRow:
     """A row with its labels."""
 
     line: int
@@ -44,15 +44,15 @@ class Row:
         return comparison_key.key(self.text)
 
 
-Parts = dict[PartName, list[Row]]
+Parts = dict[PartName, list[LabelledRow]]
 
 
-def cut(
-    rows: Sequence[Row],
+def split_rows(
+    rows: Sequence[LabelledRow],
     keys: Split,
     names: Sequence[str],
     *,
-    published: Sequence[Row] | None = None,
+    published: Sequence[LabelledRow] | None = None,
     groups: Mapping[Origin, int] | None = None,
 ) -> Parts:
     """Part the rows; the order within a part is random and of mixed classes, so that any beginning of it is a fair draw.
@@ -89,12 +89,12 @@ def cut(
     return parts
 
 
-def count(rows: Iterable[Row]) -> Counter[str]:
+def count(rows: Iterable[LabelledRow]) -> Counter[str]:
     """Label to the number of rows that have it."""
     return Counter(label for row in rows for label in row.labels)
 
 
-def _check_sizes(rows: Sequence[Row], keys: Split, names: Sequence[str]) -> None:
+def _check_sizes(rows: Sequence[LabelledRow], keys: Split, names: Sequence[str]) -> None:
     present = count(rows)
     if names and len(present) == 1:
         raise DataError(
@@ -116,13 +116,13 @@ def _check_sizes(rows: Sequence[Row], keys: Split, names: Sequence[str]) -> None
             )
 
 
-def _drawn(rows: Sequence[Row], keys: Split, names: Sequence[str]) -> list[Row]:
+def _drawn(rows: Sequence[LabelledRow], keys: Split, names: Sequence[str]) -> list[LabelledRow]:
     """The test rows that `published_rows` asks for, each class by its share; all of them where it is empty."""
     asked = min(keys.published_rows or len(rows), len(rows))
     return _stratified(rows, {"test": asked}, keys.seed, names, {})["test"]
 
 
-def _shuffled(rows: Sequence[Row], keys: Split) -> Parts:
+def _shuffled(rows: Sequence[LabelledRow], keys: Split) -> Parts:
     """In the order of pandas' `sample(frac=1, random_state=seed)`: train, then validation, test last."""
     from numpy.random import RandomState  # what pandas draws from; its stream is frozen for good
 
@@ -131,7 +131,9 @@ def _shuffled(rows: Sequence[Row], keys: Split) -> Parts:
     return {"train": order[:train], "validation": order[train:rest], "test": order[rest:]}
 
 
-def _stratified(rows: Sequence[Row], asked: Mapping[PartName, int], seed: int, names: Sequence[str], groups: Mapping[Origin, int]) -> Parts:
+def _stratified(
+    rows: Sequence[LabelledRow], asked: Mapping[PartName, int], seed: int, names: Sequence[str], groups: Mapping[Origin, int]
+) -> Parts:
     """Each group of rows goes to the first of the asked parts that has a seat for every one of them, otherwise to train.
 
     Rows with equal texts are a group.
@@ -141,7 +143,7 @@ def _stratified(rows: Sequence[Row], asked: Mapping[PartName, int], seed: int, n
     sizes = Counter(stratum_of.values())
     sizes_in_order = {stratum: sizes[stratum] for stratum in sorted(sizes, key=lambda stratum: [names.index(name) for name in stratum])}
     seats = {part: shares(rows, sizes_in_order, part) for part, rows in asked.items()}
-    together: dict[str | int, list[Row]] = defaultdict(list)
+    together: dict[str | int, list[LabelledRow]] = defaultdict(list)
     for row in order:
         together[groups.get(row.origin, row.key)].append(row)
     part_of: dict[Origin, PartName] = {}
@@ -157,7 +159,7 @@ def _stratified(rows: Sequence[Row], asked: Mapping[PartName, int], seed: int, n
     return parts
 
 
-def strata(rows: Sequence[Row], least: int, names: Sequence[str]) -> dict[Origin, Stratum]:
+def strata(rows: Sequence[LabelledRow], least: int, names: Sequence[str]) -> dict[Origin, Stratum]:
     """Origin of each row to the labels whose share every part keeps.
 
     These are the row's own labels, or, where a part of `least` rows has no seat for so rare a set, the rarest of them alone: so
@@ -193,7 +195,7 @@ def shares(rows: int, sizes: Mapping[Stratum, int], part: str) -> dict[Stratum, 
     return given
 
 
-def downsampled(rows: Sequence[Row]) -> list[Row]:
+def downsampled(rows: Sequence[LabelledRow]) -> list[LabelledRow]:
     """As many rows of each class as the rarest has: the first in the part's random order."""
     rarest = min(count(rows).values())
     taken: Counter[Stratum] = Counter()
@@ -205,20 +207,20 @@ def downsampled(rows: Sequence[Row]) -> list[Row]:
     return kept
 
 
-def upsampled(rows: Sequence[Row], seed: int) -> list[Row]:
+def upsampled(rows: Sequence[LabelledRow], seed: int) -> list[LabelledRow]:
     """As many rows of each class as the most frequent has: the others' rows once more, in the part's order, as often as it takes.
 
     The whole in a random order of its own, so that copies do not stand side by side.
     """
     most = max(count(rows).values())
-    of_class: dict[Stratum, list[Row]] = defaultdict(list)
+    of_class: dict[Stratum, list[LabelledRow]] = defaultdict(list)
     for row in rows:
         of_class[row.labels].append(row)
     whole = [(members[index % len(members)], index // len(members)) for members in of_class.values() for index in range(most)]
     return [row for row, _ in sorted(whole, key=lambda each: _order(seed, *each))]
 
 
-def _order(seed: int, row: Row, copy: int = 0) -> tuple[bytes, Origin]:
+def _order(seed: int, row: LabelledRow, copy: int = 0) -> tuple[bytes, Origin]:
     """Decides where a row stands; a copy stands elsewhere, rows with equal texts side by side as they do in their files.
 
     It hashes the composed form, not the key: a change of what is compared must not draw every data set anew.

@@ -15,7 +15,7 @@ CHUNK_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
-class Place:
+class SourceLine:
     """Where a row stands in the source file, unpacked where the file is packed."""
 
     line: int
@@ -30,7 +30,7 @@ class Place:
 class Line:
     """A line, its end included."""
 
-    place: Place
+    place: SourceLine
     raw: bytes | None
     """None where the line is too long to be kept."""
 
@@ -71,12 +71,12 @@ class Lines:
             return None
         self._last += 1
         if len(raw.rstrip(b"\r\n")) <= self.longest and (raw.endswith(b"\n") or len(raw) < self.longest + 2):
-            return Line(Place(self._last, start, len(raw)), raw)
+            return Line(SourceLine(self._last, start, len(raw)), raw)
         length, part = len(raw), raw
         while part and not part.endswith(b"\n"):
             part = self._stream.readline(CHUNK_BYTES)
             length += len(part)
-        return Line(Place(self._last, start, length), None)
+        return Line(SourceLine(self._last, start, length), None)
 
     def put_back(self, lines: list[Line]) -> None:
         """Give lines back, in their order; they come again."""

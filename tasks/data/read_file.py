@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tasks.data import json_rows
 from tasks.data.csv_rows import Records, codec
-from tasks.data.raw_lines import CHUNK_BYTES, Place, opened
+from tasks.data.raw_lines import CHUNK_BYTES, SourceLine, opened
 from tasks.errors import DataError
 from tasks.schema.data import Table
 
@@ -21,7 +21,7 @@ DELIMITERS = {",": "','", ";": "';'", "\t": r"'\t'", "|": "'|'"}
 class Reject:
     """A row that was set aside."""
 
-    place: Place
+    place: SourceLine
     reason: str
 
 
@@ -31,7 +31,7 @@ class ParsedFile:
 
     columns: list[str]
     rows: list[list[str]] = field(default_factory=list)
-    places: list[Place] = field(default_factory=list)
+    places: list[SourceLine] = field(default_factory=list)
     """(n_rows,) where each row stands."""
     rejects: list[Reject] = field(default_factory=list)
     spanning: int = 0
@@ -82,7 +82,7 @@ def _delimited(records: Records, table: Table, where: str, needed: Sequence[str]
     return parsed
 
 
-def _header(records: Iterator[tuple[Place, list[str] | str]], where: str) -> list[str]:
+def _header(records: Iterator[tuple[SourceLine, list[str] | str]], where: str) -> list[str]:
     header = next(records, None)
     if header is None:
         raise DataError(where, "the file is empty", "a header and rows expected", "look at the source")
@@ -96,7 +96,7 @@ def _header(records: Iterator[tuple[Place, list[str] | str]], where: str) -> lis
 
 
 def _objects(
-    found: Iterator[tuple[Place, json_rows.Fields | str]],
+    found: Iterator[tuple[SourceLine, json_rows.Fields | str]],
     table: Table,
     where: str,
     needed: Sequence[str],
@@ -107,7 +107,7 @@ def _objects(
     A field that the recipe does not name may be missing or hold a list or an object; one that it names must be a text.
     """
     rejects: list[Reject] = []
-    kept: list[tuple[Place, json_rows.Fields]] = []
+    kept: list[tuple[SourceLine, json_rows.Fields]] = []
     columns: dict[str, None] = {}
     for place, fields in found:
         if isinstance(fields, str):

@@ -6,9 +6,9 @@ from functools import partial
 from tasks.contracts import Finding
 from tasks.doctor import cluster, hub, inputs, machine, settings, storage, tracking_server
 from tasks.doctor.findings import Check
-from tasks.doctor.scope import Needs
+from tasks.doctor.scope import Scope
 
-Look = Callable[[Needs], Iterable[Finding]]
+Look = Callable[[Scope], Iterable[Finding]]
 
 EVERYWHERE: dict[str, Look] = {"settings": settings.configuration, "workspace": storage.workspace}
 
@@ -29,16 +29,16 @@ FOR_PODS: dict[str, Look] = {"settings for pods": settings.for_pods, "cluster": 
 """What Airflow's side needs where steps run in pods."""
 
 
-def for_a_step(needs: Needs) -> list[Check]:
+def for_a_step(scope: Scope) -> list[Check]:
     """The checks of `preflight`, which runs where steps run, in a pod too."""
-    return _checks(needs, EVERYWHERE | FOR_STEPS)
+    return _checks(scope, EVERYWHERE | FOR_STEPS)
 
 
-def by_hand(needs: Needs) -> list[Check]:
+def by_hand(scope: Scope) -> list[Check]:
     """The checks of `loraflow doctor`: of what this machine does, as one that runs steps, as Airflow's side of a cluster, or both."""
-    looks = EVERYWHERE | (FOR_STEPS if needs.here() else {}) | (FOR_PODS if needs.ours.runner == "kubernetes" else {})
-    return _checks(needs, looks)
+    looks = EVERYWHERE | (FOR_STEPS if scope.here() else {}) | (FOR_PODS if scope.settings.runner == "kubernetes" else {})
+    return _checks(scope, looks)
 
 
-def _checks(needs: Needs, looks: dict[str, Look]) -> list[Check]:
-    return [Check(what, partial(look, needs)) for what, look in looks.items()]
+def _checks(scope: Scope, looks: dict[str, Look]) -> list[Check]:
+    return [Check(what, partial(look, scope)) for what, look in looks.items()]

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from tasks.contracts import Finding
 from tasks.doctor.findings import fault, good, warning
-from tasks.doctor.scope import Needs
+from tasks.doctor.scope import Scope
 from tasks.errors import ServiceError, SettingsError
 from tasks.schema.pods import GPU
 from tasks.secrets.redaction import in_one_line
@@ -30,12 +30,12 @@ RIGHTS = (
 """What the runner does, as docker/kubernetes/rights.yaml grants it: resource, subresource, verbs."""
 
 
-def cluster(needs: Needs) -> Iterator[Finding]:
+def cluster(scope: Scope) -> Iterator[Finding]:
     """Everything that a pod of the run will name; where the API does not answer, that alone."""
     from kubernetes import client
     from urllib3.exceptions import HTTPError
 
-    api, ours = _client(needs.ours.kubernetes_conn), needs.ours
+    api, settings = _client(scope.settings.kubernetes_conn), scope.settings
     try:
         version = client.VersionApi(api).get_code(_request_timeout=SECONDS)
     except (HTTPError, client.ApiException) as error:
@@ -44,21 +44,21 @@ def cluster(needs: Needs) -> Iterator[Finding]:
     yield good(WHAT, f"{api.configuration.host} answers, Kubernetes {version.git_version}")
     core, custom = client.CoreV1Api(api), client.CustomObjectsApi(api)
     named: list[Callable[[], Finding | None]] = [
-        partial(_rights, client.AuthorizationV1Api(api), ours.namespace),
-        partial(_there, "service account", ours.service_account, core.read_namespaced_service_account, ours.namespace),
-        partial(_gpus, core, needs),
-        *(partial(_there, "config map", name, core.read_namespaced_config_map, ours.namespace) for name in ours.pod_config_maps),
+        partial(_rights, client.AuthorizationV1Api(api), settings.namespace),
+        partial(_there, "service account", settings.service_account, core.read_namespaced_service_account, settings.namespace),
+        partial(_gpus, core, scope),
+        *(partial(_there, "config map", name, core.read_namespaced_config_map, settings.namespace) for name in settings.pod_config_maps),
         *(
-            partial(_there, "secret", name, core.read_namespaced_secret, ours.namespace)
-            for name in (*ours.pod_secrets, *ours.image_pull_secrets)
+            partial(_there, "secret", name, core.read_namespaced_secret, settings.namespace)
+            for name in (*settings.pod_secrets, *settings.image_pull_secrets)
         ),
     ]
-    if ours.volume_claim:
+    if settings.volume_claim:
         read = core.read_namespaced_persistent_volume_claim
-        named.append(partial(_there, "volume claim", ours.volume_claim, read, ours.namespace, _bound))
-    if queue := (needs.recipe and needs.recipe.pods.queue) or ours.kueue_queue:
+        named.append(partial(_there, "volume claim", settings.volume_claim, read, settings.namespace, _bound))
+    if queue := (scope.recipe and scope.recipe.pods.queue) or settings.kueue_queue:
         remedy = "make it, or install Kueue: pods would wait for ever"
-        named.append(partial(_there, "queue", queue, partial(_read_queue, custom), ours.namespace, missing=remedy))
+        named.append(partial(_there, "queue", queue, partial(_read_queue, custom), settings.namespace, missing=remedy))
     with ThreadPoolExecutor(max_workers=8) as pool:
         yield from filter(None, pool.map(lambda look: look(), named))
 
@@ -196,11 +196,11 @@ def _read_queue(custom: Any, name: str, namespace: str, **options: Any) -> Any:
         return read(version="v1beta1")
 
 
-def _gpus(core: Any, needs: Needs) -> Finding | None:
+def _gpus(core: Any, scope: Scope) -> Finding | None:
     """Whether any node has the GPUs that a pod will ask for; no fault, since nodes may be made on demand."""
     from kubernetes.client import ApiException
 
-    recipe = needs.recipe
+    recipe = scope.recipe
     if recipe is None or not recipe.pods.gpu_steps:
         return None
     wanted = max(recipe.pods.gpus_of(step, recipe.train.gpus) for step in recipe.pods.gpu_steps)

@@ -5,7 +5,7 @@ from typing import Any
 
 from tasks.contracts import Finding
 from tasks.doctor.findings import fault, good, warning
-from tasks.doctor.scope import Needs
+from tasks.doctor.scope import Scope
 from tasks.fetch import hub as hub_client
 from tasks.registry import publish
 from tasks.secrets.redaction import in_one_line
@@ -15,11 +15,11 @@ WRITERS = ("admin", "write", "contributor")
 """Roles in an organisation that may make repositories."""
 
 
-def hub_rights(needs: Needs) -> Iterator[Finding]:
+def hub_rights(scope: Scope) -> Iterator[Finding]:
     """Ask the Hub who the token is of, and what it may do; only where the run may publish there."""
-    place = needs.ours.hub_url
+    place = scope.settings.hub_url
     namespace = publish.namespace(place)
-    if not place.startswith("hub:") or not needs.publishes:
+    if not place.startswith("hub:") or not scope.publishes:
         return
     token = hub_client.token()
     if not token:

@@ -6,7 +6,7 @@ from functools import partial
 from tasks.contracts import Finding
 from tasks.doctor import machine
 from tasks.doctor.findings import fault, good, of_error
-from tasks.doctor.scope import Needs
+from tasks.doctor.scope import Scope
 from tasks.errors import LoraflowError, RecipeErrors
 from tasks.fetch import base_models, http, hub, packages
 from tasks.fetch import data_files as sources
@@ -17,24 +17,24 @@ from tasks.settings import settings
 from tasks.workspace.progress import Progress
 
 
-def base_model(needs: Needs) -> Iterator[Finding]:
+def base_model(scope: Scope) -> Iterator[Finding]:
     """Whether the base model is there or may be fetched; then whether it fits this machine, or the pods."""
     weights, cached = None, False
-    if needs.recipe:
+    if scope.recipe:
         try:
-            found, weights, cached = _base_model(needs.recipe)
+            found, weights, cached = _base_model(scope.recipe)
             yield good("base model", found)
         except RecipeErrors as errors:
             yield from (of_error("base model", error) for error in errors.errors)
         except LoraflowError as error:
             yield of_error("base model", error)
-    if needs.here("download", "train", "merge"):
-        yield from machine.room(needs, weights, cached)
-    if needs.here("train", "trial", "merge", "evaluate"):
+    if scope.here("download", "train", "merge"):
+        yield from machine.room(scope, weights, cached)
+    if scope.here("train", "trial", "merge", "evaluate"):
         yield from machine.memory(weights)
-    if needs.here("train", "trial"):
-        yield from machine.gpu(needs, weights)
-    yield from machine.pod_room(needs, weights)
+    if scope.here("train", "trial"):
+        yield from machine.gpu(scope, weights)
+    yield from machine.pod_room(scope, weights)
 
 
 def _base_model(recipe: Recipe) -> tuple[str, int | None, bool]:
@@ -46,7 +46,7 @@ def _base_model(recipe: Recipe) -> tuple[str, int | None, bool]:
         return f"{name} is at {folder}", sum((folder / file).stat().st_size for file in files), True
     scheme, _, requirement = name.partition(":")
     if scheme == "pypi":
-        packages.look(requirement)
+        packages.check_requirement(requirement)
         return f"{name} is in the package index", None, False
     listed = base_models.examine_on_hub(name, revision, check, partial(Progress, None, "base model"))
     weights = sum(size for file, size in listed.sizes.items() if "/" not in file and file.endswith(".safetensors"))
@@ -54,10 +54,10 @@ def _base_model(recipe: Recipe) -> tuple[str, int | None, bool]:
     return f"{name} may be read, {machine.in_gb(weights)} of weights, revision {listed.commit[:12]}", weights, there
 
 
-def data_files(needs: Needs) -> Iterator[Finding]:
+def data_files(scope: Scope) -> Iterator[Finding]:
     """Whether the files that the run makes its data of are there, or may be fetched."""
-    if needs.recipe and needs.new_data:
-        for what, table in zip(("data file", "test file"), needs.recipe.data.tables(), strict=False):
+    if scope.recipe and scope.new_data:
+        for what, table in zip(("data file", "test file"), scope.recipe.data.tables(), strict=False):
             yield _data_file(what, table.source)
 
 
@@ -73,9 +73,9 @@ def _data_file(what: str, source: Source) -> Finding:
     if (settings().home / "sources" / str(source.sha256)).exists():
         return good(what, f"{origin}: in the cache")
     if source.pypi:
-        packages.look(source.pypi)
+        packages.check_requirement(source.pypi)
     elif source.hub and source.revision and source.member:
-        hub.look(hub.DATASET, source.hub, source.revision, source.member)
+        hub.check_access(hub.DATASET, source.hub, source.revision, source.member)
     else:
-        http.look(source.url or "")
+        http.check_url(source.url or "")
     return good(what, f"{origin}: may be fetched")

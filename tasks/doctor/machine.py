@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tasks.contracts import Finding
 from tasks.doctor.findings import fault, good, warning
-from tasks.doctor.scope import Needs, scheme
+from tasks.doctor.scope import Scope, scheme
 from tasks.schema.pods import amount
 
 GB = 1_000_000_000
@@ -26,24 +26,24 @@ DVC_PACKAGES = {"s3": ("dvc-s3", "dvc-s3"), "gs": ("dvc-gs", ""), "azure": ("dvc
 """Scheme of a URL to the package that opens it, and the extra that brings that."""
 
 
-def programs(needs: Needs) -> Iterator[Finding]:
+def programs(scope: Scope) -> Iterator[Finding]:
     """git, and ssh where the data repository is reached by it."""
-    url = needs.ours.data_repo_url
+    url = scope.settings.data_repo_url
     by_ssh = scheme(url) in ("ssh", "git+ssh") or ("://" not in url and ":" in url.partition("/")[0])
     for program in ("git", *(["ssh"] if by_ssh else [])):
         path = shutil.which(program)
         yield good(program, path) if path else fault(program, "not found on the PATH", f"install {program}")
 
 
-def packages(needs: Needs) -> Iterator[Finding]:
+def packages(scope: Scope) -> Iterator[Finding]:
     """What the steps import that run here."""
     wanted = dict.fromkeys(PACKAGES, "steps")
-    recipe, ours = needs.recipe, needs.ours
+    recipe, settings = scope.recipe, scope.settings
     if recipe and recipe.base_model.name.startswith("pypi:"):
         wanted["gguf"] = "demo"
     if recipe and (recipe.base_model.quantization or "8bit" in recipe.train.optim):
         wanted["bitsandbytes"] = "steps"
-    for place, known in ((needs.place, WORKSPACE_PACKAGES), (ours.dvc_remote_url, DVC_PACKAGES)):
+    for place, known in ((scope.place, WORKSPACE_PACKAGES), (settings.dvc_remote_url, DVC_PACKAGES)):
         if scheme(place) in known:
             package, extra = known[scheme(place)]
             wanted[package] = extra
@@ -63,16 +63,16 @@ def _version(package: str) -> str | None:
         return None
 
 
-def room(needs: Needs, weights: int | None, cached: bool) -> Iterator[Finding]:
+def room(scope: Scope, weights: int | None, cached: bool) -> Iterator[Finding]:
     """Room for what the run will write, on each disk that it writes to.
 
     Args:
-        needs: where it writes.
+        scope: where it writes.
         weights: bytes of the base model's weights, where they are known.
         cached: whether the model cache has them already.
     """
-    home = standing(needs.ours.home)
-    work = standing(needs.ours.scratch or needs.ours.home if scheme(needs.place) else Path(needs.place))
+    home = standing(scope.settings.home)
+    work = standing(scope.settings.scratch or scope.settings.home if scheme(scope.place) else Path(scope.place))
     # The base is linked into the run where both lie on one disk, else copied; the merged model is as large as it.
     apart = os.stat(home).st_dev != os.stat(work).st_dev
     wanted = {home: 0 if cached else weights or 0}
@@ -106,26 +106,26 @@ def memory(weights: int | None) -> Iterator[Finding]:
         yield good("memory", f"{in_gb(total)} in all, the base model's weights take {in_gb(weights)}")
 
 
-def pod_room(needs: Needs, weights: int | None) -> Iterator[Finding]:
+def pod_room(scope: Scope, weights: int | None) -> Iterator[Finding]:
     """Whether what the recipe asks for its pods holds the base model."""
-    if needs.recipe is None or weights is None:
+    if scope.recipe is None or weights is None:
         return
     for step in ("train", "merge", "evaluate"):
-        asked = needs.recipe.pods.resources_of(step)
+        asked = scope.recipe.pods.resources_of(step)
         # On scratch: base and merged model; train alone writes no second one.
         wanted = {
             "memory": (asked.memory, weights),
             "ephemeral_storage": (asked.ephemeral_storage, weights * (1 if step == "train" else 2)),
         }
         for key, (quantity, needed) in wanted.items():
-            if not needs.here(step) and amount(quantity) < needed:
+            if not scope.here(step) and amount(quantity) < needed:
                 remedy = f"raise pods.step_resources.{step}.{key}, or pods.resources.{key}"
                 yield warning(f"pod of {step}", f"{key} is {quantity}, the base model takes about {in_gb(needed)} of it", remedy)
 
 
-def gpu(needs: Needs, weights: int | None) -> Iterator[Finding]:
+def gpu(scope: Scope, weights: int | None) -> Iterator[Finding]:
     """Whether there is a GPU, where the training runs here."""
-    recipe, there, build = needs.recipe, any(Path("/dev").glob("nvidia[0-9]*")), _version("torch") or ""
+    recipe, there, build = scope.recipe, any(Path("/dev").glob("nvidia[0-9]*")), _version("torch") or ""
     if there and build.endswith("+cpu"):
         yield warning("GPU", f"there is one, but torch {build} is built for the processor", "install a CUDA build of torch")
     elif there:

@@ -9,22 +9,22 @@ from tasks.settings import Settings
 
 
 @dataclass(frozen=True)
-class Needs:
+class Scope:
     """What the checks are done for.
 
     Attributes:
-        ours: the settings.
+        settings: the settings.
         recipe: whose run is to be; None where the installation alone is looked at.
         place: folder or URL that holds the runs, or the one run.
     """
 
-    ours: Settings
+    settings: Settings
     recipe: Recipe | None
     place: str
 
     def here(self, *steps: str) -> bool:
         """Whether one of these steps, or any step at all, runs on this machine and not in a pod of its own."""
-        if self.ours.runner == "local":
+        if self.settings.runner == "local":
             return True
         return self.recipe is not None and any(not self.recipe.pods.take(step) for step in steps or STEPS)
 

@@ -7,30 +7,30 @@ from collections.abc import Iterator
 from tasks.contracts import STEPS, Finding
 from tasks.doctor.findings import good, of_error, warning
 from tasks.doctor.pod_settings import missing_for_pods
-from tasks.doctor.scope import Needs
+from tasks.doctor.scope import Scope
 from tasks.registry import publish
 from tasks.settings import Settings
 
 WHAT = "settings"
 
 
-def configuration(needs: Needs) -> Iterator[Finding]:
+def configuration(scope: Scope) -> Iterator[Finding]:
     """Names that are no setting, and values that cannot be."""
-    ours = needs.ours
-    publish.namespace(ours.hub_url)
+    settings = scope.settings
+    publish.namespace(settings.hub_url)
     found = list(_strangers())
     yield from found
     if not found:
-        yield good(WHAT, f"profile {needs.recipe.profile if needs.recipe else ours.profile}, runner {ours.runner}")
+        yield good(WHAT, f"profile {scope.recipe.profile if scope.recipe else settings.profile}, runner {settings.runner}")
 
 
-def for_pods(needs: Needs) -> Iterator[Finding]:
+def for_pods(scope: Scope) -> Iterator[Finding]:
     """What steps in pods would miss."""
-    steps = [step for step in STEPS if not needs.here(step)]
-    missing = missing_for_pods(needs.ours, steps)
+    steps = [step for step in STEPS if not scope.here(step)]
+    missing = missing_for_pods(scope.settings, steps)
     yield from (of_error("settings for pods", error) for error in missing)
     if not missing:
-        yield good("settings for pods", f"image {needs.ours.image}, namespace {needs.ours.namespace}")
+        yield good("settings for pods", f"image {scope.settings.image}, namespace {scope.settings.namespace}")
 
 
 def _strangers() -> Iterator[Finding]:

@@ -13,7 +13,7 @@ from tasks.data.repository import Clone, check_remote, cloned, environment_of
 from tasks.doctor import probe
 from tasks.doctor.findings import fault, good
 from tasks.doctor.machine import standing
-from tasks.doctor.scope import Needs, scheme
+from tasks.doctor.scope import Scope, scheme
 from tasks.registry import publish
 from tasks.secrets.redaction import in_one_line
 from tasks.workspace.filesystems import check_credentials, file_system
@@ -24,50 +24,50 @@ PROBE_SECONDS = 45.0
 MOUNT = "mount it, or give this user the right to write there"
 
 
-def workspace(needs: Needs) -> Iterator[Finding]:
+def workspace(scope: Scope) -> Iterator[Finding]:
     """Write, read and remove a few bytes where the runs live."""
-    if not scheme(needs.place):
-        yield folder_finding("workspace", Path(needs.place), "LORAFLOW_RUNS")
+    if not scheme(scope.place):
+        yield folder_finding("workspace", Path(scope.place), "LORAFLOW_RUNS")
         return
-    store = file_system(scheme(needs.place))
+    store = file_system(scheme(scope.place))
     try:
-        probe.probe(store, store._strip_protocol(needs.place))
+        probe.probe(store, store._strip_protocol(scope.place))
     except Exception as error:  # each store's client has errors of its own
-        said = f"{needs.place}: {type(error).__name__}: {in_one_line(error)}"
+        said = f"{scope.place}: {type(error).__name__}: {in_one_line(error)}"
         yield fault("workspace", said, "check LORAFLOW_RUNS, its credentials and the network", passing=probe.passing(error))
     else:
-        yield good("workspace", f"{needs.place} is written, read and cleaned")
+        yield good("workspace", f"{scope.place} is written, read and cleaned")
 
 
-def data_repository(needs: Needs) -> Iterator[Finding]:
+def data_repository(scope: Scope) -> Iterator[Finding]:
     """Clone the data repository and rehearse a push; then look at DVC's remote, whose name may stand in it."""
-    what, ours = "data repository", needs.ours
-    fresh = ours.data_repo is None and not Path(ours.data_repo_url).exists()
+    what, settings = "data repository", scope.settings
+    fresh = settings.data_repo is None and not Path(settings.data_repo_url).exists()
     if fresh:
-        yield folder_finding(what, Path(ours.data_repo_url), "LORAFLOW_HOME")
-        yield from _remote(needs, ours.dvc_remote_url, None)
+        yield folder_finding(what, Path(settings.data_repo_url), "LORAFLOW_HOME")
+        yield from _remote(scope, settings.dvc_remote_url, None)
         return
     with tempfile.TemporaryDirectory(prefix="loraflow-preflight-", ignore_cleanup_errors=True) as folder, cloned(Path(folder)) as clone:
-        if needs.new_data:
+        if scope.new_data:
             clone.rehearse_push()
             yield good(what, f"{clone.address} may be pushed to")
         else:
-            yield _version(what, needs, clone)
-        yield from _remote(needs, clone.remote_url, clone)
+            yield _version(what, scope, clone)
+        yield from _remote(scope, clone.remote_url, clone)
 
 
-def _version(what: str, needs: Needs, clone: Clone) -> Finding:
-    assert needs.recipe is not None
-    there, asked = clone.versions(needs.recipe.name), needs.recipe.run.data
+def _version(what: str, scope: Scope, clone: Clone) -> Finding:
+    assert scope.recipe is not None
+    there, asked = clone.versions(scope.recipe.name), scope.recipe.run.data
     if there and (asked == "latest" or int(asked[1:]) in there):
-        return good(what, f"{clone.address} has version {asked} of {needs.recipe.name}")
+        return good(what, f"{clone.address} has version {asked} of {scope.recipe.name}")
     names = ", ".join(f"v{one}" for one in there) or "none"
     return fault(
-        what, f"{clone.address} has no version {asked} of {needs.recipe.name}, there: {names}", "name one of them, or run.data new"
+        what, f"{clone.address} has no version {asked} of {scope.recipe.name}, there: {names}", "name one of them, or run.data new"
     )
 
 
-def _remote(needs: Needs, url: str, clone: Clone | None) -> Iterator[Finding]:
+def _remote(scope: Scope, url: str, clone: Clone | None) -> Iterator[Finding]:
     check_remote(url)
     if not scheme(url):
         yield folder_finding("DVC remote", Path(url), "LORAFLOW_DVC_REMOTE")
@@ -96,10 +96,10 @@ def _probed(url: str, folder: Path, arguments: list[str]) -> Finding:
     return fault("DVC remote", f"{url}: {said}", remedy, passing=done.returncode == probe.RETRY)
 
 
-def published(needs: Needs) -> Iterator[Finding]:
+def published(scope: Scope) -> Iterator[Finding]:
     """The folder that models are published to, where it is one."""
-    kind, _, place = needs.ours.hub_url.partition(":")
-    publish.namespace(needs.ours.hub_url)
+    kind, _, place = scope.settings.hub_url.partition(":")
+    publish.namespace(scope.settings.hub_url)
     if kind == "folder":
         yield folder_finding("published folder", Path(place).expanduser().absolute(), "LORAFLOW_HUB")
 

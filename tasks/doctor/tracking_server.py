@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from tasks.contracts import Finding
 from tasks.doctor.findings import fault, good
 from tasks.doctor.probe import NAME, passing
-from tasks.doctor.scope import Needs
+from tasks.doctor.scope import Scope
 from tasks.doctor.storage import folder_finding
 from tasks.registry import tracking
 from tasks.secrets.redaction import in_one_line
@@ -29,14 +29,14 @@ RIGHTS = "see whether the account of MLFLOW_TRACKING_USERNAME may edit it"
 DEFAULT_EXPERIMENT = "0"
 
 
-def tracking_server(needs: Needs) -> Iterator[Finding]:
+def tracking_server(scope: Scope) -> Iterator[Finding]:
     """The server, or the database file of the embedded default, which is looked at without MLflow: that is quicker."""
-    if database := needs.ours.mlflow_database:
+    if database := scope.settings.mlflow_database:
         yield _database(database)
         return
-    client, uri = tracking.client(), needs.ours.mlflow_tracking_uri
+    client, uri = tracking.client(), scope.settings.mlflow_tracking_uri
     yield good("MLflow", f"{uri} answers{_server_version(uri)}")
-    recipe = needs.recipe.name if needs.recipe else ""
+    recipe = scope.recipe.name if scope.recipe else ""
     for what, write in (("tracking", _write_tag), ("registry", _write_model), ("artifacts", _write_artifact)):
         yield _asked(f"MLflow {what}", write, client, recipe)
 

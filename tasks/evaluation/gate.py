@@ -20,7 +20,7 @@ WARNED_SHARE = 0.05
 
 
 @dataclass(frozen=True)
-class Rival:
+class Champion:
     """The present champion, scored on the same rows as the challenger."""
 
     version: int
@@ -37,7 +37,7 @@ class Evidence:
     base: Scores
     majority: Scores | None
     parity: Parity
-    champion: Rival | None
+    champion: Champion | None
     quantized: Parity | None = None
     """Merged model against adapter on the quantised base, where there is one."""
 
@@ -52,7 +52,7 @@ def verdict(gate: Gate, evidence: Evidence) -> Verdict:
     metric, value = gate.metric, _value(evidence.tuned, gate.metric)
     checks = [_at_least(name, _value(evidence.tuned, name), floor, "floor") for name, floor in gate.floors.items()]
     checks.append(_parity(evidence.parity))
-    if evidence.quantized and strays(evidence.quantized):
+    if evidence.quantized and exceeds_tolerance(evidence.quantized):
         checks.append((True, f"{WARNING}merged model and adapter on the quantised base: {_agreement(evidence.quantized)}"))
     if gate.beats_base:
         checks.append(_above(metric, value, _value(evidence.base, metric), "base model"))
@@ -67,7 +67,7 @@ def parity_holds(parity: Parity) -> bool:
     return 0 < parity.rows == parity.same_labels and math.isfinite(parity.largest_difference)
 
 
-def strays(quantized: Parity) -> bool:
+def exceeds_tolerance(quantized: Parity) -> bool:
     """Whether the merged model says otherwise than the adapter did on the quantised base on more than WARNED_SHARE of the rows."""
     return quantized.rows - quantized.same_labels > WARNED_SHARE * quantized.rows or not math.isfinite(quantized.largest_difference)
 
@@ -88,7 +88,7 @@ def _above(metric: str, value: float, other: float, what: str) -> tuple[bool, st
     return held, f"{metric} {_sign(value, other, held, '>', '<=')} ({what})"
 
 
-def _champion(gate: Gate, value: float, champion: Rival | None) -> tuple[bool, str]:
+def _champion(gate: Gate, value: float, champion: Champion | None) -> tuple[bool, str]:
     if champion is None:
         return True, "no champion yet to compare with"
     what = f"champion, version {champion.version}"

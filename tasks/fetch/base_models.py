@@ -92,7 +92,7 @@ def examine(name: str, folder: Path, check: Check) -> list[str]:
     return files
 
 
-def examine_on_hub(name: str, revision: str | None, check: Check, progress: ShowProgress) -> hub_models.Listing:
+def examine_on_hub(name: str, revision: str | None, check: Check, progress: ShowProgress) -> hub_models.RepositoryFiles:
     """Look at a model of the Hub without its weights: configuration and tokenizer come into the model cache.
 
     Raises:
@@ -198,7 +198,7 @@ def _partial(name: str, commit: str) -> Path:
     return final.with_name(f"{final.name}.partial")
 
 
-def _weights_on_hub(name: str, found: hub_models.Listing, folder: Path, check: Check) -> list[str]:
+def _weights_on_hub(name: str, found: hub_models.RepositoryFiles, folder: Path, check: Check) -> list[str]:
     """Look at a model whose small files alone are in a folder; returns the names of its weight files."""
     files = weight_files(name, folder)
     if missing := [file for file in files if file not in found.sizes]:

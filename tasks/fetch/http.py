@@ -68,7 +68,7 @@ def fetch_url(url: str, sha256: str, partial: Path, progress: ShowProgress) -> s
     return digest
 
 
-def look(url: str) -> None:
+def check_url(url: str) -> None:
     """Ask for the first byte of a file, once.
 
     Raises as `fetch_url` does.

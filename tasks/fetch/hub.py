@@ -15,7 +15,7 @@ from tasks.settings import header_value, settings
 
 
 @dataclass(frozen=True)
-class Kind:
+class RepositoryType:
     """What is fetched from the Hub, and the recipe's keys that name it."""
 
     repo_type: str
@@ -28,11 +28,11 @@ class Kind:
     """What helps besides a network that works."""
 
 
-MODEL = Kind(
+MODEL = RepositoryType(
     "model", "model", "base_model.name", "base_model.revision", "choose another revision",
     "name a commit that the model cache holds in base_model.revision",
 )  # fmt: skip
-DATASET = Kind(
+DATASET = RepositoryType(
     "dataset", "data set", "data.source.hub", "data.source.revision", "correct data.source.member",
     "give a copy in LORAFLOW_MIRROR",
 )  # fmt: skip
@@ -52,7 +52,7 @@ def page(path: str) -> str:
     return f"{os.environ.get('HF_ENDPOINT', 'https://huggingface.co').rstrip('/')}/{path}"
 
 
-def fetch_file(kind: Kind, name: str, commit: str, file: str, folder: Path, reach: Callable[[int], None]) -> Path:
+def fetch_file(kind: RepositoryType, name: str, commit: str, file: str, folder: Path, reach: Callable[[int], None]) -> Path:
     """Fetch a file into a folder; a transfer that was cut, in this attempt or an earlier one, goes on where it stopped.
 
     Args:
@@ -88,7 +88,7 @@ def fetch_file(kind: Kind, name: str, commit: str, file: str, folder: Path, reac
         return Path(hf_hub_download(name, file, repo_type=kind.repo_type, revision=commit, local_dir=folder, token=token(), tqdm_class=Bar))
 
 
-def look(kind: Kind, name: str, revision: str, file: str) -> None:
+def check_access(kind: RepositoryType, name: str, revision: str, file: str) -> None:
     """Ask for the head of a file: what a licence that was not accepted, or a token without the right, keep from us.
 
     Raises:
@@ -115,7 +115,7 @@ def tensor_names(name: str, commit: str, file: str) -> frozenset[str]:
 
 
 @contextmanager
-def faults(kind: Kind, name: str, revision: str | None) -> Iterator[None]:
+def faults(kind: RepositoryType, name: str, revision: str | None) -> Iterator[None]:
     """The client's errors as ours. Their texts hold addresses and advice of many lines: ours say it in one."""
     from httpx2 import HTTPError
     from huggingface_hub import constants, errors
@@ -170,7 +170,7 @@ def _guard() -> None:
     set_client_factory(client)
 
 
-def _unreached(kind: Kind, where: str, error: Exception) -> LoraflowError:
+def _unreached(kind: RepositoryType, where: str, error: Exception) -> LoraflowError:
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status in (401, 403):
         return RecipeError(where, f"HTTP {status}", "access expected", "set HF_TOKEN to a token that may read it")

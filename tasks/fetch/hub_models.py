@@ -14,7 +14,7 @@ from tasks.workspace.progress import Progress
 
 
 @dataclass(frozen=True)
-class Listing:
+class RepositoryFiles:
     """What a repository holds at a commit."""
 
     commit: str
@@ -24,7 +24,7 @@ class Listing:
     """Large files to checksum."""
 
 
-def listing(name: str, revision: str | None) -> Listing:
+def listing(name: str, revision: str | None) -> RepositoryFiles:
     """Ask the Hub (`HF_ENDPOINT`, `HF_TOKEN`) for a repository's files.
 
     Raises:
@@ -39,10 +39,10 @@ def listing(name: str, revision: str | None) -> Listing:
         raise ServiceError(f"{name} on the Hub", f"names {str(info.sha)!r:.60} as its commit", "a hash expected", "look at HF_ENDPOINT")
     files = info.siblings or []
     large = {file.rfilename: file.lfs.sha256 for file in files if file.lfs}
-    return Listing(str(info.sha), {file.rfilename: file.size or 0 for file in files}, large)
+    return RepositoryFiles(str(info.sha), {file.rfilename: file.size or 0 for file in files}, large)
 
 
-def fetch_small(name: str, found: Listing, folder: Path, small: tuple[str, ...], progress: ShowProgress) -> None:
+def fetch_small(name: str, found: RepositoryFiles, folder: Path, small: tuple[str, ...], progress: ShowProgress) -> None:
     """Fetch what belongs to a model beside its weights into a folder; what an earlier attempt brought of the same commit stays.
 
     Args:
@@ -56,12 +56,12 @@ def fetch_small(name: str, found: Listing, folder: Path, small: tuple[str, ...],
     _fetch(name, found, first, folder, "tokenizer and configuration", progress)
 
 
-def fetch_weights(name: str, found: Listing, folder: Path, files: list[str], progress: ShowProgress) -> None:
+def fetch_weights(name: str, found: RepositoryFiles, folder: Path, files: list[str], progress: ShowProgress) -> None:
     """Fetch a model's weight files into the folder, likewise."""
     _fetch(name, found, files, folder, "weights", progress)
 
 
-def _fetch(name: str, found: Listing, files: list[str], folder: Path, what: str, progress: ShowProgress) -> None:
+def _fetch(name: str, found: RepositoryFiles, files: list[str], folder: Path, what: str, progress: ShowProgress) -> None:
     total, done = sum(found.sizes[file] for file in files), 0
     with progress(f"fetch {what} of {name}", total // 1000, "kB") as bar:
         for file in files:

@@ -54,7 +54,7 @@ def fetch_wheels(requirement: str, folder: Path, progress: ShowProgress, *, depe
     return sorted(folder.glob("*.whl"))
 
 
-def look(requirement: str) -> None:
+def check_requirement(requirement: str) -> None:
     """Ask the index for the versions of a package, without fetching one. Raises as `fetch_wheels` does."""
     name, _, version = requirement.partition("==")
     command = [*_pip(), "index", "versions", "--only-binary=:all:", "--pre", "--no-input", "--disable-pip-version-check", "--", name]

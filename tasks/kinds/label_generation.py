@@ -17,7 +17,7 @@ from tasks.kinds.answers import prompt as framing
 from tasks.kinds.answers.generation import answers_log_probabilities, generate, loss
 from tasks.kinds.answers.label_answers import LABELS, none_label, parse, speller, write
 from tasks.kinds.answers.multi_label import columns_of, figures, majority, metrics, response
-from tasks.kinds.answers.prompt import check_room, framed, template
+from tasks.kinds.answers.prompt import build_prompt, check_room, template
 from tasks.kinds.base import Advance, Columns, Example, Row, Wording, in_proportion, labels_of, silent
 from tasks.model.tokenizer import Tokens
 from tasks.schema.recipe import Recipe
@@ -65,7 +65,7 @@ def example(recipe: Recipe, tokens: Tokens, row: Row) -> Example:
     if unknown := [label for label in labels if label not in recipe.labels.names]:
         raise DataError(recipe.name, f"a row's label is {unknown[0]!r:.60}", f"one of {list(recipe.labels.names)} expected", "split again")
     answer = _answer(recipe, tokens, labels)
-    prompt, cut = framed(recipe, tokens, row["text"], recipe.prompt.max_tokens - len(answer))
+    prompt, cut = build_prompt(recipe, tokens, row["text"], recipe.prompt.max_tokens - len(answer))
     return Example(prompt, answer, cut)
 
 
@@ -85,7 +85,7 @@ def respond(recipe: Recipe, model: Any, tokens: Tokens, texts: Sequence[str], ad
     import numpy as np
 
     longest = max(len(_answer(recipe, tokens, [name])) for name in recipe.labels.names)
-    prompts = [framed(recipe, tokens, text, recipe.prompt.max_tokens - longest)[0] for text in texts]
+    prompts = [build_prompt(recipe, tokens, text, recipe.prompt.max_tokens - longest)[0] for text in texts]
     size, limit = recipe.evaluate.batch_size, recipe.evaluate.max_new_tokens
     allowed = speller(recipe, tokens) if recipe.evaluate.decoding == "constrained" else None
     half = in_proportion(advance, 2 * len(texts), len(texts))

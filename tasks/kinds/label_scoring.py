@@ -20,7 +20,7 @@ from tasks.errors import DataError, RecipeError
 from tasks.kinds.answers import generation, single_label
 from tasks.kinds.answers import prompt as framing
 from tasks.kinds.answers.generation import answers_log_probabilities, by_length
-from tasks.kinds.answers.prompt import check_room, framed, template
+from tasks.kinds.answers.prompt import build_prompt, check_room, template
 from tasks.kinds.answers.single_label import figures, majority, metrics, response
 from tasks.kinds.base import Advance, Columns, Example, LossFunction, Row, Wording, silent
 from tasks.model.batches import IGNORED, inputs_of, pad_left
@@ -105,7 +105,7 @@ def example(recipe: Recipe, tokens: Tokens, row: Row) -> Example:
     if row["label"] not in names:
         raise DataError(recipe.name, f"a row's label is {row['label']!r:.60}", f"one of {list(names)} expected", "split again")
     answer = [*tokens.encode(recipe.prompt.answer.format(label=row["label"])), tokens.eos_id]
-    prompt, cut = framed(recipe, tokens, row["text"], recipe.prompt.max_tokens - _longest(recipe, tokens))
+    prompt, cut = build_prompt(recipe, tokens, row["text"], recipe.prompt.max_tokens - _longest(recipe, tokens))
     return Example(prompt, answer, cut)
 
 
@@ -123,7 +123,7 @@ def respond(recipe: Recipe, model: Any, tokens: Tokens, texts: Sequence[str], ad
         The columns of `tasks.kinds.answers.single_label`.
     """
     room = recipe.prompt.max_tokens - _longest(recipe, tokens)
-    prompts = [framed(recipe, tokens, text, room)[0] for text in texts]
+    prompts = [build_prompt(recipe, tokens, text, room)[0] for text in texts]
     score = _token_scores if recipe.evaluate.label_score == "token" else _answer_scores
     return single_label.columns_of(recipe, score(recipe, model, tokens, prompts, advance))
 

@@ -10,7 +10,7 @@ from tasks.errors import DataError
 from tasks.kinds.answers import prompt as framing
 from tasks.kinds.answers import single_label
 from tasks.kinds.answers.generation import by_length
-from tasks.kinds.answers.prompt import check_room, framed, template
+from tasks.kinds.answers.prompt import build_prompt, check_room, template
 from tasks.kinds.answers.single_label import figures, majority, response
 from tasks.kinds.base import Advance, Columns, Example, LossFunction, Metrics, Row, Wording, silent
 from tasks.model.batches import inputs_of, pad_left
@@ -41,7 +41,7 @@ def example(recipe: Recipe, tokens: Tokens, row: Row) -> Example:
         DataError: the text is empty, or the label is none of the recipe's.
     """
     names = recipe.labels.names
-    prompt, cut = framed(recipe, tokens, row["text"], recipe.prompt.max_tokens)
+    prompt, cut = build_prompt(recipe, tokens, row["text"], recipe.prompt.max_tokens)
     if row["label"] not in names:
         raise DataError(recipe.name, f"a row's label is {row['label']!r:.60}", f"one of {list(names)} expected", "split again")
     return Example(prompt, [names.index(row["label"])], cut)

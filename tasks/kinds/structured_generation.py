@@ -19,7 +19,7 @@ from tasks.errors import DataError, RecipeError
 from tasks.kinds.answers import prompt as framing
 from tasks.kinds.answers.generation import generate, log_probabilities
 from tasks.kinds.answers.generation import loss as loss
-from tasks.kinds.answers.prompt import check_room, framed, least_tokens, literal, template
+from tasks.kinds.answers.prompt import build_prompt, check_room, least_tokens, literal, template
 from tasks.kinds.base import Advance, Columns, Example, Metrics, Row, Wording, silent
 from tasks.metrics import classification, plots
 from tasks.model.tokenizer import Tokens
@@ -73,7 +73,7 @@ def example(recipe: Recipe, tokens: Tokens, row: Row) -> Example:
         found = f"an answer of {len(answer)} tokens leaves no room for a text"
         expected = f"at least {len(answer) + least} expected"
         raise DataError(f"{recipe.name}: prompt.max_tokens", found, expected, "raise it, or reject such rows")
-    prompt, cut = framed(recipe, tokens, row["text"], room)
+    prompt, cut = build_prompt(recipe, tokens, row["text"], room)
     return Example(prompt, answer, cut)
 
 
@@ -109,7 +109,7 @@ def respond(recipe: Recipe, model: Any, tokens: Tokens, texts: Sequence[str], ad
     room = recipe.prompt.max_tokens - recipe.evaluate.max_new_tokens
     stops = tokens.end_ids if recipe.prompt.stop is None else tokens.encode(recipe.prompt.stop)
     written = generate(
-        model, tokens, [framed(recipe, tokens, text, room)[0] for text in texts], max_new_tokens=recipe.evaluate.max_new_tokens,
+        model, tokens, [build_prompt(recipe, tokens, text, room)[0] for text in texts], max_new_tokens=recipe.evaluate.max_new_tokens,
         stop_ids=stops, batch_size=recipe.evaluate.batch_size, advance=advance,
     )  # fmt: skip
     parsed = [parse(recipe, tokens.decode(ids)) or {} for ids in written]

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 IGNORED = -100
 """Label of a token that carries no loss, as torch's cross-entropy has it."""
 
-SILENT = "silent"
+PADDING_ROW = "silent"
 """Key of a row none of whose tokens carries loss."""
 
 
@@ -95,7 +95,7 @@ def collate(
     kept = max(map(len, learned))
     labels = torch.full((len(examples), kept), IGNORED)
     for row, ids in enumerate(learned):
-        if SILENT not in features[row]:
+        if PADDING_ROW not in features[row]:
             labels[row, kept - len(ids) :] = torch.tensor(ids)
     if silent_id is not None:
         labels[labels == silent_id] = IGNORED
@@ -115,5 +115,5 @@ def collate_classes(features: Sequence[dict[str, Any]], *, pad_id: int) -> "dict
     import torch
 
     examples = [feature["example"] for feature in features]
-    labels = torch.tensor([[IGNORED] if SILENT in feature else feature["example"].answer for feature in features])
+    labels = torch.tensor([[IGNORED] if PADDING_ROW in feature else feature["example"].answer for feature in features])
     return {**pad_left([example.prompt for example in examples], pad_id), "labels": labels}

@@ -10,7 +10,7 @@ from typing import Any
 
 from tasks.errors import ContractError
 from tasks.model.memory import Shortage, room_for, shortage
-from tasks.model.new_tokens import NewRows, draw_rows, keep_bias
+from tasks.model.new_tokens import NewRows, initialise_rows, keep_bias
 from tasks.model.tokenizer import TOKENIZER_FILES, Tokens
 from tasks.schema.training import Quantization
 from tasks.secrets.redaction import in_one_line
@@ -99,7 +99,7 @@ def load_model(
         else:
             model = model.to(device())
     if rows:
-        draw_rows(model, rows)
+        initialise_rows(model, rows)
     return model
 
 

@@ -43,7 +43,7 @@ def new_rows(recipe: Recipe, base: Path) -> NewRows | None:
     return NewRows(tuple(tokens.encode(token)[0] for token in recipe.prompt.new_tokens), recipe.train.seed)
 
 
-def draw_rows(model: Any, rows: NewRows) -> None:
+def initialise_rows(model: Any, rows: NewRows) -> None:
     """Give a base model rows for new tokens, drawn about the mean of the other rows with their spread; larger matrices where needed.
 
     Rows that a base keeps in store beyond its tokenizer's vocabulary were never trained; they are drawn anew as well.

@@ -62,7 +62,7 @@ def in_ranks(count: int, work: Callable[[J], R], job: J, what: str) -> R:
         folder = Path(name)
         context: Any = start_processes(_take_part, (count, folder, os.getpid(), work, job, what), nprocs=count, join=False)  # type: ignore[no-untyped-call]
         try:
-            with sigterm.answered(lambda: _pass_on(context)) as asked:
+            with sigterm.on_sigterm(lambda: _pass_on(context)) as asked:
                 _join(context, folder, what, asked, kills)
         finally:
             for process in context.processes:

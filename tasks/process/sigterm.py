@@ -66,7 +66,7 @@ def listen(what: str, act: Callable[[], None] | None = None, *, patient: bool = 
     signal.signal(signal.SIGTERM, _hearing.hear)
 
 
-def heed() -> None:
+def exit_if_asked() -> None:
     """End here if a SIGTERM came that did not end the work that it came in.
 
     Raises:
@@ -77,7 +77,7 @@ def heed() -> None:
 
 
 @contextmanager
-def answered(act: Callable[[], None]) -> Iterator[Callable[[], bool]]:
+def on_sigterm(act: Callable[[], None]) -> Iterator[Callable[[], bool]]:
     """Inside, the first SIGTERM leads to `act` instead, and the work goes on; yields whether one came.
 
     Where nobody listens yet (`tasks` used as a library) it is listened to inside alone; outside the main thread, where Python takes

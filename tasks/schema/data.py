@@ -49,7 +49,7 @@ class Source(Section):
     url: str | None = Field(None, pattern=r"^https?://", description="Address of the file.")
     sha256: Sha256 | None = Field(None, description="Checksum of the file; required for pypi, hub and url.")
 
-    def _misfits(self) -> Iterator[str]:
+    def _problems(self) -> Iterator[str]:
         if self.file is not None and not self.file.is_absolute():
             yield f"file is {str(self.file)!r:.80}, an absolute path expected, since steps run in many folders; correct it"
         given = [key for key in ("pypi", "hub", "file", "url") if getattr(self, key) is not None]
@@ -105,7 +105,7 @@ class Table(Section):
     )
     max_line_bytes: int = Field(100_000, ge=100, description="Longest line, or object of a json file, bytes; a longer one is rejected.")
 
-    def _misfits(self) -> Iterator[str]:
+    def _problems(self) -> Iterator[str]:
         if self.rejected is not None and self.answer is None:
             yield "rejected is given without answer, both replies of a pair expected; name the better one's column"
         if self.turns and self.answer != self.text:
@@ -222,6 +222,6 @@ class Split(Section):
         "the most frequent.",
     )
 
-    def _misfits(self) -> Iterator[str]:
+    def _problems(self) -> Iterator[str]:
         if self.groups != "none" and self.by == "shuffle":
             yield f"groups is {self.groups} with by: shuffle, whose parts follow from the order alone; use by: stratified"

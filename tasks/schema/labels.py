@@ -76,7 +76,7 @@ class Labels(Section):
     positive: str | None = Field(None, description="With two classes: the one that f1 and roc_auc count as found.")
     rule: LabelRule | None = Field(None, description="How a row gets its label; without a rule the label column holds the class itself.")
 
-    def _misfits(self) -> Iterator[str]:
+    def _problems(self) -> Iterator[str]:
         if len(self.names) == 1:
             yield f"names is {list(self.names)}, at least two labels expected, or none; add the others"
         if len(set(self.names)) != len(self.names):

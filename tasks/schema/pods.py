@@ -64,7 +64,7 @@ class Pods(Section):
         description="Kueue's local queue that pods wait in. Default: LORAFLOW_KUEUE_QUEUE.",
     )
 
-    def _misfits(self) -> Iterator[str]:
+    def _problems(self) -> Iterator[str]:
         for key in ("steps", "step_resources", "gpu_steps"):
             named = getattr(self, key)
             for step in () if named == "all" else named:

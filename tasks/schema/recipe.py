@@ -122,8 +122,8 @@ class Recipe(Section):
         """Whether a row may have several labels; they are joined by `LABEL_SEPARATOR` in the parts."""
         return self.kind in MULTI_LABEL
 
-    def _misfits(self) -> Iterator[str]:
-        return chain(_metric_misfits(self), _data_misfits(self), _training_misfits(self), _size_misfits(self))
+    def _problems(self) -> Iterator[str]:
+        return chain(_metric_problems(self), _data_problems(self), _training_problems(self), _size_problems(self))
 
     def dump(self) -> str:
         """YAML of the whole recipe, with every default written out."""
@@ -136,18 +136,18 @@ class Recipe(Section):
         return hashlib.sha256(json.dumps(kept, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-def _training_misfits(recipe: Recipe) -> Iterator[str]:
+def _training_problems(recipe: Recipe) -> Iterator[str]:
     """What does not fit between kind, prompt and training."""
     train, head = recipe.train, recipe.kind == "sequence_classification"
     if head and recipe.prompt.answer:
         yield "prompt.answer is given with a classification head, which needs none; remove it"
     if recipe.kind == "structured_generation":
-        yield from _structure_misfits(recipe)
+        yield from _structure_problems(recipe)
     elif recipe.prompt.stop or recipe.prompt.new_tokens:
         yield f"prompt.stop or new_tokens is given with {recipe.kind}, structured_generation expected with it; remove it"
-    yield from _answer_misfits(recipe)
+    yield from _answer_problems(recipe)
     if recipe.kind == "chat":
-        yield from _chat_misfits(recipe)
+        yield from _chat_problems(recipe)
     elif recipe.prompt.chat_template or recipe.prompt.system or recipe.prompt.cut != "end":
         yield f"prompt.chat_template, system or cut is given with {recipe.kind}, which has no turns; remove it"
     elif not recipe.prompt.template:
@@ -169,7 +169,7 @@ def _training_misfits(recipe: Recipe) -> Iterator[str]:
         yield f"train.metric_for_best_model is {train.metric_for_best_model!r}, one of {', '.join(known)} with an eval_strategy expected"
 
 
-def _answer_misfits(recipe: Recipe) -> Iterator[str]:
+def _answer_problems(recipe: Recipe) -> Iterator[str]:
     """What does not fit between kind and answer where answers are labels."""
     several, answer = recipe.multi_label, recipe.prompt.answer
     if answer and several != ("{labels}" in answer):
@@ -189,7 +189,7 @@ def _answer_misfits(recipe: Recipe) -> Iterator[str]:
         yield "train.loss_on is labels with evaluate.label_score log_probability, answer or sequence expected; remove it"
 
 
-def _chat_misfits(recipe: Recipe) -> Iterator[str]:
+def _chat_problems(recipe: Recipe) -> Iterator[str]:
     """What does not fit a chat."""
     prompt = recipe.prompt
     if prompt.template or prompt.answer:
@@ -204,7 +204,7 @@ def _chat_misfits(recipe: Recipe) -> Iterator[str]:
         yield f"evaluate.max_new_tokens is {recipe.evaluate.max_new_tokens}, less than prompt.max_tokens expected; lower it"
 
 
-def _structure_misfits(recipe: Recipe) -> Iterator[str]:
+def _structure_problems(recipe: Recipe) -> Iterator[str]:
     """What does not fit an answer of named fields between markers."""
     prompt, targets = recipe.prompt, recipe.lora.target_modules
     pieces = list(Formatter().parse(prompt.answer))
@@ -226,7 +226,7 @@ def _structure_misfits(recipe: Recipe) -> Iterator[str]:
         yield "lora.target_modules holds lm_head, whose rows of new tokens are kept with the adapter; remove it"
 
 
-def _data_misfits(recipe: Recipe) -> Iterator[str]:
+def _data_problems(recipe: Recipe) -> Iterator[str]:
     """What does not fit between data, labels and split."""
     data, labels, split = recipe.data, recipe.labels, recipe.split
     if labels.names and not isinstance(labels.rule, MarkedColumns) and any(table.label is None for table in data.tables()):
@@ -251,7 +251,7 @@ def _data_misfits(recipe: Recipe) -> Iterator[str]:
         yield "split.published_rows is given without data.test, a published test file expected; remove it"
 
 
-def _metric_misfits(recipe: Recipe) -> Iterator[str]:
+def _metric_problems(recipe: Recipe) -> Iterator[str]:
     """Metrics that the kind does not report."""
     known = [name for name in METRICS[recipe.kind] if name != "f1" or recipe.labels.positive is not None]
     named = {"gate": (recipe.gate.metric, *recipe.gate.floors), "sweep": recipe.sweep.metrics if recipe.sweep else ()}
@@ -260,7 +260,7 @@ def _metric_misfits(recipe: Recipe) -> Iterator[str]:
             yield f"{section} names the metric {bad[0]!r}, one of {', '.join(known)} expected; correct the name"
 
 
-def _size_misfits(recipe: Recipe) -> Iterator[str]:
+def _size_problems(recipe: Recipe) -> Iterator[str]:
     """Rows that are too few for a row of every label, and a seed that is no further one."""
     train, sweep, labels = recipe.train, recipe.sweep, len(recipe.labels.names)
     if train.rows is not None and train.rows < labels:

@@ -12,11 +12,11 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     @model_validator(mode="after")
-    def _without_misfits(self) -> Self:
-        if found := next(self._misfits(), None):
+    def _without_problems(self) -> Self:
+        if found := next(self._problems(), None):
             raise ValueError(found)
         return self
 
-    def _misfits(self) -> Iterator[str]:
+    def _problems(self) -> Iterator[str]:
         """What does not fit between the keys: found, expected; what to do. The first is told."""
         yield from ()

@@ -27,7 +27,7 @@ class Sweep(Section):
         (), max_length=50, description="Those seeds, for mean and spread; the grid itself is trained with train.seed."
     )
 
-    def _misfits(self) -> Iterator[str]:
+    def _problems(self) -> Iterator[str]:
         for key in ("rows", "epochs", "metrics", "repeat_seeds"):
             values = getattr(self, key)
             if len(set(values)) < len(values):

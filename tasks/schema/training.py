@@ -26,7 +26,7 @@ class Quantization(Section):
         "uint8", description="Type of the tensors that hold 4-bit weights."
     )
 
-    def _misfits(self) -> Iterator[str]:
+    def _problems(self) -> Iterator[str]:
         if self.load_in_4bit == self.load_in_8bit:
             found = "both" if self.load_in_4bit else "neither"
             yield f"{found} of load_in_4bit and load_in_8bit is true, exactly one expected; set one"
@@ -79,7 +79,7 @@ class Prompt(Section):
         "end", description="Which side of a chat's text is cut where it is too long; a dialogue loses its oldest turns first."
     )
 
-    def _misfits(self) -> Iterator[str]:
+    def _problems(self) -> Iterator[str]:
         if self.template and self.template.count("{text}") != 1:
             yield f"template holds {{text}} {self.template.count('{text}')} times, once expected; mark the text's place"
         places = self.answer.count("{label}") + self.answer.count("{labels}")
@@ -99,7 +99,7 @@ class Lora(Section):
         True, description="Whether the embedding rows of prompt.new_tokens are trained; otherwise they stay as they were drawn."
     )
 
-    def _misfits(self) -> Iterator[str]:
+    def _problems(self) -> Iterator[str]:
         if not self.target_modules:
             yield "target_modules is empty, names of layers or all-linear expected; name some"
 

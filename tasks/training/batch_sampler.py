@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 
 
-class Passes:
+class StepBatchSampler:
     """The rows of each forward pass of one process in an epoch, as torch's DataLoader takes a batch sampler.
 
     Every optimiser step takes the next rows of the epoch's order, as many as all processes take together; the last one takes what is

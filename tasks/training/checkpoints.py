@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from transformers import TrainerCallback
 
 
-def whole_marker(keep: Callable[[Path], object]) -> "TrainerCallback":
+def completion_callback(keep: Callable[[Path], object]) -> "TrainerCallback":
     """A trainer callback that marks each checkpoint once every process has saved its share of it, and hands it on.
 
     Args:
@@ -20,7 +20,7 @@ def whole_marker(keep: Callable[[Path], object]) -> "TrainerCallback":
     """
     from transformers import TrainerCallback
 
-    class WholeMarker(TrainerCallback):  # type: ignore[misc, unused-ignore]
+    class CompletionCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             wait_for_all()
             if state.is_world_process_zero:
@@ -28,7 +28,7 @@ def whole_marker(keep: Callable[[Path], object]) -> "TrainerCallback":
                 mark_whole(checkpoint)
                 keep(checkpoint)
 
-    return WholeMarker()
+    return CompletionCallback()
 
 
 def last_checkpoint(asked: Callable[[], bool], step: str) -> "TrainerCallback":

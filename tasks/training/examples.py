@@ -62,7 +62,7 @@ def training_rows(recipe: Recipe, tokens: Tokens, part: Path) -> TrainingRows:
     import pyarrow.parquet as pq
 
     rows = pq.read_table(part).to_pylist()
-    chosen = draw_rows([row.get("label", "") for row in rows], recipe.train.rows, recipe.train.seed)
+    chosen = sample_rows([row.get("label", "") for row in rows], recipe.train.rows, recipe.train.seed)
     if not chosen:
         raise DataError(str(part), "no rows", "at least one training row expected", "look at split's report")
     drawn = [rows[index] for index in chosen]
@@ -99,7 +99,7 @@ def with_class_weights(recipe: Recipe, examples: Sequence[Example]) -> Recipe:
     return recipe.model_copy(update={"train": recipe.train.model_copy(update={"class_weights": weights})})
 
 
-def draw_rows(labels: Sequence[str], count: int | None, seed: int) -> list[int]:
+def sample_rows(labels: Sequence[str], count: int | None, seed: int) -> list[int]:
     """Indexes of `count` rows in shuffled order, every class by its share; all of them where count is None.
 
     Args:

@@ -22,7 +22,7 @@ from tasks.process import sigterm
 from tasks.process.parallel import WAIT, rank
 from tasks.registry import tracking
 from tasks.schema.recipe import Recipe
-from tasks.training.checkpoints import last_checkpoint, whole_marker
+from tasks.training.checkpoints import completion_callback, last_checkpoint
 from tasks.training.energy import Meter, meter_reader, metered
 from tasks.training.examples import TrainingRows, dataset, held_out, training_rows, with_class_weights
 from tasks.training.job import Job
@@ -126,9 +126,11 @@ def _train(
         if not rank():
             sigterm.say(f"{job.step}: SIGTERM: this step is brought to its end and saved\n")
 
-    with sigterm.answered(noticed) as asked:
+    with sigterm.on_sigterm(noticed) as asked:
         final = last_checkpoint(asked, job.step)
-        trainer = _trainer(recipe, job.run.kept, model, tokens, examples, scored, [*callbacks, whole_marker(job.run.keep), final])
+        trainer = _trainer(
+            recipe, job.run.kept, model, tokens, examples, scored, [*callbacks, completion_callback(job.run.save_checkpoint), final]
+        )
         trainer.train(resume_from_checkpoint=str(job.resume_from) if job.resume_from else None)
     return trainer
 

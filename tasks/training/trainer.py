@@ -11,8 +11,8 @@ from transformers import EvalPrediction, Trainer  # noqa: TID253
 from transformers.trainer_pt_utils import get_length_grouped_indices  # noqa: TID253
 from transformers.trainer_utils import EvalLoopOutput  # noqa: TID253
 
-from tasks.model.batches import IGNORED, SILENT, inputs_of
-from tasks.training.batch_sampler import Passes
+from tasks.model.batches import IGNORED, PADDING_ROW, inputs_of
+from tasks.training.batch_sampler import StepBatchSampler
 
 
 class TrainingLoop(Trainer):  # type: ignore[misc, unused-ignore]
@@ -31,8 +31,8 @@ class TrainingLoop(Trainer):  # type: ignore[misc, unused-ignore]
         """Batches of this process; the dataset's last row is the silent one."""
         args, rows = self.args, self.train_dataset
         size, passes = args.per_device_train_batch_size, args.gradient_accumulation_steps
-        own = Passes(self._order, len(rows), size=size, passes=passes, rank=args.process_index, ranks=args.world_size)
-        silent = {**min(rows, key=lambda row: len(row["input_ids"])), SILENT: True}
+        own = StepBatchSampler(self._order, len(rows), size=size, passes=passes, rank=args.process_index, ranks=args.world_size)
+        silent = {**min(rows, key=lambda row: len(row["input_ids"])), PADDING_ROW: True}
         return DataLoader([*rows, silent], batch_sampler=own, collate_fn=self.data_collator)  # type: ignore[arg-type]
 
     def _prepare_inputs(self, inputs: Any) -> Any:

@@ -31,9 +31,9 @@ from filelock import FileLock
 from tasks.errors import ContractError, LoraflowError, ServiceError, SettingsError
 from tasks.settings import settings
 from tasks.workspace.bucket_transfer import LISTING, Objects, inside
-from tasks.workspace.checkpoint_files import best_of, move_in
+from tasks.workspace.checkpoint_files import best_of, relocate_best
 from tasks.workspace.files import remove_folder
-from tasks.workspace.storage import held_here
+from tasks.workspace.storage import lock_on_this_machine
 
 NOTE_SECONDS = 10.0
 """How seldom a note is written."""
@@ -124,9 +124,9 @@ class ObjectStore:
         self._objects.download(f"{step}/{attempt}", self.folder / step / attempt, "/".join(rest))
 
     @contextmanager
-    def held(self, name: str) -> Iterator[None]:
+    def lock(self, name: str) -> Iterator[None]:
         """Hold a step on this machine, with a scratch folder of its own that goes when it ends."""
-        with held_here(self.id, name, self._scratch / f"{name}.lock"):
+        with lock_on_this_machine(self.id, name, self._scratch / f"{name}.lock"):
             reading, self.folder = self.folder, self._scratch / name
             self._clear_scratch()
             try:
@@ -140,7 +140,7 @@ class ObjectStore:
         self._fetched.clear()
         self._units.clear()
 
-    def begin(self, name: str, generation: int) -> None:
+    def start_attempt(self, name: str, generation: int) -> None:
         """Claim the step for a new attempt, remove what others left, and fetch what they handed on."""
         number = max(_number(self._claimed(name)), 0) + 1
         self._step, self._name = name, f"g{generation}-a{number}-{secrets.token_hex(3)}"
@@ -186,7 +186,7 @@ class ObjectStore:
         if best and best != newest:
             any(self._restored(attempt, unit) for attempt, unit in units if unit == best)
         if newest:
-            move_in(self.kept / newest)
+            relocate_best(self.kept / newest)
 
     def _restored(self, attempt: str, unit: str) -> bool:
         """Fetch a checkpoint; whether it was whole."""
@@ -203,7 +203,7 @@ class ObjectStore:
     def _of_kept(self, attempt: str, name: str) -> str:
         return f"{self._step}/{self.kept.name}/{attempt}/{name}"
 
-    def keep(self, folder: Path) -> bool:
+    def save_checkpoint(self, folder: Path) -> bool:
         """Hand up a whole checkpoint and the small files beside it, and remove what is no longer on scratch; whether that was done.
 
         A store that cannot be had just now costs no training: the next checkpoint will find it.
@@ -240,7 +240,7 @@ class ObjectStore:
         ]
         self._objects.remove(sorted(stale, key=lambda path: not path.endswith(LISTING)))
 
-    def hand_up(self, paths: Iterable[str]) -> None:
+    def upload(self, paths: Iterable[str]) -> None:
         """Bring files and folders of the attempt up, unless a later one has taken over.
 
         Raises:
@@ -252,7 +252,7 @@ class ObjectStore:
         if chosen:
             self._objects.upload(self.attempt, f"{self._step}/{self._name}", sorted(chosen), self._check_claim)
 
-    def settle(self) -> None:
+    def clean_up(self) -> None:
         """Remove everything of the step but this attempt's outputs; where that fails, the step is done all the same."""
         own = f"{self._step}/{self._name}"
         try:

@@ -34,7 +34,7 @@ def best_of(checkpoint: Path) -> str | None:
     return str(found).rstrip("/").rpartition("/")[2] if found else None
 
 
-def move_in(checkpoint: Path) -> None:
+def relocate_best(checkpoint: Path) -> None:
     """Let a whole checkpoint that was made on another machine name the best one where it lies here, beside it."""
     state, best = _state(checkpoint), best_of(checkpoint)
     if best is None or not _is_whole(checkpoint):

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from tasks.workspace.files import remove_folder, write_atomically
-from tasks.workspace.storage import held_here
+from tasks.workspace.storage import lock_on_this_machine
 
 
 class Folder:
@@ -47,11 +47,11 @@ class Folder:
         """Where a reader finds a file of the run."""
         return str(self.folder / relative)
 
-    def held(self, name: str) -> AbstractContextManager[object]:
+    def lock(self, name: str) -> AbstractContextManager[object]:
         """Hold a step: nobody else on this machine works on it."""
-        return held_here(self.id, name, self.folder / f"{name}.lock")
+        return lock_on_this_machine(self.id, name, self.folder / f"{name}.lock")
 
-    def begin(self, name: str, generation: int) -> None:
+    def start_attempt(self, name: str, generation: int) -> None:
         """Begin an attempt; what dead ones left is removed, but for `kept` of this generation."""
         (self.folder / f"{name}.json").unlink(missing_ok=True)
         home = self.folder / name
@@ -63,14 +63,14 @@ class Folder:
                 remove_folder(stale)
         self.attempt.mkdir(parents=True)
 
-    def keep(self, folder: Path) -> bool:
+    def save_checkpoint(self, folder: Path) -> bool:
         """Nothing to do: later attempts find it where it is."""
         return folder.is_dir()
 
-    def hand_up(self, paths: Iterable[str]) -> None:
+    def upload(self, paths: Iterable[str]) -> None:
         """Nothing to do: other steps find them where they are."""
 
-    def settle(self) -> None:
+    def clean_up(self) -> None:
         """Remove what attempts handed on."""
         if self.kept.exists():
             remove_folder(self.kept)

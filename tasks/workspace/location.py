@@ -9,7 +9,7 @@ from tasks.errors import RecipeError
 from tasks.settings import local_folder
 from tasks.workspace.bucket import ObjectStore
 from tasks.workspace.folder import Folder
-from tasks.workspace.storage import Place
+from tasks.workspace.storage import Storage
 
 
 @overload
@@ -39,7 +39,7 @@ def run_folder(runs: Path | str, recipe_name: str, run_id: str) -> Path | str:
     return runs / recipe_name / plain if isinstance(runs, Path) else f"{runs.rstrip('/')}/{recipe_name}/{plain}"
 
 
-def place_at(place: Path | str) -> Place:
+def storage_at(place: Path | str) -> Storage:
     """The place of a run, by folder or URL."""
     if isinstance(place, Path):
         return Folder(place)

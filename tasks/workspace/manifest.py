@@ -26,7 +26,7 @@ class Envelope:
     output: dict[str, Any]
 
 
-def enclosed(manifest: Manifest, *, inputs: dict[str, str], generation: int, started: datetime | None) -> str:
+def dump(manifest: Manifest, *, inputs: dict[str, str], generation: int, started: datetime | None) -> str:
     """The manifest file of a step that ends now.
 
     Args:
@@ -48,7 +48,7 @@ def enclosed(manifest: Manifest, *, inputs: dict[str, str], generation: int, sta
     return json.dumps(asdict(envelope), indent=2, ensure_ascii=False) + "\n"
 
 
-def opened(where: str, raw: bytes) -> Envelope:
+def load(where: str, raw: bytes) -> Envelope:
     """The envelope out of a manifest file.
 
     Raises:

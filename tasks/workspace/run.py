@@ -31,8 +31,8 @@ from tasks.contracts import Manifest
 from tasks.errors import ContractError, DataError, RecipeError, ServiceError
 from tasks.schema import load as recipes
 from tasks.schema.recipe import Recipe
-from tasks.workspace.location import place_at
-from tasks.workspace.manifest import Envelope, enclosed, opened, paths_below
+from tasks.workspace.location import storage_at
+from tasks.workspace.manifest import Envelope, dump, load, paths_below
 
 M = TypeVar("M", bound=Manifest)
 
@@ -47,7 +47,7 @@ class Run:
     """One run of one recipe, as a step sees it.
 
     Attributes:
-        place: where the run is, a folder or a URL.
+        storage: where the run is, a folder or a URL.
         attempt: folder of the running attempt, empty at its start; a step writes its outputs here and nowhere else.
         kept: folder that attempts of one generation share; it goes when the step is done.
         part: which part of its work the running step does; empty for a step that does all of it at once.
@@ -58,24 +58,24 @@ class Run:
     part: str = ""
 
     def __init__(self, place: Path | str) -> None:
-        self.place = place_at(place)
+        self.storage = storage_at(place)
         self._read: dict[str, str] = {}
         self._generation: int | None = None
 
     @property
     def uri(self) -> str:
         """The run's place as a command line holds it: a folder's path, or a URL."""
-        return self.place.uri
+        return self.storage.uri
 
     @property
     def id(self) -> str:
         """<recipe>/<run>: names the run in MLflow's tags and in messages."""
-        return self.place.id
+        return self.storage.id
 
     @property
     def folder(self) -> Path:
         """Folder on this machine that the paths in manifests are relative to; of a run in a store, the step's scratch folder."""
-        return self.place.folder
+        return self.storage.folder
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -92,22 +92,22 @@ class Run:
     def freeze(self, recipe: Recipe) -> None:
         """Write the checked recipe into the run's place; a second start of the same run must bring the same recipe."""
         frozen = self.get(RECIPE)
-        if frozen not in (None, recipe.dump()) and any(name.endswith(".json") for name in self.place.names()):
+        if frozen not in (None, recipe.dump()) and any(name.endswith(".json") for name in self.storage.names()):
             raise RecipeError(self.address(RECIPE), "holds another recipe", "the recipe of a run does not change", "start a new run")
         self.put(RECIPE, recipe.dump())
 
     def put(self, name: str, text: str) -> None:
         """Write a small file beside the manifests; it is there whole or not at all."""
-        self.place.put(name, text)
+        self.storage.put(name, text)
 
     def get(self, name: str) -> str | None:
         """Read a small file beside the manifests; None where there is none."""
-        content = self.place.get(name)
+        content = self.storage.get(name)
         return None if content is None else content.decode()
 
     def note(self, name: str, text: str) -> None:
         """Write a small file for whoever looks at the run; in a store now and then only, and no fault of it is felt."""
-        self.place.note(name, text)
+        self.storage.note(name, text)
 
     def relative(self, path: Path) -> str:
         """The path as a manifest holds it."""
@@ -119,19 +119,19 @@ class Run:
         Raises:
             ContractError: the store does not have it whole.
         """
-        return self.place.path(relative)
+        return self.storage.path(relative)
 
     def address(self, path: Path | str) -> str:
         """Where a reader finds a file of the run: what messages name."""
-        return self.place.address(self.relative(path) if isinstance(path, Path) else path)
+        return self.storage.address(self.relative(path) if isinstance(path, Path) else path)
 
-    def keep(self, checkpoint: Path) -> bool:
+    def save_checkpoint(self, checkpoint: Path) -> bool:
         """Hand a whole folder of `kept` on to later attempts, wherever they run; whether that was done.
 
         Raises:
             ContractError: a later attempt has taken over; this one is to end.
         """
-        return self.place.keep(checkpoint)
+        return self.storage.save_checkpoint(checkpoint)
 
     def halvings(self, step: str, part: str = "") -> int:
         """How often this generation of a step ran out of memory, and so how often its micro-batch is to be halved."""
@@ -154,7 +154,7 @@ class Run:
 
     def has(self, contract: type[Manifest]) -> bool:
         """Whether the step of this contract is done."""
-        return self.place.get(f"{contract.step}.json") is not None
+        return self.storage.get(f"{contract.step}.json") is not None
 
     def read(self, contract: type[M], part: str = "") -> M:
         """What an earlier step handed on; remembered as an input of this one.
@@ -167,10 +167,10 @@ class Run:
             ContractError: that step is not done, or its manifest does not fit the contract.
         """
         name = _name(contract.step, part)
-        where, raw = self.address(f"{name}.json"), self.place.get(f"{name}.json")
+        where, raw = self.address(f"{name}.json"), self.storage.get(f"{name}.json")
         if raw is None:
             raise ContractError(where, "not there", f"the manifest of {name} expected", f"run {contract.step} first")
-        envelope = opened(where, raw)
+        envelope = load(where, raw)
         try:
             manifest = TypeAdapter(contract).validate_python(envelope.output)
         except ValidationError as error:
@@ -182,21 +182,21 @@ class Run:
 
     def write(self, manifest: Manifest, *, generation: int = 0, started: datetime | None = None) -> None:
         """Write a manifest; from here on the step is done."""
-        text = enclosed(manifest, inputs=self._read, generation=generation, started=started)
+        text = dump(manifest, inputs=self._read, generation=generation, started=started)
         self.put(f"{_name(manifest.step, self.part)}.json", text)
 
     def envelope(self, step: str, part: str = "") -> Envelope | None:
         """The step's valid manifest: readable, and its inputs as they were; None where there is none."""
         where = f"{_name(step, part)}.json"
-        raw = self.place.get(where)
+        raw = self.storage.get(where)
         if raw is None:
             return None
         try:
-            envelope = opened(self.address(where), raw)
+            envelope = load(self.address(where), raw)
         except ContractError:
             return None
         for name, digest in envelope.inputs.items():
-            source = self.place.get(f"{name}.json")
+            source = self.storage.get(f"{name}.json")
             if source is None or hashlib.sha256(source).hexdigest() != digest:
                 return None
         return envelope
@@ -223,7 +223,7 @@ class Run:
         if part and not re.fullmatch(PART, part):
             raise ContractError(f"{self.id}: {step}", f"part is {part!r:.60}", "letters, digits and - expected", "name a part of the plan")
         self.part = part
-        with self.place.held(_name(step, part)):
+        with self.storage.lock(_name(step, part)):
             done = self.generation(step, part)
             if done is not None and done >= generation:
                 again = f"to repeat it, clear the task, or add --generation {done + 1}"
@@ -237,17 +237,17 @@ class Run:
 
     def _attempt(self, name: str, work: Callable[["Run"], M], generation: int) -> M:
         started, self._read = datetime.now(UTC), {}
-        self.place.begin(name, generation)
-        self.attempt, self.kept = self.place.attempt, self.place.kept
+        self.storage.start_attempt(name, generation)
+        self.attempt, self.kept = self.storage.attempt, self.storage.kept
         try:
             manifest = work(self)
         except DataError:  # it tells of reports that lie in the attempt
             with suppress(ServiceError):
-                self.place.hand_up([self.relative(self.attempt)])
+                self.storage.upload([self.relative(self.attempt)])
             raise
-        self.place.hand_up(paths_below(asdict(manifest), f"{self.relative(self.attempt)}/"))
+        self.storage.upload(paths_below(asdict(manifest), f"{self.relative(self.attempt)}/"))
         self.write(manifest, generation=generation, started=started)
-        self.place.settle()
+        self.storage.clean_up()
         return manifest
 
 

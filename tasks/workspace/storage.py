@@ -16,7 +16,7 @@ LOCK_SECONDS = 60.0
 """How long a step waits for a predecessor of its own to die before it gives up."""
 
 
-class Place(Protocol):
+class Storage(Protocol):
     """What a run needs of its place; names and paths are relative to it.
 
     Attributes:
@@ -51,23 +51,23 @@ class Place(Protocol):
     def address(self, relative: str) -> str:
         """Where a reader finds a file of the run, for messages."""
 
-    def held(self, name: str) -> AbstractContextManager[object]:
+    def lock(self, name: str) -> AbstractContextManager[object]:
         """Hold a step: nobody else on this machine works on it."""
 
-    def begin(self, name: str, generation: int) -> None:
+    def start_attempt(self, name: str, generation: int) -> None:
         """Begin an attempt: its folder is empty, `kept` as the one before left it, and the rest of the dead is gone."""
 
-    def keep(self, folder: Path) -> bool:
+    def save_checkpoint(self, folder: Path) -> bool:
         """Hand a whole folder of `kept` on to later attempts, wherever they run; whether that was done."""
 
-    def hand_up(self, paths: Iterable[str]) -> None:
+    def upload(self, paths: Iterable[str]) -> None:
         """Bring files and folders of the attempt to where other steps find them."""
 
-    def settle(self) -> None:
+    def clean_up(self) -> None:
         """The manifest is there: remove what served the attempt only."""
 
 
-def held_here(where: str, name: str, lock: Path) -> AbstractContextManager[object]:
+def lock_on_this_machine(where: str, name: str, lock: Path) -> AbstractContextManager[object]:
     """The lock of a step on this machine.
 
     Raises:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.data import comparison_key, near_duplicates
-from tasks.data.partition import Row, cut
+from tasks.data.partition import LabelledRow, split_rows
 from tasks.schema.data import Split
 from tasks.split import resolve_equal_texts
 
@@ -66,8 +66,8 @@ def test_copies_are_found_and_the_texts_stay() -> None:
     """Thirty texts, each once more with something invisible in it: equal labels make a duplicate, others a contradiction."""
     texts = [f"text number {index}" for index in range(30)]
     twins = [text.replace("x", "x" + INVISIBLE[index % len(INVISIBLE)]) for index, text in enumerate(texts)]
-    rows = [Row(index, text, ("a",)) for index, text in enumerate(texts)]
-    rows += [Row(100 + index, text, ("a" if index < 10 else "b",)) for index, text in enumerate(twins)]
+    rows = [LabelledRow(index, text, ("a",)) for index, text in enumerate(texts)]
+    rows += [LabelledRow(100 + index, text, ("a" if index < 10 else "b",)) for index, text in enumerate(twins)]
     dropped: Counter[str] = Counter()
     kept = resolve_equal_texts(rows, Split(seed=1, test=1), dropped)
     assert dropped == {"duplicate": 10, "contradiction": 40}
@@ -77,7 +77,7 @@ def test_copies_are_found_and_the_texts_stay() -> None:
 
 
 def test_answers_are_compared_as_texts_are() -> None:
-    rows = [Row(index, "q", (), answers) for index, answers in enumerate([("yes", ""), ("y\u200bes", ""), ("no", "")])]
+    rows = [LabelledRow(index, "q", (), answers) for index, answers in enumerate([("yes", ""), ("y\u200bes", ""), ("no", "")])]
     dropped: Counter[str] = Counter()
     assert [row.line for row in resolve_equal_texts(rows, Split(seed=1, test=1), dropped)] == [0, 2]
 
@@ -85,8 +85,8 @@ def test_answers_are_compared_as_texts_are() -> None:
 @given(seed=st.integers(0, 200))
 def test_no_text_straddles_two_parts_where_copies_are_kept(seed: int) -> None:
     texts = [text for index in range(40) for text in (f"text {index}", f"te\u200bxt\u00a0{index}")]
-    rows = [Row(index, text, ("ab"[index // 2 % 2],)) for index, text in enumerate(texts)]
-    parts = cut(rows, Split(seed=seed, test=10, validation=6, duplicates="keep"), ["a", "b"])
+    rows = [LabelledRow(index, text, ("ab"[index // 2 % 2],)) for index, text in enumerate(texts)]
+    parts = split_rows(rows, Split(seed=seed, test=10, validation=6, duplicates="keep"), ["a", "b"])
     assert sum(map(len, parts.values())) == len(rows)
     seen = [{row.key for row in part} for part in parts.values()]
     assert sum(map(len, seen)) == 40, "a text in two parts"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tasks.data.dialogues import answered, opening_turn
+from tasks.data.dialogues import opening_turn, split_reply
 from tasks.schema.data import Data, Turns
 
 TURNS = Turns(human="\n\nHuman: ", assistant="\n\nAssistant: ")
@@ -11,8 +11,8 @@ ASKED = "\n\nHuman: Hello\n\nAssistant: Hi.\n\nHuman: And\n\nnow?"
 
 def test_the_last_turn_is_the_answer() -> None:
     better, worse = f"{ASKED}\n\nAssistant: Good.", f"{ASKED}\n\nAssistant: Bad. "
-    assert answered(TURNS, better, worse) == (ASKED, "Good.", "Bad.")
-    assert answered(TURNS, better, None) == (ASKED, "Good.", "")
+    assert split_reply(TURNS, better, worse) == (ASKED, "Good.", "Bad.")
+    assert split_reply(TURNS, better, None) == (ASKED, "Good.", "")
     assert TURNS.parse(ASKED) == [("user", "Hello"), ("assistant", "Hi."), ("user", "And\n\nnow?")]
     assert (opening_turn(TURNS, ASKED), opening_turn(TURNS, "Plain")) == ("Hello", "Plain")
 
@@ -29,7 +29,7 @@ def test_the_last_turn_is_the_answer() -> None:
     ],
 )
 def test_dialogues_that_give_no_row(better: str, worse: str, reason: str) -> None:
-    found = answered(TURNS, better, worse)
+    found = split_reply(TURNS, better, worse)
     assert isinstance(found, str) and found.startswith(reason)
 
 

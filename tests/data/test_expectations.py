@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 
 from tasks.data.expectations import Outcome, check, rules
-from tasks.data.read_file import ParsedFile, Place
+from tasks.data.read_file import ParsedFile, SourceLine
 from tasks.errors import DataError, RecipeError
 from tasks.schema.data import Expectation
 
 
 def judge(rows: list[list[str]], *expectations: dict[str, Any]) -> list[Outcome]:
-    parsed = ParsedFile(["text", "label"], rows, [Place(index + 2, 0, 0) for index in range(len(rows))])
+    parsed = ParsedFile(["text", "label"], rows, [SourceLine(index + 2, 0, 0) for index in range(len(rows))])
     stated = [Expectation.model_validate({"reason": "broken", **expectation}) for expectation in expectations]
     return check(rules(stated), parsed, "data.csv")
 
@@ -33,16 +33,16 @@ def test_rows_that_break_an_expectation(expectation: dict[str, Any], good: str, 
     (outcome,) = judge([[good, "label"], [bad, "label"], [good, "label"]], expectation)
     assert outcome.rule.of_rows
     assert not outcome.kept
-    assert outcome.breakers == {1: "broken"}
+    assert outcome.failing_rows == {1: "broken"}
     assert outcome.checked == 3
     (outcome,) = judge([[good, "label"]], expectation)
-    assert (outcome.kept, outcome.breakers) == (True, {})
+    assert (outcome.kept, outcome.failing_rows) == (True, {})
 
 
 def test_empty_fields_are_no_numbers_and_break_nothing_but_the_expectation_about_nulls() -> None:
     between = {"expect": "expect_column_values_to_be_between", "column": "label", "min_value": 0, "max_value": 1}
     (outcome,) = judge([["a", "0.5"], ["b", ""], ["c", "high"], ["d", "2"]], between)
-    assert outcome.breakers == {2: "label is not a number", 3: "broken"}
+    assert outcome.failing_rows == {2: "label is not a number", 3: "broken"}
     assert outcome.checked == 3
 
 
@@ -54,8 +54,8 @@ def test_expectations_about_the_table() -> None:
         {"expect": "expect_table_row_count_to_be_between", "min_value": 10},
         {"expect": "expect_column_to_exist", "column": "year"},
     )
-    assert (mean.kept, mean.observed, mean.breakers) == (True, "1.5", {2: "label is not a number"})
-    assert (count.kept, count.observed, count.breakers, count.rule.of_rows) == (False, "3", {}, False)
+    assert (mean.kept, mean.observed, mean.failing_rows) == (True, "1.5", {2: "label is not a number"})
+    assert (count.kept, count.observed, count.failing_rows, count.rule.of_rows) == (False, "3", {}, False)
     assert not exists.kept
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tasks.contracts import DatasetParts, ValidRows
 from tasks.data import parquet
-from tasks.data.partition import Row, count, cut, upsampled
+from tasks.data.partition import LabelledRow, count, split_rows, upsampled
 from tasks.errors import DataError
 from tasks.schema.data import Split
 from tasks.workspace.perform import perform
@@ -92,14 +92,14 @@ def test_a_fault_names_the_published_file(done: Start) -> None:
         done(tweets(120), {"text": ["a"], "label": ["what"]}, data__test=PUBLISHED, split__test=0)
 
 
-def several(rows: int) -> list[Row]:
+def several(rows: int) -> list[LabelledRow]:
     sets = [("negative",), ("neutral",), ("negative", "neutral"), ("positive",), ("negative", "neutral", "positive")]
-    return [Row(line, f"text {line}", sets[0 if line % 9 else line // 9 % 5]) for line in range(rows)]
+    return [LabelledRow(line, f"text {line}", sets[0 if line % 9 else line // 9 % 5]) for line in range(rows)]
 
 
 def test_several_labels_keep_their_shares() -> None:
     rows = several(900)
-    parts = cut(rows, Split(seed=1, test=90, validation=45), NAMES)
+    parts = split_rows(rows, Split(seed=1, test=90, validation=45), NAMES)
     assert [len(parts[name]) for name in ("train", "validation", "test")] == [765, 45, 90]
     whole = count(rows)
     for part, share in (("test", 0.1), ("validation", 0.05)):
@@ -114,10 +114,10 @@ def test_several_labels_keep_their_shares() -> None:
 )
 def test_groups_of_any_rows_stay_together(sets: list[set[str]], groups: list[int], seed: int) -> None:
     whole = [*({name} for name in NAMES * 12), *sets]
-    rows = [Row(line, f"text {line}", tuple(name for name in NAMES if name in own)) for line, own in enumerate(whole)]
+    rows = [LabelledRow(line, f"text {line}", tuple(name for name in NAMES if name in own)) for line, own in enumerate(whole)]
     group_of = {row.origin: group for row, group in zip(rows, groups, strict=False)}
     try:
-        parts = cut(rows, Split(seed=seed, test=9, validation=6), NAMES, groups=group_of)
+        parts = split_rows(rows, Split(seed=seed, test=9, validation=6), NAMES, groups=group_of)
     except DataError as error:
         assert "has none in" in str(error)
         return
@@ -186,7 +186,7 @@ def test_upsampling_repeats_rows_of_train_alone(done: Start) -> None:
 
 
 def test_copies_do_not_stand_side_by_side() -> None:
-    rows = [Row(line, f"text {line}", ("a" if line < 100 else "b",)) for line in range(104)]
+    rows = [LabelledRow(line, f"text {line}", ("a" if line < 100 else "b",)) for line in range(104)]
     order = upsampled(rows, 3)
     assert len(order) == 200
     assert Counter(row.labels[0] for row in order[:60]).keys() == {"a", "b"}

@@ -9,7 +9,7 @@ from tasks.contracts import Finding
 from tasks.doctor import checks, cluster, inputs, machine
 from tasks.doctor import settings as configuration
 from tasks.doctor.findings import Check, examine
-from tasks.doctor.scope import Needs
+from tasks.doctor.scope import Scope
 from tasks.schema.pods import Pods
 from tasks.settings import settings
 from tests.support.kubernetes_api.fake import NAMESPACE, KubernetesApi
@@ -23,8 +23,8 @@ def at(kubernetes_api: KubernetesApi, home: Any, monkeypatch: pytest.MonkeyPatch
 
 
 def looked(look: Any = cluster.cluster, recipe: Any = None) -> dict[str, Finding]:
-    needs = Needs(settings(), recipe, str(settings().runs_folder))
-    return {f"{finding.what}: {finding.found}": finding for finding in examine([Check("cluster", lambda: look(needs))])}
+    scope = Scope(settings(), recipe, str(settings().runs_folder))
+    return {f"{finding.what}: {finding.found}": finding for finding in examine([Check("cluster", lambda: look(scope))])}
 
 
 def levels(recipe: Any = None) -> dict[str, str]:
@@ -152,9 +152,9 @@ def test_settings_that_no_pod_could_run_with(monkeypatch: pytest.MonkeyPatch) ->
     assert (only.level, only.found) == ("ok", f"image loraflow-steps:1, namespace {NAMESPACE}")
 
 
-def needs(*steps: str, **more: Any) -> Needs:
+def needs(*steps: str, **more: Any) -> Scope:
     """Of a recipe whose steps, or only these, run as pods."""
-    return Needs(settings(), SimpleNamespace(pods=Pods(steps=steps or "all"), **more), "/runs")  # type: ignore[arg-type]
+    return Scope(settings(), SimpleNamespace(pods=Pods(steps=steps or "all"), **more), "/runs")  # type: ignore[arg-type]
 
 
 def names(found: list[Check]) -> set[str]:
@@ -166,7 +166,7 @@ def test_airflows_side_needs_the_cluster_and_not_what_steps_need() -> None:
     assert not alone.here() and mixed.here() and not mixed.here("train") and mixed.here("version")
     assert names(checks.by_hand(alone)) == {"settings", "workspace", "settings for pods", "cluster"}
     assert names(checks.by_hand(mixed)) == names(checks.for_a_step(mixed)) | {"settings for pods", "cluster"}
-    assert names(checks.by_hand(Needs(settings(), None, "/runs"))) == names(checks.by_hand(alone))
+    assert names(checks.by_hand(Scope(settings(), None, "/runs"))) == names(checks.by_hand(alone))
 
 
 def test_a_pod_without_a_gpu_does_not_judge_by_itself_what_the_trainings_pod_will_have(tmp_path: Any) -> None:
@@ -174,7 +174,7 @@ def test_a_pod_without_a_gpu_does_not_judge_by_itself_what_the_trainings_pod_wil
     of_pods = needs(base_model=model, train=SimpleNamespace(fp16=True))
     assert [finding.what for finding in inputs.base_model(of_pods)] == ["base model"], "neither GPU nor room nor memory"
     resources = Pods(step_resources={"merge": {"memory": "1Gi", "ephemeral_storage": "3Gi"}})
-    asked = Needs(settings(), SimpleNamespace(pods=resources), "/runs")  # type: ignore[arg-type]
+    asked = Scope(settings(), SimpleNamespace(pods=resources), "/runs")  # type: ignore[arg-type]
     found = list(machine.pod_room(asked, 2 * 2**30))
     assert [finding.level for finding in found] == ["warning"] * 2
     assert [finding.remedy.partition(",")[0] for finding in found] == [

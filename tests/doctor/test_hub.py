@@ -13,7 +13,7 @@ from huggingface_hub import constants
 from tasks.contracts import Finding
 from tasks.doctor import hub, inputs
 from tasks.doctor.findings import Check, examine
-from tasks.doctor.scope import Needs
+from tasks.doctor.scope import Scope
 from tasks.schema.load import resolve
 from tasks.schema.recipe import Recipe
 from tasks.settings import settings
@@ -38,8 +38,8 @@ def server(home: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
 
 
 def rights(recipe: Any = None) -> list[Finding]:
-    needs = Needs(settings(), recipe, "/nowhere")
-    return list(examine([Check("Hub token", lambda: hub.hub_rights(needs))]))
+    scope = Scope(settings(), recipe, "/nowhere")
+    return list(examine([Check("Hub token", lambda: hub.hub_rights(scope))]))
 
 
 def says(server: FileServer, token: dict[str, Any] | None, orgs: dict[str, str | None], name: str = "somebody") -> None:
@@ -101,8 +101,8 @@ def test_nobody_is_asked_where_nothing_is_published(server: FileServer, monkeypa
 
 
 def base_model(recipe: Recipe) -> Finding:
-    needs = Needs(settings(), recipe, "/nowhere")
-    return next(finding for finding in examine([Check("base model", lambda: inputs.base_model(needs))]) if finding.what == "base model")
+    scope = Scope(settings(), recipe, "/nowhere")
+    return next(finding for finding in examine([Check("base model", lambda: inputs.base_model(scope))]) if finding.what == "base model")
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def test_a_model_that_may_be_read_and_one_that_does_not_suit(
     assert (found.level, found.passing) == ("fault", False) and "'query_key_value' is no layer of this base model" in found.found
     assert [asked for _, path, asked in server.log if "safetensors" in path] == ["bytes=0-100000"], "the head of the weights alone"
     long = resolve({**document, "prompt": {**document["prompt"], "max_tokens": 600}})
-    faults = [each.found for each in examine([Check("base model", lambda: inputs.base_model(Needs(settings(), long, "/nowhere")))])]
+    faults = [each.found for each in examine([Check("base model", lambda: inputs.base_model(Scope(settings(), long, "/nowhere")))])]
     assert "tiny.yaml: prompt.max_tokens: is 600, the base model has 512 positions, at most 512 expected" in faults
 
 
@@ -171,8 +171,8 @@ def data_file(recipe: Any, **source: Any) -> Finding:
     from tasks.schema.data import Source
 
     recipe.data = SimpleNamespace(tables=lambda: (SimpleNamespace(source=Source(**source)),))
-    needs = Needs(settings(), recipe, "/nowhere")
-    (finding,) = examine([Check("data file", lambda: inputs.data_files(needs))])
+    scope = Scope(settings(), recipe, "/nowhere")
+    (finding,) = examine([Check("data file", lambda: inputs.data_files(scope))])
     return finding
 
 
@@ -224,5 +224,5 @@ def test_a_package_of_the_index(server: FileServer, recipe: Any, monkeypatch: py
 
 def test_data_that_the_run_does_not_make_are_not_looked_for(server: FileServer, recipe: Any) -> None:
     recipe.run.data = "latest"
-    needs = Needs(settings(), recipe, "/nowhere")
-    assert examine([Check("data file", lambda: inputs.data_files(needs))]) == ()
+    scope = Scope(settings(), recipe, "/nowhere")
+    assert examine([Check("data file", lambda: inputs.data_files(scope))]) == ()

@@ -11,7 +11,7 @@ import pytest
 from tasks.contracts import Finding
 from tasks.doctor import machine, storage, tracking_server
 from tasks.doctor.findings import Check, examine
-from tasks.doctor.scope import Needs
+from tasks.doctor.scope import Scope
 from tasks.schema.pods import amount
 from tasks.settings import settings
 from tests.support.http_server import serving
@@ -20,8 +20,8 @@ from tests.support.s3_server import S3
 
 def look(check: Any, place: str = "/nowhere", recipe: Any = None) -> dict[str, Finding]:
     """The findings of one check, by what they are of."""
-    needs = Needs(settings(), recipe, place)
-    return {finding.what: finding for finding in examine([Check("check", lambda: check(needs))])}
+    scope = Scope(settings(), recipe, place)
+    return {finding.what: finding for finding in examine([Check("check", lambda: check(scope))])}
 
 
 @pytest.fixture(autouse=True)
@@ -150,13 +150,13 @@ def test_a_disk_without_room(home: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     from types import SimpleNamespace
 
     home.mkdir()
-    needs = Needs(settings(), None, str(home / "runs"))
+    scope = Scope(settings(), None, str(home / "runs"))
     monkeypatch.setattr(machine.shutil, "disk_usage", lambda folder: SimpleNamespace(free=5_000_000_000))
-    (enough,) = machine.room(needs, 2_000_000_000, cached=False)  # 2 fetched, 2 merged, 1 to spare
+    (enough,) = machine.room(scope, 2_000_000_000, cached=False)  # 2 fetched, 2 merged, 1 to spare
     assert (enough.level, enough.found) == ("ok", f"5.0 GB free at {home}, about 5.0 GB needed")
-    (short,) = machine.room(needs, 2_100_000_000, cached=False)
+    (short,) = machine.room(scope, 2_100_000_000, cached=False)
     assert (short.level, short.found) == ("fault", f"5.0 GB free at {home}, about 5.2 GB needed")
-    (cached,) = machine.room(needs, 3_900_000_000, cached=True)
+    (cached,) = machine.room(scope, 3_900_000_000, cached=True)
     assert cached.level == "ok"
 
 

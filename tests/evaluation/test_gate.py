@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from tasks.contracts import Parity, Score, Scores
-from tasks.evaluation.gate import Evidence, Rival, verdict
+from tasks.evaluation.gate import Champion, Evidence, verdict
 from tasks.schema.recipe import Gate
 
 GATE = Gate(metric="macro_f1", floors={"macro_f1": 0.5, "roc_auc": 0.75}, margin=0.01)
@@ -16,7 +16,7 @@ def scores(macro_f1: float, roc_auc: float = 0.8) -> Scores:
     return {"macro_f1": Score(macro_f1, 0, 1), "roc_auc": Score(roc_auc, 0, 1)}
 
 
-GOOD = Evidence(scores(0.661), scores(0.163), scores(0.2), Parity(64, 64, 0.000213), Rival(3, scores(0.655)))
+GOOD = Evidence(scores(0.661), scores(0.163), scores(0.2), Parity(64, 64, 0.000213), Champion(3, scores(0.655)))
 
 
 def refused(evidence: Evidence, gate: Gate = GATE) -> list[str]:
@@ -75,10 +75,10 @@ def test_the_gap_to_the_quantised_base_is_warned_of_and_refuses_nothing(quantize
         ),
         ({"base": scores(0.661)}, "refused: macro_f1 0.661 <= 0.661 (base model)"),
         ({"majority": scores(0.7)}, "refused: macro_f1 0.661 <= 0.700 (majority class)"),
-        ({"champion": Rival(3, scores(0.672))}, "refused: macro_f1 0.661 < 0.672 - 0.010 (champion, version 3)"),
-        ({"champion": Rival(3, None, "other labels")}, "refused: no comparison with the champion, version 3: other labels"),
-        ({"champion": Rival(3, None)}, "refused: no comparison with the champion, version 3: it has no scores"),
-        ({"champion": Rival(3, scores(math.nan))}, "refused: macro_f1 0.661, >= unknown expected - 0.010 (champion, version 3)"),
+        ({"champion": Champion(3, scores(0.672))}, "refused: macro_f1 0.661 < 0.672 - 0.010 (champion, version 3)"),
+        ({"champion": Champion(3, None, "other labels")}, "refused: no comparison with the champion, version 3: other labels"),
+        ({"champion": Champion(3, None)}, "refused: no comparison with the champion, version 3: it has no scores"),
+        ({"champion": Champion(3, scores(math.nan))}, "refused: macro_f1 0.661, >= unknown expected - 0.010 (champion, version 3)"),
         ({"base": {}}, "refused: macro_f1 0.661, > unknown expected (base model)"),
         ({"majority": scores(math.nan)}, "refused: macro_f1 0.661, > unknown expected (majority class)"),
     ],
@@ -107,7 +107,7 @@ def test_the_margin_is_met_exactly_whatever_the_bits() -> None:
     gate = Gate(metric="macro_f1", margin=0.03)
     for value, champion in ((0.29, 0.32), (0.41, 0.44), (0.43, 0.46)):
         assert value < champion - gate.margin, "by less than a float's grain: 0.32 - 0.03 is 0.29000000000000004"
-        assert not refused(replace(GOOD, tuned=scores(value), champion=Rival(1, scores(champion))), gate)
+        assert not refused(replace(GOOD, tuned=scores(value), champion=Champion(1, scores(champion))), gate)
 
 
 def test_figures_are_told_apart_by_as_many_digits_as_it_takes() -> None:

@@ -51,7 +51,7 @@ def test_a_file_and_where_its_redirect_leads(here: FileServer, elsewhere: FileSe
     here.files["/moved.csv"] = leads_to(elsewhere, "/rows.csv?signature=planted")
     elsewhere.files["/rows.csv"] = Served(b"rows")
     http.fetch_url(f"{here.url}/rows.csv", SHA, tmp_path / "a", progress)
-    for fetch in (lambda url: http.fetch_url(url, SHA, tmp_path / "b", progress), http.look):
+    for fetch in (lambda url: http.fetch_url(url, SHA, tmp_path / "b", progress), http.check_url):
         for url in (f"{here.url}/moved.csv", f"{elsewhere.url}/rows.csv"):
             with pytest.raises(RecipeError, match=f"^data.source.url: {EXPECTED}") as caught:
                 fetch(url)
@@ -118,12 +118,15 @@ def test_a_package_index_and_the_host_of_its_files(
     offer(index, f"{index.url}/files")
     (fetched,) = packages.fetch_wheels("some-rows==1.0", tmp_path / "a", progress)
     assert fetched.name == "some_rows-1.0-py3-none-any.whl"
-    packages.look("some-rows==1.0")
+    packages.check_requirement("some-rows==1.0")
     offer(index, f"{elsewhere.url}/files")
     with pytest.raises(RecipeError, match=f"^pip: some-rows==1.0: {EXPECTED}"):
         packages.fetch_wheels("some-rows==1.0", tmp_path / "b", progress)
     monkeypatch.setenv("PIP_INDEX_URL", elsewhere.url.replace("//", "//user:planted@") + "/simple")
-    for fetch in (lambda: packages.look("some-rows==1.0"), lambda: packages.fetch_wheels("some-rows==1.0", tmp_path / "c", progress)):
+    for fetch in (
+        lambda: packages.check_requirement("some-rows==1.0"),
+        lambda: packages.fetch_wheels("some-rows==1.0", tmp_path / "c", progress),
+    ):
         with pytest.raises(RecipeError, match=f"^pip: some-rows==1.0: {EXPECTED}") as caught:
             fetch()
         assert "planted" not in str(caught.value)

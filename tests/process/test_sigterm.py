@@ -85,7 +85,7 @@ def test_any_other_step_ends_at_once(home: Path, tiny_base: Path) -> None:
 def test_the_second_one_ends_the_process_in_the_midst_of_its_work(signals: int) -> None:
     code = (
         "import os, time\nfrom tasks.process import sigterm\nsigterm.listen('train')\n"
-        "with sigterm.answered(lambda: os.write(1, b'noticed\\n')) as asked:\n"  # print may be in the midst of its own
+        "with sigterm.on_sigterm(lambda: os.write(1, b'noticed\\n')) as asked:\n"  # print may be in the midst of its own
         "    print('up', flush=True)\n    time.sleep(1.5)\n    print(asked(), flush=True)\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -106,10 +106,10 @@ def test_outside_a_command_the_handler_is_as_it_was() -> None:
     from tasks.process import sigterm
 
     before = signal.getsignal(signal.SIGTERM)
-    with sigterm.answered(lambda: None) as asked:
+    with sigterm.on_sigterm(lambda: None) as asked:
         signal.raise_signal(signal.SIGTERM)
         assert asked()
     assert signal.getsignal(signal.SIGTERM) == before
-    with sigterm.answered(lambda: None) as asked:
+    with sigterm.on_sigterm(lambda: None) as asked:
         assert not asked()
-    sigterm.heed()
+    sigterm.exit_if_asked()

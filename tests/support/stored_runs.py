@@ -69,7 +69,7 @@ def training(*steps: int, best: int | None = None, limit: int = 2) -> Callable[[
             (run.kept / "energy.json").write_text(json.dumps({run.attempt.name: step}))
             for old in [old for old in steps[: max(number + 1 - limit, 0)] if old != best]:
                 shutil.rmtree(run.kept / f"checkpoint-{old}", ignore_errors=True)
-            assert run.keep(checkpoint(run, step, best))
+            assert run.save_checkpoint(checkpoint(run, step, best))
         return dies(run)
 
     return work

@@ -16,7 +16,7 @@ from tasks.kinds.base import Example
 from tasks.model.tokenizer import Tokens
 from tasks.registry import tracking
 from tasks.schema import load as recipes
-from tasks.training.examples import TrainingRows, draw_rows, training_rows
+from tasks.training.examples import TrainingRows, sample_rows, training_rows
 from tasks.training.fit import kept_step
 from tasks.training.trainer import TrainingLoop
 from tasks.workspace.perform import perform
@@ -83,7 +83,7 @@ def test_the_list_is_what_the_training_passed_over(home: Path, tiny_base: Path, 
         example = label_scoring.example(run.recipe, tokens, row)
         passes[row["row"]] = seen[tuple(example.prompt + example.answer)]
     found = table(run.path(adapter.rows_file))
-    assert {row for _, row, *_ in found} == {part[index]["row"] for index in draw_rows([row["label"] for row in part], 20, 3)}
+    assert {row for _, row, *_ in found} == {part[index]["row"] for index in sample_rows([row["label"] for row in part], 20, 3)}
     assert {row: count for _, row, _, _, count in found} == {
         row: count for row, count in passes.items() if row in {row for _, row, *_ in found}
     }

@@ -29,7 +29,7 @@ def test_a_fresh_machine_has_the_newest_whole_checkpoint_and_the_small_files(s3:
         spent = json.loads((run.kept / "energy.json").read_text())
         assert list(spent.values()) == [30] and next(iter(spent)).startswith("g0-a1-")
         checkpoint(run, 40)
-        run.keep(run.kept / "checkpoint-40")
+        run.save_checkpoint(run.kept / "checkpoint-40")
         return MergedModel("", "", 1)
 
     fresh().perform("merge", goes_on, contract=MergedModel)
@@ -75,7 +75,7 @@ def test_the_best_checkpoint_travels_and_is_named_where_it_lies(s3: S3, fresh: C
         state = json.loads((newest / "trainer_state.json").read_text())
         assert state["best_model_checkpoint"] == str(run.kept / "checkpoint-10") and state["global_step"] == 30
         shutil.rmtree(run.kept / "checkpoint-30")
-        run.keep(checkpoint(run, 40, best=10))
+        run.save_checkpoint(checkpoint(run, 40, best=10))
         return dies(run)
 
     begin(fresh(), goes_on)
@@ -85,11 +85,11 @@ def test_the_best_checkpoint_travels_and_is_named_where_it_lies(s3: S3, fresh: C
 
 def test_an_attempt_that_was_taken_for_dead_ends_and_writes_nothing_more(s3: S3, fresh: Callable[[], Run]) -> None:
     def orphan(run: Run) -> MergedModel:
-        assert run.keep(checkpoint(run, 10))
+        assert run.save_checkpoint(checkpoint(run, 10))
         fresh().perform("merge", merged, contract=MergedModel)  # the retry, on another machine, to its end
         before = s3.objects(), s3.read("tiny/one/merge.json")
         with pytest.raises(ContractError, match=r"attempt g0-a2-\w+ has claimed it, g0-a1-\w+ expected; nothing to do here"):
-            run.keep(checkpoint(run, 20))
+            run.save_checkpoint(checkpoint(run, 20))
         assert (s3.objects(), s3.read("tiny/one/merge.json")) == before
         return merged(run)
 
@@ -102,15 +102,15 @@ def test_two_that_upload_at_once_spoil_nothing(s3: S3, fresh: Callable[[], Run],
     """The retry begins while the orphan's checkpoint is on its way: it has no listing, and is no checkpoint."""
 
     def orphan(run: Run) -> MergedModel:
-        assert run.keep(checkpoint(run, 10))
-        upload = run.place._objects.upload  # type: ignore[attr-defined]
+        assert run.save_checkpoint(checkpoint(run, 10))
+        upload = run.storage._objects.upload  # type: ignore[attr-defined]
 
         def interrupted(*given: object) -> None:
             begin(fresh(), goes_on)
             upload(*given)
 
-        monkeypatch.setattr(run.place._objects, "upload", interrupted)  # type: ignore[attr-defined]
-        run.keep(checkpoint(run, 20))
+        monkeypatch.setattr(run.storage._objects, "upload", interrupted)  # type: ignore[attr-defined]
+        run.save_checkpoint(checkpoint(run, 20))
         raise AssertionError("the claim was lost while it uploaded")
 
     def goes_on(run: Run) -> MergedModel:
@@ -126,12 +126,12 @@ def test_a_store_that_is_gone_for_a_while_costs_a_checkpoint_and_not_the_trainin
     s3: S3, fresh: Callable[[], Run], capfd: pytest.CaptureFixture[str]
 ) -> None:
     def work(run: Run) -> MergedModel:
-        assert run.keep(checkpoint(run, 10))
+        assert run.save_checkpoint(checkpoint(run, 10))
         s3.fail("unavailable", "PUT .*checkpoint-20/weights", times=-1)
-        assert not run.keep(checkpoint(run, 20))
+        assert not run.save_checkpoint(checkpoint(run, 20))
         assert "checkpoint-20 could not be handed up, going on without it" in capfd.readouterr().err
         s3.heal()
-        assert run.keep(checkpoint(run, 30))
+        assert run.save_checkpoint(checkpoint(run, 30))
         return dies(run)
 
     begin(fresh(), work)
@@ -142,7 +142,7 @@ def test_a_store_that_is_gone_for_a_while_costs_a_checkpoint_and_not_the_trainin
 def test_a_run_goes_into_another_process_and_hands_up_from_there(s3: S3, fresh: Callable[[], Run]) -> None:
     def work(run: Run) -> MergedModel:
         folder = checkpoint(run, 10)
-        code = "import pathlib, pickle, sys; run = pickle.load(sys.stdin.buffer); assert run.keep(pathlib.Path(sys.argv[1]))"
+        code = "import pathlib, pickle, sys; run = pickle.load(sys.stdin.buffer); assert run.save_checkpoint(pathlib.Path(sys.argv[1]))"
         subprocess.run([sys.executable, "-c", code, str(folder)], input=pickle.dumps(run), cwd=CHECKOUT, check=True)
         return dies(run)
 

@@ -44,7 +44,7 @@ def check_room(recipe: Recipe, tokens: Tokens, answer: int, beside: str = "") ->
         raise RecipeError(f"{recipe.name}.yaml: prompt.max_tokens", found, f"at least {least} expected", "raise it or shorten the template")
 
 
-def framed(recipe: Recipe, tokens: Tokens, text: str, room: int) -> tuple[list[int], bool]:
+def build_prompt(recipe: Recipe, tokens: Tokens, text: str, room: int) -> tuple[list[int], bool]:
     """The prompt of a text; one that is too long loses its end, never the prompt its frame.
 
     Args:

@@ -25,7 +25,7 @@ def test_a_prompt_fits_its_room_and_keeps_its_frame(tiny_base: Path, text: str, 
     tokens, recipe = Tokens(tiny_base), recipes.resolve(document(tiny_base))
     before, after = framing.frame(recipe, tokens)
     room = framing.least_tokens(recipe, tokens) + more
-    prompt, cut = framing.framed(recipe, tokens, text, room)
+    prompt, cut = framing.build_prompt(recipe, tokens, text, room)
     assert len(prompt) <= room and (len(prompt) == room or not cut)
     if cut:
         assert prompt[: len(before)] == before and prompt[len(prompt) - len(after) :] == after
@@ -44,11 +44,11 @@ def test_the_least_that_the_error_names_is_enough(tiny_base: Path) -> None:
     with pytest.raises(RecipeError, match=f"at least {least + 1} expected; raise it or shorten the template"):
         framing.check_room(recipe, tokens, 4)
     before, after = framing.frame(recipe, tokens)
-    prompt, cut = framing.framed(recipe, tokens, "table street number", least - 3)
+    prompt, cut = framing.build_prompt(recipe, tokens, "table street number", least - 3)
     assert cut and prompt == [*before, tokens.encode("table street number")[0], *after]
 
 
 @pytest.mark.parametrize("text", ["", " \n\t"])
 def test_an_empty_text_is_an_error(tiny_base: Path, text: str) -> None:
     with pytest.raises(DataError, match="tiny: a row's text is empty, a text expected; add an expectation that rejects such rows"):
-        framing.framed(recipes.resolve(document(tiny_base)), Tokens(tiny_base), text, 64)
+        framing.build_prompt(recipes.resolve(document(tiny_base)), Tokens(tiny_base), text, 64)

@@ -179,7 +179,7 @@ def _only_new_data(run: Run, step: str) -> None:
 def _count(run: Run, steps: int) -> int:
     """Count the steps of a training, from its newest checkpoint on; the step where it began."""
     began = step_of(newest_whole(run.kept))
-    with Progress(run, "train", "training", steps, "steps") as progress, sigterm.answered(lambda: None) as asked:
+    with Progress(run, "train", "training", steps, "steps") as progress, sigterm.on_sigterm(lambda: None) as asked:
         progress.start_at(began)
         for step in range(began + 1, steps + 1):
             time.sleep(STEP_SECONDS)
@@ -189,7 +189,7 @@ def _count(run: Run, steps: int) -> int:
                 checkpoint.mkdir(parents=True, exist_ok=True)
                 (checkpoint / "trainer_state.json").write_text("{}", encoding="utf-8")
                 mark_whole(checkpoint)
-                run.keep(checkpoint)
+                run.save_checkpoint(checkpoint)
             if asked():
                 found = f"SIGTERM stopped it at step {step} of {steps}, with a checkpoint"
                 raise InterruptedRunError("train", found, "", "a retry goes on from there")
