@@ -134,10 +134,10 @@ def _start_of_all(name: str, run_id: str, profile: str, assignments: list[str], 
     asked = recipe.run
     if promote and asked.promotion == "never":
         remedy = "add --set run.promotion=auto (or manual), or leave out --promote"
-        raise RecipeError("--promote", "the recipe's run.promotion is never", "auto or manual expected", remedy)
+        raise RecipeError("--promote", "the recipe's run.promotion is never", "auto or manual", remedy)
     if not promote and (asked.promotion != "never" or asked.push):
         found = f"run.promotion is {asked.promotion} and run.push {str(asked.push).lower()} without --promote"
-        raise RecipeError("--set", found, "never and false expected", "add --promote, or leave these keys out")
+        raise RecipeError("--set", found, "never and false", "add --promote, or leave these keys out")
     run = _freeze(recipe, run_id)
     says = {
         "never": "promotes and publishes nothing; with --promote it does, as the recipe's run.promotion and run.push say",
@@ -191,7 +191,7 @@ def approve(
 ) -> None:
     """Answer for a run whose promotion is manual: its version may become champion, or may not; `promote` acts on it."""
     if not by.strip():
-        raise ContractError("--by", repr(by), "a reviewer's name expected", "give yours")
+        raise ContractError("--by", repr(by), "a reviewer's name", "give yours")
     reviewed = Run(run)
     for contract in (Evaluation, RegisteredVersion):  # what is approved is these; another evaluation asks anew
         reviewed.read(contract)
@@ -303,10 +303,10 @@ def _by_name(assignments: list[str], option: str) -> dict[str, str]:
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals:
-            raise RecipeError(option, f"{assignment!r} has no =", "key=value expected", "write it so")
+            raise RecipeError(option, f"{assignment!r} has no =", "key=value", "write it so")
         if name in texts:
-            raise RecipeError(option, f"{name} is given twice, as {texts[name]!r} and {text!r}", "one value expected", "remove the other")
+            raise RecipeError(option, f"{name} is given twice, as {texts[name]!r} and {text!r}", "one value", "remove the other")
         if rival := next((known for known in texts if known.startswith(f"{name}.") or name.startswith(f"{known}.")), None):
-            raise RecipeError(option, f"{rival} and {name} set the same key", "one value for each key expected", "keep one of them")
+            raise RecipeError(option, f"{rival} and {name} set the same key", "one value for each key", "keep one of them")
         texts[name] = text
     return texts

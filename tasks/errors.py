@@ -1,12 +1,17 @@
 """What can go wrong, and whether a retry mends it.
 
-Every message a user meets reads `where: what was found, what was expected; what to do`. The exit code is what the DAG sees
+Every message reads `where: what is wrong (expected: ...). Fix: what to do`, built by `explain`. The exit code is what the DAG sees
 of a step that ended: it retries where `retryable` says so, and after a bug.
 """
 
 from typing import Any, ClassVar
 
 from tasks.secrets.redaction import without_secrets
+
+
+def explain(wrong: str, expected: str = "", fix: str = "") -> str:
+    """What is wrong, what is expected, and what to do, as every message has it."""
+    return wrong + (f" (expected: {expected})" if expected else "") + (f". Fix: {fix}" if fix else "")
 
 
 class LoraflowError(Exception):
@@ -25,10 +30,7 @@ class LoraflowError(Exception):
     def __init__(self, where: str, found: str, expected: str = "", remedy: str = "") -> None:
         # Here and not where it is shown: an error's text also goes into manifests, reports and tags.
         self.where, self.found, self.expected, self.remedy = map(without_secrets, (where, found, expected, remedy))
-        text = f"{self.where}: {self.found}"
-        text += f", {self.expected}" if self.expected else ""
-        text += f"; {self.remedy}" if self.remedy else ""
-        super().__init__(text)
+        super().__init__(f"{self.where}: {explain(self.found, self.expected, self.remedy)}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A fault may cross from one process to another."""

@@ -156,7 +156,7 @@ def _assess_champion(run: Run, client: "MlflowClient", rows: Rows) -> tuple[gate
         try:
             theirs = version_recipe(recipe.name, number, Path(folder))
             if theirs.kind != recipe.kind or set(theirs.labels.names) != set(recipe.labels.names):
-                found = f"it tells {list(theirs.labels.names)} apart, {list(recipe.labels.names)} expected"
+                found = f"it tells {list(theirs.labels.names)} apart (expected: {list(recipe.labels.names)})"
                 return gate.Champion(number, None, found), None
             model = version_model(recipe.name, number, Path(folder))
             load = partial(load_model, model, theirs.base_model.dtype, classes_of(theirs))
@@ -185,7 +185,7 @@ def _tokens(folder: Path, new_tokens: Sequence[str] = ()) -> Tokens:
         tokens.encode("a")
     except Exception as error:  # the library raises a bare Exception for a file that it cannot read
         detail = in_one_line(error)
-        raise ContractError(str(folder), f"no usable tokenizer ({detail})", "the model's own expected", "fetch or merge it again") from None
+        raise ContractError(str(folder), f"no usable tokenizer ({detail})", "the model's own", "fetch or merge it again") from None
     return tokens
 
 

@@ -79,7 +79,7 @@ def _check_tokens(merged: Any, trained: dict[str, tuple[list[int], Any]]) -> Non
         found_rows = merged.get_submodule(name).weight[ids]
         if not found_rows.equal(rows.to(found_rows)):  # trained in float32, kept in the base's numbers
             found = "differs from the adapter's rows"
-            raise ContractError(f"merge: {name}", found, "the trained rows expected", "report this, with the recipe")
+            raise ContractError(f"merge: {name}", found, "the trained rows", "report this, with the recipe")
 
 
 def _trained_biases(adapter: Path) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def _check_biases(merged: Any, trained: dict[str, Any]) -> None:
     for name, bias in trained.items():
         found = merged.get_parameter(name)
         if not torch.allclose(found, bias.to(found.device, found.dtype), rtol=1e-3, atol=1e-5):
-            raise ContractError(f"merge: {name}", "differs from the adapter's", "the trained bias expected", "report this, with the recipe")
+            raise ContractError(f"merge: {name}", "differs from the adapter's", "the trained bias", "report this, with the recipe")
 
 
 def _check(merged: Any, expected: dict[str, Any], adapter: Path) -> None:
@@ -106,15 +106,13 @@ def _check(merged: Any, expected: dict[str, Any], adapter: Path) -> None:
     import torch
 
     if not expected:
-        raise ContractError(str(adapter), "no adapted weight", "at least one expected", "train again")
+        raise ContractError(str(adapter), "no adapted weight", "at least one", "train again")
     for name, weight in merged.named_parameters():
         if "lora_" in name:
-            raise ContractError(
-                f"merge: {name}", "left over from the adapter", "a plain base model expected", "report this, with the recipe"
-            )
+            raise ContractError(f"merge: {name}", "left over from the adapter", "a plain base model", "report this, with the recipe")
         if not torch.isfinite(weight).all():
-            raise ContractError(f"merge: {name}", "holds numbers that are not finite", "finite ones expected", "lower train.learning_rate")
+            raise ContractError(f"merge: {name}", "holds numbers that are not finite", "finite ones", "lower train.learning_rate")
     for name, rows in expected.items():
         found = merged.get_submodule(name).weight[:SLICE_ROWS]
         if not torch.allclose(found, rows, rtol=1e-3, atol=1e-5):
-            raise ContractError(f"merge: {name}", "differs from base plus adapter", "their sum expected", "report this, with the recipe")
+            raise ContractError(f"merge: {name}", "differs from base plus adapter", "their sum", "report this, with the recipe")

@@ -20,7 +20,7 @@ def plan(run: Run) -> Plan:
     grid, trials = grid_of(recipe), trials_of(recipe)
     if (largest := max(grid.rows)) > part.rows:
         found = f"{largest:,} rows asked for"
-        raise DataError("sweep.rows", found, f"at most the {part.rows:,} of the training part expected", "ask for smaller sizes")
+        raise DataError("sweep.rows", found, f"at most the {part.rows:,} of the training part", "ask for smaller sizes")
     with tracking.tracked(run) as tracked:
         tracking.parameters(tracked, {f"sweep.{key}": value for key, value in grid.model_dump(mode="json").items()})
     for trial in trials:

@@ -35,9 +35,7 @@ def promote(run: Run) -> Promotion:
             tracking.client().set_model_version_tag(registered.name, str(registered.version), PROMOTION_TAG, "not asked for")
         return Promotion(False, policy, registered.version, None, "run.promotion is never")
     if run.generation("register") is None:
-        raise ContractError(
-            f"{run.id}: register.json", "made of an earlier evaluation or model", "this one's expected", "run register again"
-        )
+        raise ContractError(f"{run.id}: register.json", "made of an earlier evaluation or model", "this one's", "run register again")
     approval = _approval(run) if policy == "manual" else None
     client = tracking.client()
     with tracking.answering("promote"):
@@ -55,9 +53,9 @@ def _approval(run: Run) -> Approval:
     """The reviewer's answer to this very evaluation."""
     where, remedy = f"{run.id}: approve.json", f"answer with loraflow approve --run {run.uri} --by NAME --reason TEXT (or --decline)"
     if not run.has(Approval):
-        raise ContractError(where, "not there", "a reviewer's answer expected, since run.promotion is manual", remedy)
+        raise ContractError(where, "not there", "a reviewer's answer, since run.promotion is manual", remedy)
     if run.generation("approve") is None:
-        raise ContractError(where, "answers an earlier evaluation", "an answer to this one expected", remedy)
+        raise ContractError(where, "answers an earlier evaluation", "an answer to this one", remedy)
     return run.read(Approval)
 
 
@@ -78,9 +76,7 @@ def _judge(run: Run, client: "MlflowClient", registered: RegisteredVersion, cham
         remedy = (
             "clear evaluate to compare with the present champion" if changed else "look at evaluate's report, then change data or recipe"
         )
-        raise GateError(
-            f"{registered.name} version {registered.version}", "the gate refused it", "every check to hold expected", remedy + checks
-        )
+        raise GateError(f"{registered.name} version {registered.version}", "the gate refused it", "every check to hold", remedy + checks)
     against = [reason for reason in verdict.reasons if reason.startswith(gate.REFUSED)]
     if approval is None:
         return "; ".join(verdict.reasons)

@@ -27,9 +27,7 @@ def push(run: Run) -> Publication:
         raise nothing
     for step in ("register", "promote"):
         if run.generation(step) is None:
-            raise ContractError(
-                f"{run.id}: {step}.json", "made of earlier results", "of this run's present ones expected", f"run {step} again"
-            )
+            raise ContractError(f"{run.id}: {step}.json", "made of earlier results", "of this run's present ones", f"run {step} again")
     where = settings().hub_url
     owner = publish.namespace(where)
     repositories: dict[What, str] = {"adapter": f"{owner}/{recipe.name}-lora", "model": f"{owner}/{recipe.name}"}

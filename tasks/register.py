@@ -154,7 +154,7 @@ def _store(client: "MlflowClient", model: "LoggedModel", folder: Path) -> None:
         link_or_copy(folder, target)
     except OSError as error:
         raise ServiceError(
-            str(target), f"cannot be written ({error.strerror})", "a writable artifact store expected", "mend its permissions or make room"
+            str(target), f"cannot be written ({error.strerror})", "a writable artifact store", "mend its permissions or make room"
         ) from error
 
 

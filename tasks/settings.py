@@ -167,7 +167,7 @@ class Settings(BaseSettings):
             raise SettingsError(
                 variable,
                 f"{path.parent} holds {found[0]!r}, which MLflow takes for {unquote(found[0])!r} when it loads a model from there",
-                "a path without % before two hexadecimal digits expected",
+                "a path without % before two hexadecimal digits",
                 "rename the folder",
             )
         return path
@@ -190,7 +190,7 @@ def local_folder(place: str) -> Path | None:
     if parts.scheme != "file":
         return None
     if parts.netloc not in ("", "localhost") or {"#", "?"} & set(place):
-        raise SettingsError(place, "no folder of this machine", "file:/// and a path, with %23 for # and %3F for ? expected", "correct it")
+        raise SettingsError(place, "no folder of this machine", "file:/// and a path, with %23 for # and %3F for ?", "correct it")
     return Path(unquote(parts.path))
 
 
@@ -216,7 +216,7 @@ def sqlite_path(uri: str) -> Path:
         raise SettingsError(
             "LORAFLOW_MLFLOW_URI",
             f"is {uri!r:.120}",
-            "sqlite:/// and the absolute path of a file, with %3F for ? and %25 for %, expected",
+            "sqlite:/// and the absolute path of a file, with %3F for ? and %25 for %,",
             "correct it",
         )
     return Path(database)
@@ -231,9 +231,7 @@ def settings() -> Settings:
         raise SettingsError("settings", "; ".join(faults), remedy="see docs/settings.md") from None
     for name, value in found:
         if strange := next((letter for letter in str(value) if unicodedata.category(letter) in UNPRINTABLE), None):
-            raise SettingsError(
-                _variable((name,)), f"holds {strange!r}", "text without control characters and line breaks expected", "remove it"
-            )
+            raise SettingsError(_variable((name,)), f"holds {strange!r}", "text without control characters and line breaks", "remove it")
     absolute = {name: value.expanduser().absolute() for name, value in found if isinstance(value, Path)}
     return found.model_copy(update=absolute)
 
@@ -247,7 +245,7 @@ def header_value(name: str) -> str:
     value = os.environ.get(name, "").strip()
     if strange := re.search(r"[^\x20-\x7e]", value):
         kind = "line end inside" if strange[0] in "\r\n" else "control character" if strange[0].isascii() else "character beyond ASCII"
-        raise SettingsError(name, f"holds a {kind}", "what an HTTP header can hold expected", "copy the value again")
+        raise SettingsError(name, f"holds a {kind}", "what an HTTP header can hold", "copy the value again")
     return value
 
 

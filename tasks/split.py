@@ -31,7 +31,7 @@ def split(run: Run) -> contracts.DatasetParts:
     """
     recipe, keys = run.recipe, run.recipe.split
     if recipe.run.data != "new":
-        raise Skip("split", f"data is {recipe.run.data}", "cut when that version was made")
+        raise Skip("split", f"data is {recipe.run.data}, and that version is already split")
     valid = run.read(contracts.ValidRows)
     dropped: Counter[str] = Counter()
     rows = _labelled(run, valid.rows, "data", dropped)
@@ -80,7 +80,7 @@ def _labelled(run: Run, path: str, file: contracts.FileName, dropped: Counter[st
         line, fault = faults[0]
         others = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         where = f"split: line {line}" + ("" if file == "data" else " of data.test")
-        raise DataError(where, f"{fault.column} is {fault.value!r:.40}{others}", f"{fault.expected} expected", fault.remedy)
+        raise DataError(where, f"{fault.column} is {fault.value!r:.40}{others}", fault.expected, fault.remedy)
     return rows
 
 

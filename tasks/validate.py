@@ -31,7 +31,7 @@ def validate(run: Run) -> contracts.ValidRows:
     """
     recipe = run.recipe
     if recipe.run.data != "new":
-        raise Skip("validate", f"data is {recipe.run.data}", "checked when that version was made")
+        raise Skip("validate", f"data is {recipe.run.data}, and that version is already validated")
     download = run.read(contracts.Download)
     checked = [_check(run, recipe.data, download.source, download.test_source, "data")]
     if recipe.data.test:
@@ -60,7 +60,7 @@ def _check(
 ) -> CheckedFile:
     """Read a data file and judge its rows."""
     if source is None:
-        raise ContractError("download.json", "no data file", "one expected where data is new", "run download again")
+        raise ContractError("download.json", "no data file", "one where data is new", "run download again")
     path = run.path(source.path)
     where = path.name if other is None or Path(other.path).name != path.name else f"{path.parent.name}/{path.name}"
     rules = expectations.rules([each for each in run.recipe.validate_.expectations if each.file in ("both", file)])
@@ -69,7 +69,7 @@ def _check(
         parsed = files.parse(path, table, where, advance, run.recipe.labels.columns())
         progress.reach(source.bytes)
     if not parsed.rows and not parsed.rejects:
-        raise DataError(where, "a header and no rows", "rows expected", "look at the source")
+        raise DataError(where, "a header and no rows", "rows", "look at the source")
     with Progress(run, "validate", "checking expectations", len(rules), "expectations") as progress:
         outcomes = expectations.check(rules, parsed, where, progress.advance)
     return CheckedFile(where, path, table, source, parsed, outcomes)
@@ -89,7 +89,7 @@ def _fault(run: Run, file: CheckedFile, allowed: float, rejects: Path, files: in
     most = f"{Counter(reject.reason for reject in file.rejects).most_common(1)[0][0]}, for most" if rejected else ""
     if not file.valid:
         return DataError(
-            "validate", f"none of the {file.read} rows of {file.name} is usable ({most})", "rows expected", f"see {run.address(rejects)}"
+            "validate", f"none of the {file.read} rows of {file.name} is usable ({most})", "rows", f"see {run.address(rejects)}"
         )
     for outcome in file.outcomes:
         expectation = outcome.rule.expectation

@@ -61,9 +61,7 @@ def _new(run: Run, progress: Progress) -> DatasetVersion:
             if clone.publish(recipe, tag):
                 progress.reach(3, f"v{latest + 1}")
                 return _reuse_version(run, clone, latest + 1, own_hash, parts)
-    raise ServiceError(
-        clone.address, f"other runs pushed first, {ATTEMPTS} times", f"{tag} to be pushed expected", "try again when they are done"
-    )
+    raise ServiceError(clone.address, f"other runs pushed first, {ATTEMPTS} times", f"{tag} to be pushed", "try again when they are done")
 
 
 def _message(run: Run, tag: str, own_hash: str, parts: dict[PartName, Part]) -> str:
@@ -81,7 +79,7 @@ def _asked_for(run: Run, progress: Progress) -> DatasetVersion:
         number = max(there, default=0) if asked == "latest" else int(asked[1:])
         if number not in there:
             names = ", ".join(f"v{one}" for one in there)
-            expected, remedy = (f"one of {names} expected", "name one of them") if there else ("", "run it with data: new first")
+            expected, remedy = (f"one of {names}", "name one of them") if there else ("", "run it with data: new first")
             raise DataError(f"{clone.address}: data/{recipe}", f"no version {asked}", expected, remedy)
         progress.reach(1, f"fetching v{number}")
         tag = tag_of(recipe, number)
@@ -92,7 +90,7 @@ def _asked_for(run: Run, progress: Progress) -> DatasetVersion:
         }
         for name in ("train", "test"):
             if name not in parts:
-                raise DataError(tag, f"{name}.parquet is missing", "a train and a test part expected", "name another version")
+                raise DataError(tag, f"{name}.parquet is missing", "a train and a test part", "name another version")
         return _reuse_version(run, clone, number, folder_hash(listing(folder)), parts)
 
 
@@ -104,15 +102,15 @@ def _part(run: Run, tag: str, path: Path) -> Part:
     try:
         columns = pq.read_table(path)
     except ArrowException as error:
-        raise DataError(where, f"not readable ({error})", "a parquet file expected", remedy) from None
+        raise DataError(where, f"not readable ({error})", "a parquet file", remedy) from None
     data, names = run.recipe.data, run.recipe.labels.names
     expected = ("row", "text", *(["label"] if names else []), *(["answer"] if data.answer else []), *data.fields)
     if missing := [name for name in expected if name not in columns.column_names]:
-        raise DataError(where, f"column {missing[0]} is missing", f"{', '.join(expected)} expected", remedy)
+        raise DataError(where, f"column {missing[0]} is missing", f"{', '.join(expected)}", remedy)
     given = columns["label"].to_pylist() if names else []
     counts = Counter(label for cell in given for label in (cell.split(LABEL_SEPARATOR) if run.recipe.multi_label else [cell]))
     if strange := [label for label in counts if label not in names]:
-        raise DataError(where, f"label {strange[0]!r:.60}", f"one of {', '.join(names)} expected", remedy)
+        raise DataError(where, f"label {strange[0]!r:.60}", f"one of {', '.join(names)}", remedy)
     return Part(run.relative(path), columns.num_rows, {name: counts[name] for name in names})
 
 

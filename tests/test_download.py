@@ -104,7 +104,7 @@ def test_a_run_on_a_data_version_fetches_no_file(server: FileServer, tiny_docume
 @pytest.mark.parametrize("status", [404, 410, 401, 403])
 def test_a_refused_file_is_final(server: FileServer, start: Any, status: int) -> None:
     server.files["/rows.csv"] = Served(ROWS, statuses=[status])
-    with pytest.raises(DataError, match=rf"{server.url}/rows.csv: HTTP {status} .*, the file expected; correct data.source.url"):
+    with pytest.raises(DataError, match=rf"{server.url}/rows.csv: HTTP {status} .* \(expected: the file\)\. Fix: correct data.source.url"):
         done(start(url=f"{server.url}/rows.csv", sha256=SHA))
     assert len(server.log) == 1
 
@@ -124,7 +124,7 @@ def test_a_passing_fault_is_tried_again_after_the_pause_asked_for(
 
 def test_a_lasting_fault_ends_as_one_that_a_retry_may_mend(server: FileServer, start: Any) -> None:
     server.files["/rows.csv"] = Served(ROWS, statuses=[500] * 9)
-    with pytest.raises(ServiceError, match=r"HTTP 500 Internal Server Error in 4 tries, the file expected; check the network"):
+    with pytest.raises(ServiceError, match=r"HTTP 500 Internal Server Error in 4 tries \(expected: the file\)\. Fix: check the network"):
         done(start(url=f"{server.url}/rows.csv", sha256=SHA))
     assert len(server.log) == 4
 
@@ -179,14 +179,14 @@ def test_another_file_than_promised(server: FileServer, start: Any, home: Path) 
     server.files["/rows.csv"] = Served(ROWS)
     with pytest.raises(DataError) as caught:
         done(start(url=f"{server.url}/rows.csv", sha256="a" * 64))
-    for part in (f"url: {server.url}/rows.csv", f"{len(ROWS):,} bytes with sha256 {SHA}", f"sha256 {'a' * 64} expected"):
+    for part in (f"url: {server.url}/rows.csv", f"{len(ROWS):,} bytes with sha256 {SHA}", f"expected: sha256 {'a' * 64}"):
         assert part in str(caught.value)
     assert os.listdir(home / "sources") == [f"{'a' * 64}.lock"]
 
 
 def test_an_empty_file(server: FileServer, start: Any) -> None:
     server.files["/rows.csv"] = Served(b"")
-    with pytest.raises(DataError, match=r"/rows.csv: the file is empty, data expected; correct data.source"):
+    with pytest.raises(DataError, match=r"/rows.csv: the file is empty \(expected: data\)\. Fix: correct data.source"):
         done(start(url=f"{server.url}/rows.csv", sha256=hashlib.sha256(b"").hexdigest()))
 
 
@@ -200,12 +200,14 @@ def test_a_damaged_cache_is_fetched_again(server: FileServer, start: Any, home: 
 
 
 def test_plain_http_is_refused_before_a_byte_is_sent(server: FileServer, start: Any) -> None:
-    with pytest.raises(RecipeError, match=r"data.source.url: leads to http://192.0.2.1/rows.csv, https expected; correct the address"):
+    with pytest.raises(
+        RecipeError, match=r"data.source.url: leads to http://192.0.2.1/rows.csv \(expected: https\)\. Fix: correct the address"
+    ):
         done(start(url="http://192.0.2.1/rows.csv", sha256=SHA))
     server.files["/rows.csv"] = Served(b"", statuses=[302], headers={"Location": "http://192.0.2.1/elsewhere.csv?key=s3cret"})
-    with pytest.raises(RecipeError, match=r"leads to http://192.0.2.1/elsewhere.csv, https expected"):
+    with pytest.raises(RecipeError, match=r"leads to http://192.0.2.1/elsewhere.csv \(expected: https\)"):
         done(start("redirected", url=f"{server.url}/rows.csv", sha256=SHA))
-    with pytest.raises(RecipeError, match=r"data.source.url: 'http://127.0.0.1:no.*an https address expected; correct it"):
+    with pytest.raises(RecipeError, match=r"data.source.url: 'http://127.0.0.1:no.*an https address\)\. Fix: correct it"):
         done(start("no-port", url="http://127.0.0.1:no/rows.csv", sha256=SHA))
 
 
@@ -225,7 +227,7 @@ def test_the_mirror_comes_first(server: FileServer, start: Any, tmp_path: Path, 
     assert manifest.source and manifest.source.origin == "mirror: set/rows.csv" and len(server.log) == 1
     (tmp_path / "mirror/set/rows.csv").write_bytes(b"edited in place")
     assert source_bytes(second, manifest) == ROWS, "a copy, not a link"
-    with pytest.raises(DataError, match=r"mirror: set/rows.csv: 15 bytes with sha256 \w+, sha256 \w+ expected"):
+    with pytest.raises(DataError, match=r"mirror: set/rows.csv: 15 bytes with sha256 \w+ \(expected: sha256 \w+\)"):
         done(start("third", mirror="set/rows.csv", url=f"{server.url}/rows.csv", sha256=SHA))
 
 
@@ -244,9 +246,9 @@ def test_a_local_file(start: Any, tmp_path: Path) -> None:
     manifest = done(run)
     assert source_bytes(run, manifest) == ROWS
     assert manifest.source and manifest.source.origin == f"file: {path}"
-    with pytest.raises(DataError, match=r"file: /.*/nowhere.csv: no such file or directory, a file to read expected"):
+    with pytest.raises(DataError, match=r"file: /.*/nowhere.csv: no such file or directory \(expected: a file to read\)"):
         done(start("nowhere", file=str(tmp_path / "nowhere.csv")))
-    with pytest.raises(DataError, match=r"file: /.*: is a directory, a file to read expected"):
+    with pytest.raises(DataError, match=r"file: /.*: is a directory \(expected: a file to read\)"):
         done(start("folder", file=str(tmp_path)))
 
 
@@ -286,7 +288,7 @@ def test_a_file_out_of_a_package(packages: Path, start: Any, home: Path) -> None
 def test_packages_that_cannot_be_had(packages: Path, start: Any, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match=r"pypi: rows==1.0: no rows/nothing.csv in rows-1.0-py3-none-any.whl"):
         done(start("a", pypi="rows==1.0", member="rows/nothing.csv", sha256=SHA))
-    with pytest.raises(RecipeError, match=r"pip: rows==2.0: No matching distribution found.*one of the index's versions expected: 1.0;"):
+    with pytest.raises(RecipeError, match=r"pip: rows==2.0: No matching distribution found.*one of the index's versions: 1.0\)\."):
         done(start("b", pypi="rows==2.0", member="rows/data/rows.csv", sha256=SHA))
     with pytest.raises(RecipeError, match=r"pip: rows-==1.0: Invalid requirement"):
         done(start("c", pypi="rows-==1.0", member="rows/data/rows.csv", sha256=SHA))
@@ -308,7 +310,9 @@ def test_an_index_out_of_reach_is_worth_a_retry(
     monkeypatch.setenv("PIP_RETRIES", "1")
     monkeypatch.setenv("PIP_INDEX_URL", f"{server.url}/simple" if status else "http://127.0.0.1:9/simple")
     server.files["/simple/rows/"] = Served(b"", statuses=[503] * 9)
-    with pytest.raises(ServiceError, match=r"pip: rows==1.0: No matching .*, a wheel expected; check the network and pip's configuration"):
+    with pytest.raises(
+        ServiceError, match=r"pip: rows==1.0: No matching .* \(expected: a wheel\)\. Fix: check the network and pip's configuration"
+    ):
         done(start(pypi="rows==1.0", member="rows/data/rows.csv", sha256=SHA))
 
 
@@ -331,7 +335,7 @@ def test_a_label_of_two_tokens_stops_the_run_before_the_data(server: FileServer,
     server.files["/rows.csv"] = Served(ROWS)
     document = {**tiny_document, "data": {**tiny_document["data"], "source": {"url": f"{server.url}/rows.csv", "sha256": SHA}}}
     run = make_run({**document, "labels": {"names": ["negative", "neutral", "antidisestablished"]}})
-    with pytest.raises(RecipeError, match=r"tiny.yaml: labels.names: answer ' antidisestablished' is \d+ tokens .*one token expected"):
+    with pytest.raises(RecipeError, match=r"tiny.yaml: labels.names: answer ' antidisestablished' is \d+ tokens .*expected: one token"):
         perform("download", run)
     assert server.log == [] and not run.has(Download)
 
@@ -343,9 +347,9 @@ STOP = {"template": "{text} Act:", "answer": " {act} Result: {label}<EH>", "stop
 @pytest.mark.parametrize(
     ("sections", "without", "message"),
     [
-        ({}, "eos_token", "the tokenizer has no end token, an eos_token expected; choose another base model"),
-        (CHAT, "", "prompt.chat_template: the base model's tokenizer has no chat template, one expected; give the recipe one"),
-        ({"kind": "structured_generation", "prompt": STOP}, "", "prompt.stop: '<EH>' is . tokens of this base model, one token expected"),
+        ({}, "eos_token", "the tokenizer has no end token (expected: an eos_token). Fix: choose another base model"),
+        (CHAT, "", "prompt.chat_template: the base model's tokenizer has no chat template (expected: one). Fix: give the recipe one"),
+        ({"kind": "structured_generation", "prompt": STOP}, "", "prompt.stop: '<EH>' is . tokens of this base model (expected: one token)"),
     ],
     ids=["end token", "chat template", "stop"],
 )
@@ -412,7 +416,7 @@ def test_a_full_disk_ends_the_step_and_leaves_nothing_that_passes_for_done(serve
         [*mount, small, str(home / "sources"), *arguments], env=environment, cwd=CHECKOUT, capture_output=True, text=True
     )
     assert ended.returncode == ServiceError.exit_code, ended.stderr
-    assert "ServiceError\n" in ended.stderr and "no space left on device, room and the right to write expected" in ended.stderr
+    assert "ServiceError\n" in ended.stderr and "no space left on device (expected: room and the right to write)" in ended.stderr
     assert not run.has(Download)
     assert source_bytes(run, done(run)) == ROWS, "with room the same run succeeds"
 

@@ -189,13 +189,13 @@ def test_a_champion_that_cannot_be_compared_refuses_and_stops_nothing(trained: R
     assert not found.verdict.passed and found.champion is None and found.champion_version == 1
     assert found.verdict.reasons[-1] == (
         "refused: no comparison with the champion, version 1: "
-        "it tells ['Positive', 'Negative'] apart, ['negative', 'neutral', 'positive'] expected"
+        "it tells ['Positive', 'Negative'] apart (expected: ['negative', 'neutral', 'positive'])"
     )
     (artifacts / "recipe.yaml").unlink()
     found = do(trained, generation=2)
     assert not found.verdict.passed
     assert found.verdict.reasons[-1].endswith(
-        "models:/tiny/1: no artifacts/recipe.yaml, a version that `register` made expected; register it again"
+        "models:/tiny/1: no artifacts/recipe.yaml (expected: a version that `register` made). Fix: register it again"
     )
 
 
@@ -211,9 +211,15 @@ def test_a_balanced_training_part_leaves_the_majority_to_validation(trained: Run
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([("a", "negative"), ("b", "positive")], "test.parquet: 2 rows, none of them 'neutral', every class expected; raise split.test"),
-        ([("a", "negative"), ("b", "angry")], r"test.parquet: row 3: label 'angry', one of \['negative', 'neutral', 'positive'\] expected"),
-        ([("a", "negative"), (" ", "neutral")], "test.parquet: row 3: the text is empty, a text expected; add an expectation"),
+        (
+            [("a", "negative"), ("b", "positive")],
+            "test.parquet: 2 rows, none of them 'neutral' (expected: every class). Fix: raise split.test",
+        ),
+        (
+            [("a", "negative"), ("b", "angry")],
+            r"test.parquet: row 3: label 'angry' (expected: one of \['negative', 'neutral', 'positive'\])",
+        ),
+        ([("a", "negative"), (" ", "neutral")], "test.parquet: row 3: the text is empty (expected: a text). Fix: add an expectation"),
     ],
 )
 def test_a_test_part_that_cannot_be_scored(trained: Run, rows: list[tuple[str, str]], message: str) -> None:
@@ -231,7 +237,9 @@ def test_scores_that_are_no_numbers_name_the_row(trained: Run) -> None:
     broken = {name: torch.full_like(value, float("nan")) if "norm" in name else value for name, value in load_file(weights).items()}
     weights.unlink()
     save_file(broken, weights, metadata={"format": "pt"})
-    message = "evaluate: tuned model: scores of 60 of 60 rows are not finite, row 2 first, numbers expected; lower train.learning_rate"
+    message = (
+        r"evaluate: tuned model: scores of 60 of 60 rows are not finite, row 2 first \(expected: numbers\)\. Fix: lower train.learning_rate"
+    )
     with pytest.raises(ContractError, match=message):
         do(trained)
 
@@ -239,9 +247,9 @@ def test_scores_that_are_no_numbers_name_the_row(trained: Run) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("model.safetensors", "no loadable model .*, config and safetensors expected; fetch or merge it again"),
-        ("config.json", r"no (loadable model|usable tokenizer) \(.*config.* expected; fetch or merge it again"),
-        ("tokenizer.json", "no usable tokenizer .*, the model's own expected; fetch or merge it again"),
+        ("model.safetensors", "no loadable model .* (expected: config and safetensors). Fix: fetch or merge it again"),
+        ("config.json", r"no (loadable model|usable tokenizer) \(.*config.*Fix: fetch or merge it again"),
+        ("tokenizer.json", "no usable tokenizer .* (expected: the model's own). Fix: fetch or merge it again"),
     ],
 )
 @pytest.mark.parametrize("cut", [True, False])
@@ -255,7 +263,7 @@ def test_a_broken_model_folder(trained: Run, name: str, message: str, cut: bool)
 def test_without_mlflow_no_row_is_scored(trained: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LORAFLOW_MLFLOW_URI", "http://127.0.0.1:9")
     (trained.folder / "progress.json").unlink(missing_ok=True)
-    with pytest.raises(ServiceError, match="no answer .*, a tracking server expected"):
+    with pytest.raises(ServiceError, match=r"no answer .* \(expected: a tracking server\)"):
         do(trained)
     assert read_position(trained) is None
 

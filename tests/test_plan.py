@@ -62,13 +62,13 @@ def test_the_grid_is_no_part_of_what_a_model_depends_on(document: dict[str, Any]
     ("changes", "message"),
     [
         ({"rows": []}, "sweep.rows is [], tuple should have at least 1 item"),
-        ({"rows": [12, 12]}, "rows is [12, 12], each value once expected; remove the others"),
+        ({"rows": [12, 12]}, "rows is [12, 12] (expected: each value once). Fix: remove the others"),
         ({"epochs": [0]}, "sweep.epochs.0 is 0"),
-        ({"repeat_rows": 13}, "repeat_rows is 13, one of rows (12, 24) expected; correct it"),
+        ({"repeat_rows": 13}, "repeat_rows is 13 (expected: one of rows (12, 24)). Fix: correct it"),
         ({"repeat_seeds": []}, "repeat_rows and repeat_seeds go together; give both or neither"),
-        ({"repeat_seeds": [3]}, "sweep.repeat_seeds holds train.seed 3, further seeds expected; remove it"),
-        ({"rows": [2, 12]}, "sweep.rows holds 2 with 3 labels, a row of each expected; use more rows"),
-        ({"metrics": ["f2"]}, "sweep names the metric 'f2', one of macro_f1, accuracy, roc_auc expected; correct the name"),
+        ({"repeat_seeds": [3]}, "sweep.repeat_seeds holds train.seed 3 (expected: further seeds). Fix: remove it"),
+        ({"rows": [2, 12]}, "sweep.rows holds 2 with 3 labels (expected: a row of each). Fix: use more rows"),
+        ({"metrics": ["f2"]}, "sweep names the metric 'f2', one of macro_f1, accuracy (expected: roc_auc). Fix: correct the name"),
         ({"sizes": [1]}, "sweep.sizes is not a key of sweep"),
     ],
 )
@@ -89,10 +89,10 @@ def test_plan_writes_the_trials_down_and_opens_the_sweep_s_run(home: Path, tiny_
 
 def test_more_rows_than_the_training_part_has_are_told_before_any_training(home: Path, tiny_base: Path, document: dict[str, Any]) -> None:
     run = tiny.start_at_train(home / "runs/tiny/grid", tiny_base, tiny.tweets(80), document)
-    with pytest.raises(DataError, match=r"sweep.rows: 24 rows asked for, at most the 20 of the training part expected"):
+    with pytest.raises(DataError, match=r"sweep.rows: 24 rows asked for \(expected: at most the 20 of the training part\)"):
         perform("plan", run)
 
 
 def test_a_recipe_without_a_grid_has_no_sweep(make_run: Callable[..., Run], tiny_document: dict[str, Any]) -> None:
-    with pytest.raises(RecipeError, match=r"tiny.yaml: sweep is missing, a grid expected for a sweep"):
+    with pytest.raises(RecipeError, match=r"tiny.yaml: sweep is missing \(expected: a grid for a sweep\)"):
         trials_of(make_run(tiny_document).recipe)

@@ -80,11 +80,11 @@ def test_faults_of_every_kind_are_told_at_once(
     text = str(caught.value)
     assert text.startswith("tiny/test: preflight: 5 of ")
     for line in (
-        "\n  base model: base_model.name: /nowhere is no folder, a model's folder expected; correct it",
+        "\n  base model: base_model.name: /nowhere is no folder (expected: a model's folder). Fix: correct it",
         "\n  GPU: none here, train.fp16 needs one; set train.fp16 to false",
         f"\n  data file: file: {tmp_path}/empty.csv is empty; bring the whole file there",
         "\n  MLflow: MLflow at http://127.0.0.1:9: no answer (",
-        "\n  Hub token: HF_TOKEN is not set, a token that may write expected; make one at https://huggingface.co/settings/tokens",
+        "\n  Hub token: HF_TOKEN is not set (expected: a token that may write). Fix: make one at https://huggingface.co/settings/tokens",
     ):
         assert line in text or (line.startswith("\n  GPU") and any(Path("/dev").glob("nvidia[0-9]*"))), text
     assert not run.has(Preflight)
@@ -93,7 +93,9 @@ def test_faults_of_every_kind_are_told_at_once(
 def test_services_that_do_not_answer_may_be_asked_again(make_run: MakeRun, tiny_document: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LORAFLOW_MLFLOW_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(ServiceError, match=r"^tiny/test: preflight: 1 of \d+ findings is a fault, none expected; see whether") as caught:
+    with pytest.raises(
+        ServiceError, match=r"^tiny/test: preflight: 1 of \d+ findings is a fault \(expected: none\)\. Fix: see whether"
+    ) as caught:
         perform("preflight", make_run(tiny_document))
     assert caught.value.exit_code == 75
 
@@ -133,7 +135,7 @@ def test_an_error_is_a_finding_after_those_before_it() -> None:
 
     assert examine([Check("two", look), Check("three", bug)]) == (
         good("one", "well"),
-        fault("two", "rows: none, some expected", "add some"),
+        fault("two", "rows: none (expected: some)", "add some"),
         warning("three", "could not be looked at (KeyError: 'x')", "look at it by hand"),
     )
 
@@ -143,7 +145,7 @@ def test_warnings_stop_nothing_and_one_lasting_fault_makes_all_of_them_last() ->
     stop_at_faults("here", [good("c", "d"), warning("e", "f", "g")])
     with pytest.raises(ServiceError, match="1 of 1 findings is a fault"):
         stop_at_faults("here", [waits])
-    with pytest.raises(PreflightError, match=r"2 of 3 findings are faults, none expected; mend .*\n  a: x; r\n  b: y; s$"):
+    with pytest.raises(PreflightError, match=r"2 of 3 findings are faults \(expected: none\)\. Fix: mend .*\n  a: x; r\n  b: y; s$"):
         stop_at_faults("here", [waits, lasts, good("c", "d")])
     assert lines([waits, good("c", "d")]) == ["fault   a: x; r", "ok      c: d"]
 
@@ -171,7 +173,7 @@ def test_doctor_shows_a_table_and_its_exit_code_is_that_of_the_step(home: Path) 
     done = doctor("nosuch")
     assert (done.returncode, "nosuch.yaml: no such recipe" in done.stderr) == (64, True)
     done = doctor(LORAFLOW_DATA_REPO="-upload-pack=touch x", LORAFLOW_HUB="nowhere")
-    assert done.returncode == 68 and "LORAFLOW_HUB: is 'nowhere', folder:PATH or hub:NAMESPACE expected" in done.stdout
+    assert done.returncode == 68 and "LORAFLOW_HUB: is 'nowhere' (expected: folder:PATH or hub:NAMESPACE)" in done.stdout
 
 
 def test_doctor_is_quick(home: Path) -> None:

@@ -101,7 +101,7 @@ def test_what_the_gate_refused_does_not(start: Callable[..., Run]) -> None:
     do(start("one"))
     run = start("two", verdict=evaluated.refused("macro_f1 0.400 < 0.500 (floor)"), champion_version=1)
     expected = (
-        "tiny version 2: the gate refused it, every check to hold expected; look at evaluate's report, then change data or recipe\n"
+        "tiny version 2: the gate refused it (expected: every check to hold). Fix: look at evaluate's report, then change data or recipe\n"
         "  refused: macro_f1 0.400 < 0.500 (floor)\n  no champion yet to compare with"
     )
     with pytest.raises(GateError) as caught:
@@ -151,7 +151,10 @@ def test_never_means_no(start: Callable[..., Run], capsys: pytest.CaptureFixture
 
 def test_manual_waits_for_a_reviewer(start: Callable[..., Run]) -> None:
     run = start("one", "manual")
-    message = r"approve.json: not there, a reviewer's answer expected, since run.promotion is manual; answer with loraflow approve --run "
+    message = (
+        r"approve.json: not there \(expected: a reviewer's answer, since run.promotion is manual\)\. Fix: answer "
+        r"with loraflow approve --run "
+    )
     with pytest.raises(ContractError, match=message):
         do(run)
     approve(run)
@@ -203,14 +206,16 @@ def test_a_yes_to_an_earlier_evaluation_does_not_count(start: Callable[..., Run]
     again = Run(run.folder)
     again.read(Evaluation)
     again.write(RegisteredVersion("tiny", 1, "models:/tiny/1", "", {}))
-    with pytest.raises(ContractError, match="answers an earlier evaluation, an answer to this one expected; answer with loraflow approve"):
+    with pytest.raises(
+        ContractError, match=r"answers an earlier evaluation \(expected: an answer to this one\)\. Fix: answer with loraflow approve"
+    ):
         do(run)
 
 
 def test_a_registration_of_an_earlier_evaluation_does_not_count(start: Callable[..., Run]) -> None:
     run = start("one")
     evaluated.evaluate(run, 0.2)
-    with pytest.raises(ContractError, match="made of an earlier evaluation or model, this one's expected; run register again"):
+    with pytest.raises(ContractError, match=r"made of an earlier evaluation or model \(expected: this one's\)\. Fix: run register again"):
         do(run)
 
 
@@ -218,7 +223,7 @@ def test_an_approval_names_its_reviewer(start: Callable[..., Run]) -> None:
     run = start("one", "manual")
     done = CliRunner().invoke(app, ["approve", "--run", str(run.folder), "--by", " ", "--reason", "x"])
     assert isinstance(done.exception, ContractError)
-    assert "--by: ' ', a reviewer's name expected; give yours" in str(done.exception) and not run.has(Approval)
+    assert "--by: ' ' (expected: a reviewer's name). Fix: give yours" in str(done.exception) and not run.has(Approval)
 
 
 KILL = """

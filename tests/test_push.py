@@ -143,7 +143,7 @@ def test_a_model_merged_after_the_promotion_is_not_published(promoted: Run, home
     merged = promoted.read(MergedModel)
     promoted.write(MergedModel(merged.path, merged.dtype, merged.merged_weights + 1))
     with pytest.raises(
-        ContractError, match=r"register.json: made of earlier results, of this run's present ones expected; run register again"
+        ContractError, match=r"register.json: made of earlier results \(expected: of this run's present ones\)\. Fix: run register again"
     ):
         do(promoted)
     assert not (home / "hub").exists()
@@ -151,13 +151,15 @@ def test_a_model_merged_after_the_promotion_is_not_published(promoted: Run, home
 
 def test_a_hub_setting_that_is_neither(promoted: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LORAFLOW_HUB", "huggingface")
-    with pytest.raises(ContractError, match="LORAFLOW_HUB: is 'huggingface', folder:PATH or hub:NAMESPACE expected; set it so"):
+    with pytest.raises(ContractError, match=r"LORAFLOW_HUB: is 'huggingface' \(expected: folder:PATH or hub:NAMESPACE\)\. Fix: set it so"):
         do(promoted)
 
 
 def test_a_folder_that_cannot_be_written(promoted: Run, home: Path) -> None:
     (home / "hub").write_text("a file")
-    with pytest.raises(ServiceError, match=r"cannot be written \(.*\), a writable folder with room expected; mend that, then retry"):
+    with pytest.raises(
+        ServiceError, match=r"cannot be written \(.*\) \(expected: a writable folder with room\)\. Fix: mend that, then retry"
+    ):
         do(promoted)
 
 
@@ -234,14 +236,14 @@ def test_a_hub_that_is_not_there(promoted: Run, to_hub: dict[str, str]) -> None:
 def test_a_token_that_no_header_can_hold(promoted: Run, server: HubState, to_hub: dict[str, str]) -> None:
     done = command(promoted, {**to_hub, "HF_TOKEN": f"{TOKEN}\n{TOKEN}"})
     assert done.returncode == 78 and not server.requests, done.stderr
-    assert "HF_TOKEN: holds a line end inside, what an HTTP header can hold expected; copy the value again" in done.stderr
+    assert "HF_TOKEN: holds a line end inside (expected: what an HTTP header can hold). Fix: copy the value again" in done.stderr
     assert TOKEN not in done.stdout + done.stderr
 
 
 def test_a_hub_without_a_token(promoted: Run, to_hub: dict[str, str]) -> None:
     done = command(promoted, {**to_hub, "HF_TOKEN": ""})
     assert done.returncode == 66, done.stderr
-    assert "HF_TOKEN: not set, a token that may write to the Hub expected; set it, or publish to a folder" in done.stderr
+    assert "HF_TOKEN: not set (expected: a token that may write to the Hub). Fix: set it, or publish to a folder" in done.stderr
 
 
 def test_push_does_not_import_torch(promoted: Run) -> None:

@@ -227,7 +227,7 @@ def test_an_unwritable_store_is_a_fault_that_a_retry_may_mend(evaluated_run: Run
     models.mkdir(parents=True, exist_ok=True)
     models.rmdir()
     models.write_text("a file where a folder should be")
-    with pytest.raises(ServiceError, match=r"cannot be written \(.*\), a writable artifact store expected; mend its permissions"):
+    with pytest.raises(ServiceError, match=r"cannot be written \(.*\) \(expected: a writable artifact store\)\. Fix: mend its permissions"):
         do(evaluated_run)
     assert not (evaluated_run.folder / "register.json").exists()
 
@@ -248,7 +248,7 @@ def test_mlflow_s_own_faults_are_told_in_our_words(evaluated_run: Run, monkeypat
 
     monkeypatch.setattr(mlflow.MlflowClient, "create_model_version", broken)
     with pytest.raises(
-        ServiceError, match=r"register: MLflow at sqlite.*refused or did not answer \(database is locked\), an answer expected"
+        ServiceError, match=r"register: MLflow at sqlite.*refused or did not answer \(database is locked\) \(expected: an answer\)"
     ):
         do(evaluated_run)
 

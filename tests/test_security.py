@@ -229,6 +229,6 @@ def test_an_address_that_looks_like_another(url: str, home: Path, monkeypatch: p
     monkeypatch.setenv("LORAFLOW_ALLOWED_HOSTS", "good.example, *.good.example")
     check_host("here", "https://user:planted@cdn.good.example:8443/x?planted=1")
     with pytest.raises(
-        RecipeError, match=r"a host of LORAFLOW_ALLOWED_HOSTS \(good.example, \*.good.example\) expected; add the host there"
+        RecipeError, match=r"a host of LORAFLOW_ALLOWED_HOSTS \(good.example, \*.good.example\)\)\. Fix: add the host there"
     ):
         check_host("here", url)

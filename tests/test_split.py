@@ -235,31 +235,32 @@ RULE = {"names": ["no", "yes"], "positive": "yes", "rule": {"by": "threshold", "
 @pytest.mark.parametrize(
     ("rows", "overrides", "message"),
     [
-        (of(neutral=200), {}, "split: one class only, neutral (200 rows), 3 classes expected; look at the labels"),
+        (of(neutral=200), {}, "split: one class only, neutral (200 rows) (expected: 3 classes). Fix: look at the labels"),
         (
             of(negative=100, neutral=100, positive=2), {},
-            "split: class positive has 2 rows, at least 3 expected, one for each part; add rows or drop the class",
+            "split: class positive has 2 rows (expected: at least 3, one for each part). Fix: add rows or drop the class",
         ),
-        (of(negative=100, neutral=100), {}, "split: class positive has 0 rows, at least 3 expected"),
+        (of(negative=100, neutral=100), {}, "split: class positive has 0 rows (expected: at least 3)"),
         (
             of(negative=30, neutral=30, positive=32), {},
-            "split: 92 rows, 60 for test, 30 for validation and one a class for train expected; lower split.test or split.validation",
+            "split: 92 rows, 60 for test (expected: 30 for validation and one a class for train). Fix: lower split.test "
+                "or split.validation",
         ),
         (of(negative=5, neutral=5, positive=5), {"split__test": 2, "split__validation": 0},
-            "split: split.test is 2, at least one row for each of 3 classes expected; enlarge split.test"),
+            "split: split.test is 2 (expected: at least one row for each of 3 classes). Fix: enlarge split.test"),
         (
             of(negative=300, neutral=300, positive=3), {"split__by": "shuffle", "split__test": 10, "split__validation": 5},
             "split: class positive (3 rows) has none in ",
         ),
         (
             [("a", "neutrl"), ("b", "what")], {},
-            "split: line 2: sentiment is 'neutrl' (and 1 more), one of ['negative', 'neutral', 'positive'] expected; "
+            "split: line 2: sentiment is 'neutrl' (and 1 more) (expected: one of ['negative', 'neutral', 'positive']). Fix: "
             "did you mean neutral? reject such rows with expect_column_values_to_be_in_set under "
             "validate.expectations, or add the class to labels.names",
         ),
         (
             [("a", "0.1"), ("b", "high")], {"labels": RULE},
-            "split: line 3: sentiment is 'high', a number expected; "
+            "split: line 3: sentiment is 'high' (expected: a number). Fix: "
             "reject such rows with expect_column_values_to_be_between under validate.expectations",
         ),
     ],

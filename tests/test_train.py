@@ -157,7 +157,7 @@ def test_a_checkpoint_cut_short_is_passed_over(tmp_path: Path) -> None:
 def test_a_bad_row_stops_the_run_with_its_number(home: Path, tiny_base: Path) -> None:
     rows = tiny.tweets(120)
     run = tiny.start_at_train(home / "runs/tiny/bad", tiny_base, [*rows[:9], ("a table", "odd"), *rows[9:]])
-    with pytest.raises(DataError, match=r"^tiny: row 11: label is 'odd', one of .* expected; split again"):
+    with pytest.raises(DataError, match=r"^tiny: row 11: label is 'odd' \(expected: one of .*\)\. Fix: split again"):
         perform("train", run)
 
 
@@ -177,7 +177,9 @@ def test_a_loss_that_is_no_number_stops_the_run(home: Path, tiny_base: Path, mon
 
     monkeypatch.setattr(label_scoring, "loss", spoilt)
     run = tiny.start_at_train(home / "runs/tiny/nan", tiny_base, tiny.tweets(180))  # logged at steps 1, 5, 10
-    with pytest.raises(RecipeError, match=rf"train: {where}: the loss is nan, a finite number expected; lower train.learning_rate"):
+    with pytest.raises(
+        RecipeError, match=rf"train: {where}: the loss is nan \(expected: a finite number\)\. Fix: lower train.learning_rate"
+    ):
         perform("train", run)
     client = tracking.client()
     (failed,) = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
@@ -188,7 +190,7 @@ def test_mlflow_out_of_reach_is_told_before_any_work(home: Path, tiny_base: Path
     monkeypatch.setenv("LORAFLOW_MLFLOW_URI", "http://somebody:secret@127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     run = tiny.start_at_train(home / "runs/tiny/lost", tiny_base, tiny.tweets(120))
-    with pytest.raises(ServiceError, match="no answer .* a tracking server expected; start it, or mend LORAFLOW_MLFLOW_URI") as caught:
+    with pytest.raises(ServiceError, match="no answer .* .*a tracking server.*Fix: start it, or mend LORAFLOW_MLFLOW_URI") as caught:
         perform("train", run)
     assert "secret" not in str(caught.value)
 

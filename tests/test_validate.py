@@ -93,11 +93,11 @@ def test_too_many_rejects_stop_the_run_and_stay(start: Start) -> None:
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        (b"", "tweets.csv: the file is empty, a header and rows expected"),
-        (b"text,sentiment\n", "tweets.csv: a header and no rows, rows expected; look at the source"),
+        (b"", "tweets.csv: the file is empty (expected: a header and rows)"),
+        (b"text,sentiment\n", "tweets.csv: a header and no rows (expected: rows). Fix: look at the source"),
         (b"text,sentiment\n\xff,neutral\n,neutral\n", "validate: none of the 2 rows of tweets.csv is usable ("),
-        (GOOD.replace(b"sentiment", b"feeling"), "tweets.csv: columns 'text', 'feeling', a column 'sentiment' expected"),
-        (GOOD.replace(b",", b";"), "tweets.csv: one column 'text;sentiment' with delimiter ',', columns 'text' and 'sentiment' expected"),
+        (GOOD.replace(b"sentiment", b"feeling"), "tweets.csv: columns 'text', 'feeling' (expected: a column 'sentiment')"),
+        (GOOD.replace(b",", b";"), "tweets.csv: one column 'text;sentiment' with delimiter ',' (expected: columns 'text' and 'sentiment')"),
     ],
 )
 def test_unusable_files(start: Start, raw: bytes, message: str) -> None:
@@ -129,7 +129,7 @@ def test_an_expectation_that_stops(start: Start) -> None:
 def test_only_new_data_is_checked(start: Start) -> None:
     with pytest.raises(Skip, match=r"validate: data is v3, checked when that version was made"):
         perform("validate", start(GOOD, run__data="v3"))
-    with pytest.raises(ContractError, match=r"download.json: no data file, one expected where data is new; run download again"):
+    with pytest.raises(ContractError, match=r"download.json: no data file \(expected: one where data is new\)\. Fix: run download again"):
         perform("validate", start(None, run_id="none"))
 
 
@@ -229,7 +229,7 @@ def test_each_file_must_hold_by_itself(start: Start) -> None:
     run = with_test_file(start(GOOD, data__test=PUBLISHED, split__test=0, validate__max_reject_share=0.1), bad, "tweets.csv")
     with pytest.raises(DataError, match=r"validate: 3 of 23 rows of test_source/tweets.csv rejected \(13.0 %\), at most 10 % allowed"):
         perform("validate", run)
-    with pytest.raises(ContractError, match=r"download.json: no data file, one expected where data is new; run download again"):
+    with pytest.raises(ContractError, match=r"download.json: no data file \(expected: one where data is new\)\. Fix: run download again"):
         perform("validate", start(GOOD, run_id="none", data__test=PUBLISHED, split__test=0))
 
 

@@ -162,7 +162,7 @@ def test_versions_are_made_kept_and_fetched(run_on: Callable[..., Run], home: Pa
         assert [path.name for path in run.attempt.iterdir()] == ["data"], "the clone was left behind"
     assert _git(home, "for-each-ref") == before
 
-    with pytest.raises(DataError, match=r"data/tiny: no version v9, one of v1, v2, v3 expected; name one of them"):
+    with pytest.raises(DataError, match=r"data/tiny: no version v9, one of v1, v2 \(expected: v3\)\. Fix: name one of them"):
         _version(run_on("missing", data="v9"))
 
 
@@ -233,7 +233,7 @@ def test_no_right_to_push(run_on: Callable[..., Run], home: Path, tmp_path: Path
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
     for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
         monkeypatch.setenv(name, str(tmp_path / "user's own"))
-    with pytest.raises(ContractError, match=r"git push failed .*the right to read and write expected; .*LORAFLOW_DATA_REPO"):
+    with pytest.raises(ContractError, match=r"git push failed .*the right to read and write\)\. Fix: .*LORAFLOW_DATA_REPO"):
         _version(run_on("refused"))
 
 
@@ -256,14 +256,16 @@ def test_lost_races_end(run_on: Callable[..., Run], home: Path, monkeypatch: pyt
     else:
         _hook(home, f"touch {home}/data-repo.git/refs/heads/main.lock")
     monkeypatch.setattr("tasks.version.ATTEMPTS", 1)
-    with pytest.raises(ServiceError, match=r"other runs pushed first, 1 times, data/tiny/v1 to be pushed expected; try again when"):
+    with pytest.raises(
+        ServiceError, match=r"other runs pushed first, 1 times \(expected: data/tiny/v1 to be pushed\)\. Fix: try again when"
+    ):
         _version(run_on("late"))
     assert _git(home, "tag") == "", "branch and tag go together"
 
 
 def test_unreachable(run_on: Callable[..., Run], home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LORAFLOW_DATA_REPO", "http://user:hunter2@127.0.0.1:9/data.git")
-    with pytest.raises(ServiceError, match=r"git clone failed .*a reachable place expected; check LORAFLOW_DATA_REPO") as caught:
+    with pytest.raises(ServiceError, match=r"git clone failed .*a reachable place\)\. Fix: check LORAFLOW_DATA_REPO") as caught:
         _version(run_on("no-git"))
     assert "hunter2" not in str(caught.value)
     monkeypatch.delenv("LORAFLOW_DATA_REPO")
@@ -272,7 +274,8 @@ def test_unreachable(run_on: Callable[..., Run], home: Path, monkeypatch: pytest
     monkeypatch.setenv("LORAFLOW_DVC_REMOTE", str(blocked / "remote"))
     with pytest.raises(
         ServiceError,
-        match=r"cannot be made \(Not a directory\), a folder for DVC's files expected; check that its parent is a writable folder",
+        match=r"cannot be made \(Not a directory\) \(expected: a folder for DVC's files\)\. Fix: check that its parent "
+        r"is a writable folder",
     ):
         _version(run_on("no-dvc"))
     assert _git(home, "tag") == "", "a tag whose files are missing"
@@ -285,18 +288,22 @@ def test_home_can_be_moved(run_on: Callable[..., Run], home: Path, monkeypatch: 
     run = run_on("two", data="latest")
     home.rename(moved)
     monkeypatch.setenv("LORAFLOW_HOME", str(moved))
-    with pytest.raises(DataError, match=r"data/tiny/v1: test.parquet is missing, a train and a test part expected; name another version"):
+    with pytest.raises(
+        DataError, match=r"data/tiny/v1: test.parquet is missing \(expected: a train and a test part\)\. Fix: name another version"
+    ):
         _version(Run(moved / run.folder.relative_to(home)))
 
 
 def test_remote_of_a_team_repository(run_on: Callable[..., Run], home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     subprocess.run(["git", "init", "-q", "--bare", "-b", "trunk", str(tmp_path / "team.git")], check=True)
     monkeypatch.setenv("LORAFLOW_DATA_REPO", str(tmp_path / "team.git"))
-    with pytest.raises(ContractError, match=r"names no DVC remote in .dvc/config, a place for the files expected; set LORAFLOW_DVC_REMOTE"):
+    with pytest.raises(
+        ContractError, match=r"names no DVC remote in .dvc/config \(expected: a place for the files\)\. Fix: set LORAFLOW_DVC_REMOTE"
+    ):
         _version(run_on("nowhere"))
     monkeypatch.setenv("LORAFLOW_DVC_REMOTE", "https://me:hunter2@store/data")
     with pytest.raises(
-        ContractError, match=r"holds a password, a URL that may be committed expected; give it by the environment"
+        ContractError, match=r"holds a password \(expected: a URL that may be committed\)\. Fix: give it by the environment"
     ) as caught:
         _version(run_on("told"))
     assert "hunter2" not in str(caught.value)
@@ -312,9 +319,9 @@ def test_remote_of_a_team_repository(run_on: Callable[..., Run], home: Path, tmp
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        (None, r"data/tiny/v1: train.parquet: not readable \(.*\), a parquet file expected"),
-        ({"text": ["a"]}, r"column label is missing, row, text, label expected; name another version, or make a new one"),
-        ({"text": ["a"], "label": ["angry"]}, r"label 'angry', one of negative, neutral, positive expected"),
+        (None, r"data/tiny/v1: train.parquet: not readable \(.*\) (expected: a parquet file)"),
+        ({"text": ["a"]}, r"column label is missing, row, text (expected: label). Fix: name another version, or make a new one"),
+        ({"text": ["a"], "label": ["angry"]}, r"label 'angry', one of negative, neutral (expected: positive)"),
     ],
 )
 def test_a_version_that_does_not_fit(
@@ -341,7 +348,7 @@ def test_parts_of_other_kinds_are_read_by_their_own_columns(make_run: Any, tiny_
     parquet.write(path, ("row", [1]), {"text": ["a"], "answer": ["b"], "rejected": [""]})
     assert read_part(run, "data/tiny/v1", path).labels == {}
     parquet.write(path, ("row", [1]), {"text": ["a"]})
-    with pytest.raises(DataError, match="column answer is missing, row, text, answer expected"):
+    with pytest.raises(DataError, match=r"column answer is missing, row, text \(expected: answer\)"):
         read_part(run, "data/tiny/v1", path)
 
 

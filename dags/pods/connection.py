@@ -44,13 +44,11 @@ def readable(task: str, log: Logger) -> Iterator[None]:
         try:
             yield
         except (ConfigException, AirflowNotFoundException) as error:
-            raise SettingsError(where, f"no way to it ({error})", "a connection expected", "set LORAFLOW_KUBERNETES_CONN") from None
+            raise SettingsError(where, f"no way to it ({error})", "a connection", "set LORAFLOW_KUBERNETES_CONN") from None
         except ApiException as error:
             message = outcome.message_of(error.body, error.reason)
             if error.status == 403:
-                raise SettingsError(
-                    where, f"forbids it ({message})", "Airflow's rights expected", "grant them: docs/kubernetes.md"
-                ) from None
-            raise ServiceError(where, f"answered {error.status} ({message})", "what was asked for expected", "it is asked again") from None
+                raise SettingsError(where, f"forbids it ({message})", "Airflow's rights", "grant them: docs/kubernetes.md") from None
+            raise ServiceError(where, f"answered {error.status} ({message})", "what was asked for", "it is asked again") from None
         except HTTPError as error:
-            raise ServiceError(where, f"no answer ({error})", "one expected", "it is asked again, and a pod that runs goes on") from None
+            raise ServiceError(where, f"no answer ({error})", "an answer", "it is asked again, and a pod that runs goes on") from None

@@ -86,7 +86,7 @@ class PodStep(KubernetesPodOperator):
             carry, terms = event["carry"], Terms.of(work, settings())
             if event["status"] == "unseen":
                 where, found = f"{self.step}: pod {work.pod_name}", f"the cluster did not answer ({event['error']})"
-                raise ServiceError(where, found, "an answer expected", "the pod goes on, and the next try finds it")
+                raise ServiceError(where, found, "an answer", "the pod goes on, and the next try finds it")
             if event["way"]:
                 self._start(context, work, carry, force=event["status"] == "stuck")
             pod = self._api.find(work.pod_name, event["uid"])
@@ -183,7 +183,7 @@ class PodStep(KubernetesPodOperator):
             trigger = TimeDeltaTrigger(timedelta(seconds=QUOTA_SECONDS))
             self.defer(trigger=trigger, method_name="ask_again", kwargs={"carry": {**carry, "over_quota_since": since}})
         if finding is None:
-            where, expected = f"{self.step}: a pod in namespace {self.namespace}", f"room within {minutes:g} minutes expected"
+            where, expected = f"{self.step}: a pod in namespace {self.namespace}", f"room within {minutes:g} minutes"
             raise ServiceError(where, f"over quota ({message})", expected, f"look: kubectl -n {self.namespace} describe quota")
         retries.end(self.log, finding.exit_code, finding.words)
 
@@ -218,7 +218,7 @@ class PodStep(KubernetesPodOperator):
             return self.result(run)
         if finding.action is Action.DONE:
             where, found = f"{run.uri}/{self.step}.json", "not there, though the step's pod ended well"
-            raise ContractError(where, found, "its manifest expected", "let LORAFLOW_RUNS name the same place here and in the pod")
+            raise ContractError(where, found, "its manifest", "let LORAFLOW_RUNS name the same place here and in the pod")
         if finding.action is Action.AGAIN:
             self.log.warning("%s", finding.words)
             self._start(context, work, self._one_more(event["carry"]))
@@ -231,7 +231,7 @@ class PodStep(KubernetesPodOperator):
         taken = carry.get("taken", 0) + 1
         if taken > PODS_OF_A_TRY:
             found = f"the cluster took {taken} of its pods away"
-            raise ServiceError(self.step, found, "one that comes to its end expected", "look at the cluster's nodes and priorities")
+            raise ServiceError(self.step, found, "one that comes to its end", "look at the cluster's nodes and priorities")
         return {**carry, "taken": taken}
 
     def _say(self, text: str, at: float) -> None:

@@ -15,7 +15,7 @@ from dags.pods import status as pod_status
 from dags.pods.spec import Json, Work, image
 from dags.pods.status import condition, said, when
 from tasks import errors
-from tasks.errors import LoraflowError, OutOfMemoryError, RecipeError, ServiceError, SettingsError
+from tasks.errors import LoraflowError, OutOfMemoryError, RecipeError, ServiceError, SettingsError, explain
 from tasks.settings import Settings
 
 HALVING = ("train", "trial", "evaluate")
@@ -45,7 +45,7 @@ class Finding:
     """What became of a pod.
 
     Attributes:
-        words: `where: found, expected; remedy`.
+        words: as every error has them.
         exit_code: the task's own.
         own: the step itself has said why, in its log.
     """
@@ -89,7 +89,7 @@ def read(pod: Json, terms: Terms, now: datetime) -> Finding | None:
     if phase == "Succeeded":
         return DONE
     if phase == "Failed" or case.reason == "NodeLost":
-        return case.taken() or case.retry(f"failed ({said(case.status)})", "a process that ends expected", pod_status.look(pod))
+        return case.taken() or case.retry(f"failed ({said(case.status)})", "a process that ends", pod_status.look(pod))
     if pod_status.stuck(pod, now):
         return case.again(f"does not end, so its node {pod_status.node(pod)} is lost")
     if phase == "Pending" and not pod["metadata"].get("deletionTimestamp"):
@@ -111,9 +111,9 @@ def refused(status: int, message: str, step: str, namespace: str) -> Finding | N
         return None
     if status in (400, 403, 404, 422):
         look = f"kubectl auth can-i create pods -n {namespace}; kubectl -n {namespace} describe quota,limitrange"
-        words = f"{where}: refused by the cluster {why}, a pod that it takes expected; mend settings, recipe or rights: {look}"
+        words = f"{where}: " + explain(f"refused by the cluster {why}", "a pod that it accepts", f"mend settings, recipe or rights: {look}")
         return Finding(Action.FINAL, words, SettingsError.exit_code)
-    return Finding(Action.RETRY, f"{where}: not made {why}, an API that answers expected; it is asked again")
+    return Finding(Action.RETRY, f"{where}: " + explain(f"not made {why}", "an API that answers", "it is asked again"))
 
 
 def message_of(body: str | None, reason: str | None) -> str:
@@ -147,14 +147,14 @@ class _Case:
             return self.out_of_memory()
         if end.get("reason") in ("StartError", "ContainerCannotRun"):
             found = f"image {self.terms.image} cannot run its command ({said(end)})"
-            return self.final(found, "an image of the steps expected", "set LORAFLOW_IMAGE", SettingsError)
+            return self.final(found, "an image of the steps", "set LORAFLOW_IMAGE", SettingsError)
         killed = " (SIGKILL, often for want of memory)" if exit_code == 137 else ""
         words = self._words(f"ended with exit code {exit_code}{killed}", remedy="the lines above say why")
         return self.taken() or Finding(Action.RETRY, words, exit_code, own=True)
 
     def out_of_memory(self) -> Finding:
         """The kernel killed the step for want of memory."""
-        found, expected = "killed for want of memory (OOMKilled)", f"to do with {self.terms.memory} expected"
+        found, expected = "killed for want of memory (OOMKilled)", f"to do with {self.terms.memory}"
         more = f"raise pods.step_resources.{self.terms.step}.memory"
         if self.terms.step not in HALVING:
             return self.final(found, expected, more, RecipeError)
@@ -165,10 +165,10 @@ class _Case:
         """The cluster took the pod away, or let its time run out; None where it did not."""
         message = " ".join((self.status.get("message") or "").split())
         if self.reason == "DeadlineExceeded":
-            expected = f"an end within {self.terms.deadline_hours:g} hours expected"
+            expected = f"an end within {self.terms.deadline_hours:g} hours"
             return self.final("ended by the cluster (DeadlineExceeded)", expected, "raise pods.deadline_hours", RecipeError)
         if self.reason == "Evicted" and "exceed" in message:  # its own limit; of a node in want it says "was low on resource"
-            expected = f"to do with {self.terms.storage} of scratch disk expected"
+            expected = f"to do with {self.terms.storage} of scratch disk"
             return self.final(
                 f"evicted ({message})", expected, f"raise pods.step_resources.{self.terms.step}.ephemeral_storage", RecipeError
             )
@@ -188,7 +188,7 @@ class _Case:
         minutes = self.terms.schedule_minutes
         if (now - when(self.pod["metadata"]["creationTimestamp"])).total_seconds() < minutes * 60:
             return None
-        found, expected = f"got no node ({said(condition(self.pod, 'PodScheduled'))})", f"one within {minutes:g} minutes expected"
+        found, expected = f"got no node ({said(condition(self.pod, 'PodScheduled'))})", f"one within {minutes:g} minutes"
         return self.retry(found, expected, f"raise pods.schedule_minutes, or look: {pod_status.look(self.pod)}")
 
     def scheduled(self, now: datetime) -> Finding | None:
@@ -196,18 +196,18 @@ class _Case:
         waiting, minutes = pod_status.state(self.pod).get("waiting") or {}, self.terms.start_minutes
         reason, why, message = waiting.get("reason", ""), said(waiting), (waiting.get("message") or "").lower()
         if reason in NO_IMAGE:
-            return self.final(f"image {self.terms.image!r} ({why})", "the name of an image expected", "set LORAFLOW_IMAGE", SettingsError)
+            return self.final(f"image {self.terms.image!r} ({why})", "the name of an image", "set LORAFLOW_IMAGE", SettingsError)
         if reason in UNPULLED and not any(busy in message for busy in BUSY):
-            found, expected = f"image {self.terms.image} cannot be pulled ({why})", "one that the cluster can pull expected"
+            found, expected = f"image {self.terms.image} cannot be pulled ({why})", "one that the cluster can pull"
             return self.retry(found, expected, f"set LORAFLOW_IMAGE and LORAFLOW_IMAGE_PULL_SECRETS; {pod_status.look(self.pod)}")
         if reason == "CreateContainerConfigError":
-            expected = "what LORAFLOW_POD_SECRETS and LORAFLOW_POD_CONFIG_MAPS name expected"
+            expected = "what LORAFLOW_POD_SECRETS and LORAFLOW_POD_CONFIG_MAPS name"
             remedy = f"make it: kubectl -n {self.pod['metadata']['namespace']} get secrets,configmaps"
             return self.final(f"cannot start ({why})", expected, remedy, SettingsError)
         since = condition(self.pod, "PodScheduled").get("lastTransitionTime") or self.pod["metadata"]["creationTimestamp"]
         if (now - when(since)).total_seconds() < minutes * 60:
             return None
-        found, expected = f"did not start on node {pod_status.node(self.pod)} ({why})", f"a process within {minutes:g} minutes expected"
+        found, expected = f"did not start on node {pod_status.node(self.pod)} ({why})", f"a process within {minutes:g} minutes"
         return self.retry(found, expected, f"raise pods.start_minutes, or look: {pod_status.look(self.pod)}")
 
     def again(self, found: str) -> Finding:

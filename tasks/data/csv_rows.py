@@ -31,7 +31,7 @@ def codec(encoding: str) -> str:
     except LookupError:
         raise RecipeError("data.encoding", f"{encoding!r} is no encoding that Python knows", "utf-8, for example", "correct it") from None
     if not plain:
-        raise RecipeError("data.encoding", f"{encoding} writes line ends in its own way", "one like utf-8 expected", "convert the file")
+        raise RecipeError("data.encoding", f"{encoding} writes line ends in its own way", "one like utf-8", "convert the file")
     return "utf-8" if name == "utf-8-sig" else name
 
 

@@ -89,7 +89,7 @@ def rules(expectations: Sequence[Expectation]) -> list[Rule]:
                 where, f"{name} is no expectation of Great Expectations", remedy=f"did you mean {near[0]}?" if near else "remove it"
             )
         if any(word in name for word in DATABASE):
-            raise RecipeError(where, f"{name} asks a database", "an expectation over the file's rows expected", "remove it")
+            raise RecipeError(where, f"{name} asks a database", "an expectation over the file's rows", "remove it")
         kind = registry.get_expectation_impl(name)
         of_rows = issubclass(kind, (ColumnMapExpectation, ColumnPairMapExpectation, MulticolumnMapExpectation))
         if of_rows and expectation.severity == "reject" and "mostly" in arguments:

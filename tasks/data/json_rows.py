@@ -16,7 +16,7 @@ Fields = dict[str, str | list[Any] | dict[str, Any]]
 """Field to text, or to a list or an object."""
 
 SPACE = re.compile(r"[ \t\r\n]*")
-ARRAY = "an array of objects expected"
+ARRAY = "an array of objects"
 
 
 class _Doubled(dict[str, Any]):

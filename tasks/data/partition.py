@@ -83,7 +83,7 @@ def split_rows(
         for name in names if members else ():
             if not counts[name]:
                 raise DataError(
-                    "split", f"class {name} ({count(rows)[name]} rows) has none in {part}", "at least one expected",
+                    "split", f"class {name} ({count(rows)[name]} rows) has none in {part}", "at least one",
                     "enlarge the part, or add rows",
                 )  # fmt: skip
     return parts
@@ -97,12 +97,10 @@ def count(rows: Iterable[LabelledRow]) -> Counter[str]:
 def _check_sizes(rows: Sequence[LabelledRow], keys: Split, names: Sequence[str]) -> None:
     present = count(rows)
     if names and len(present) == 1:
-        raise DataError(
-            "split", f"one class only, {next(iter(present))} ({len(rows)} rows)", f"{len(names)} classes expected", "look at the labels"
-        )
+        raise DataError("split", f"one class only, {next(iter(present))} ({len(rows)} rows)", f"{len(names)} classes", "look at the labels")
     if keys.test + keys.validation + max(len(names), 1) > len(rows):
         raise DataError(
-            "split", f"{len(rows)} rows", f"{keys.test} for test, {keys.validation} for validation and one a class for train expected",
+            "split", f"{len(rows)} rows", f"{keys.test} for test, {keys.validation} for validation and one a class for train",
             "lower split.test or split.validation",
         )  # fmt: skip
     needed = 1 + (keys.test > 0) + (keys.validation > 0)
@@ -111,7 +109,7 @@ def _check_sizes(rows: Sequence[LabelledRow], keys: Split, names: Sequence[str])
             raise DataError(
                 "split",
                 f"class {name} has {present[name]} rows",
-                f"at least {needed} expected, one for each part",
+                f"at least {needed}, one for each part",
                 "add rows or drop the class",
             )
 
@@ -185,9 +183,7 @@ def shares(rows: int, sizes: Mapping[Stratum, int], part: str) -> dict[Stratum, 
     if not rows:
         return dict.fromkeys(sizes, 0)
     if rows < len(sizes):
-        raise DataError(
-            "split", f"split.{part} is {rows}", f"at least one row for each of {len(sizes)} classes expected", f"enlarge split.{part}"
-        )
+        raise DataError("split", f"split.{part} is {rows}", f"at least one row for each of {len(sizes)} classes", f"enlarge split.{part}")
     total, given = sum(sizes.values()), dict.fromkeys(sizes, 1)
     for _ in range(rows - len(sizes)):
         poorest = max(sizes, key=lambda name: rows * sizes[name] - given[name] * total)

@@ -50,7 +50,7 @@ def opened(path: Path, where: str) -> Iterator[BinaryIO]:
         with gzip.open(path) as packed:
             yield cast(BinaryIO, packed)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(where, f"cannot be unpacked ({error})", "a whole gzip file expected", "look at the source") from None
+        raise DataError(where, f"cannot be unpacked ({error})", "a whole gzip file", "look at the source") from None
 
 
 class Lines:

@@ -85,11 +85,11 @@ def _delimited(records: Records, table: Table, where: str, needed: Sequence[str]
 def _header(records: Iterator[tuple[SourceLine, list[str] | str]], where: str) -> list[str]:
     header = next(records, None)
     if header is None:
-        raise DataError(where, "the file is empty", "a header and rows expected", "look at the source")
+        raise DataError(where, "the file is empty", "a header and rows", "look at the source")
     place, columns = header
     if isinstance(columns, str):
         raise DataError(
-            where, f"line {place.line}, the header: {columns}", "a line of column names expected",
+            where, f"line {place.line}, the header: {columns}", "a line of column names",
             "mend the file, or correct data.encoding and data.delimiter",
         )  # fmt: skip
     return columns
@@ -117,7 +117,7 @@ def _objects(
             columns.update(dict.fromkeys(fields))
         advance(place.length)
     if not kept and not rejects:
-        raise DataError(where, "the file is empty", "objects expected", "look at the source")
+        raise DataError(where, "the file is empty", "objects", "look at the source")
     if kept:
         _check_columns(list(columns), table, where, needed)
     parsed = ParsedFile(list(columns) or list(needed), rejects=rejects)
@@ -179,7 +179,7 @@ def number(text: str) -> float | None:
 def _check_columns(columns: list[str], table: Table, where: str, needed: Sequence[str]) -> None:
     twice = sorted({name for name in columns if columns.count(name) > 1})
     if twice:
-        raise DataError(where, f"column {twice[0]!r} stands more than once", "distinct column names expected", "rename it")
+        raise DataError(where, f"column {twice[0]!r} stands more than once", "distinct column names", "rename it")
     missing = [name for name in needed if name not in columns]
     if not missing:
         return
@@ -188,11 +188,9 @@ def _check_columns(columns: list[str], table: Table, where: str, needed: Sequenc
             if set(needed) <= set(next(csv.reader(columns, delimiter=other))):
                 raise DataError(
                     where, f"one column {columns[0]!r:.80} with delimiter {table.delimiter!r}",
-                    f"columns {' and '.join(map(repr, needed))} expected", f"set data.delimiter to {shown}",
+                    f"columns {' and '.join(map(repr, needed))}", f"set data.delimiter to {shown}",
                 )  # fmt: skip
     near = get_close_matches(missing[0], columns, n=1, cutoff=0.5)
     found = ", ".join(repr(name)[:40] for name in columns[:12]) + (f" and {len(columns) - 12} more" if len(columns) > 12 else "")
     named = "the columns that data and labels name" + (", or data.delimiter" if table.format == "csv" else "")
-    raise DataError(
-        where, f"columns {found}", f"a column {missing[0]!r} expected", f"did you mean {near[0]!r:.40}?" if near else f"correct {named}"
-    )
+    raise DataError(where, f"columns {found}", f"a column {missing[0]!r}", f"did you mean {near[0]!r:.40}?" if near else f"correct {named}")

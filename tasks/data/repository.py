@@ -158,9 +158,7 @@ class Clone:
         # No server looks at the right to write where git writes by itself.
         local = Path(self.address)
         if local.exists() and not os.access(local, os.W_OK):
-            raise ContractError(
-                self.address, "read-only", "the right to write expected", "give it to this user, or change LORAFLOW_DATA_REPO"
-            )
+            raise ContractError(self.address, "read-only", "the right to write", "give it to this user, or change LORAFLOW_DATA_REPO")
 
     def with_remote(self) -> Path:
         """The clone's folder, with DVC's configuration in it also where nobody has initialised DVC yet."""
@@ -185,13 +183,9 @@ class Clone:
         committed = config.get(f'remote "{name}"', {}).get("url")
         url = committed if ours.data_repo and not ours.dvc_remote else ours.dvc_remote_url
         if not url:
-            raise ContractError(
-                self.address, "names no DVC remote in .dvc/config", "a place for the files expected", "set LORAFLOW_DVC_REMOTE"
-            )
+            raise ContractError(self.address, "names no DVC remote in .dvc/config", "a place for the files", "set LORAFLOW_DVC_REMOTE")
         if without_credentials(url) != url:
-            raise ContractError(
-                "LORAFLOW_DVC_REMOTE", "holds a password", "a URL that may be committed expected", "give it by the environment"
-            )
+            raise ContractError("LORAFLOW_DVC_REMOTE", "holds a password", "a URL that may be committed", "give it by the environment")
         check_remote(url)
         return name, str(local_folder(url) or url)
 
@@ -242,8 +236,8 @@ def _call(command: list[str], folder: Path, where: str, setting: str) -> str:
     program, verb = ("git", command[1]) if command[0] == "git" else ("dvc", command[3])
     found = f"{program} {verb} failed ({said})"
     if NO_RIGHTS.search(said):
-        raise ContractError(where, found, "the right to read and write expected", f"give it to this user, or change {setting}")
-    raise ServiceError(where, found, "a reachable place expected", f"check {setting} and the network")
+        raise ContractError(where, found, "the right to read and write", f"give it to this user, or change {setting}")
+    raise ServiceError(where, found, "a reachable place", f"check {setting} and the network")
 
 
 def environment_of(folder: Path) -> dict[str, str]:
@@ -261,14 +255,14 @@ def check_remote(url: str) -> None:
         SettingsError: its configuration cannot hold it, or DVC would cut or misread it.
     """
     if local_folder(url) is None and (found := next((letter for letter in "{}#?" if letter in url), None)):
-        raise SettingsError("DVC remote", f"{url} holds {found!r}", "a URL without { } # ? expected", "name another prefix")
+        raise SettingsError("DVC remote", f"{url} holds {found!r}", "a URL without { } # ?", "name another prefix")
     with suppress(ConfigObjError):
         if ConfigObj(ConfigObj({"url": url}, interpolation=False).write()).dict() == {"url": url}:
             return
     raise SettingsError(
         "DVC remote",
         f"{url!r} does not fit into DVC's configuration",
-        "a path without %(...)s, and without ''' beside \"\"\" expected",
+        "a path without %(...)s, and without ''' beside \"\"\"",
         "rename the folder, or set LORAFLOW_DVC_REMOTE (LORAFLOW_HOME, where the remote is the default one)",
     )
 
@@ -281,7 +275,7 @@ def _make_remote(folder: Path) -> None:
         raise (ContractError if lasting else ServiceError)(
             str(folder),
             f"cannot be made ({error.strerror})",
-            "a folder for DVC's files expected",
+            "a folder for DVC's files",
             "check that its parent is a writable folder, or change LORAFLOW_DVC_REMOTE",
         ) from None
 
@@ -297,7 +291,7 @@ def _read_configuration(path: Path, address: str) -> dict[str, Any]:
     try:
         return dict(ConfigObj(str(path), encoding="utf-8").dict())
     except (ConfigObjError, UnicodeDecodeError) as error:
-        raise ContractError(address, f".dvc/config cannot be read ({error})", "a configuration of DVC expected", "correct it") from None
+        raise ContractError(address, f".dvc/config cannot be read ({error})", "a configuration of DVC", "correct it") from None
 
 
 def _configure(path: Path, core: Mapping[str, str], remote: str, options: Mapping[str, str], **sections: Mapping[str, str]) -> None:

@@ -73,7 +73,7 @@ def _client(connection: str | None) -> Any:
         from kubernetes import config
         from kubernetes.config.kube_config import new_client_from_config_dict
     except ImportError:
-        raise SettingsError(WHAT, "the kubernetes client is not installed", "the extra kubernetes expected", "install it") from None
+        raise SettingsError(WHAT, "the kubernetes client is not installed", "the extra kubernetes", "install it") from None
     import yaml
     from kubernetes.client import ApiClient, Configuration
 
@@ -92,7 +92,7 @@ def _client(connection: str | None) -> Any:
             return config.new_client_from_config(os.environ.get("KUBECONFIG"), context=context)
     except (config.ConfigException, OSError, ValueError) as error:
         remedy = "set LORAFLOW_KUBERNETES_CONN to an Airflow connection that leads there, or KUBECONFIG"
-        raise SettingsError(WHAT, f"no way to it ({error})", "a cluster expected", remedy) from None
+        raise SettingsError(WHAT, f"no way to it ({error})", "a cluster", remedy) from None
 
 
 def _connection(name: str) -> dict[str, Any]:
@@ -104,19 +104,22 @@ def _connection(name: str) -> dict[str, Any]:
     """
     airflow = shutil.which("airflow")
     if airflow is None:
-        raise SettingsError("LORAFLOW_KUBERNETES_CONN", "no airflow command here", "Airflow's side expected", "call doctor there")
+        raise SettingsError("LORAFLOW_KUBERNETES_CONN", "no airflow command here", "Airflow's side", "call doctor there")
     command = [airflow, "connections", "get", name, "--output", "json"]
     try:
         done = subprocess.run(
             command, env=quiet_environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=50, check=False
         )
     except subprocess.TimeoutExpired:
-        raise ServiceError(
-            "LORAFLOW_KUBERNETES_CONN", "airflow connections get took over 50 s", "an answer expected", "try again"
-        ) from None
+        raise ServiceError("LORAFLOW_KUBERNETES_CONN", "airflow connections get took over 50 s", "an answer", "try again") from None
     start = done.stdout.find("[")
     if done.returncode or start < 0:
-        raise SettingsError("LORAFLOW_KUBERNETES_CONN", f"is {name!r}, no connection of Airflow", "one expected", "make it, or correct it")
+        raise SettingsError(
+            "LORAFLOW_KUBERNETES_CONN",
+            f"is {name!r}, no connection of Airflow",
+            "the name of a connection",
+            "create it, or correct the name",
+        )
     fields = parse_qs(urlsplit(str(json.loads(done.stdout[start:])[0]["get_uri"])).query)
     extra = json.loads(fields["__extra__"][0]) if "__extra__" in fields else {key: values[0] for key, values in fields.items()}
     return {key.removeprefix("extra__kubernetes__"): value for key, value in extra.items()}

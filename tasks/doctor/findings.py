@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from tasks.contracts import Finding
-from tasks.errors import LoraflowError, PreflightError, ServiceError
+from tasks.errors import LoraflowError, PreflightError, ServiceError, explain
 from tasks.secrets.redaction import in_one_line, without_secrets
 
 SECONDS = 60.0
@@ -44,8 +44,7 @@ def fault(what: str, found: str, remedy: str, *, passing: bool = False) -> Findi
 
 def of_error(what: str, error: LoraflowError) -> Finding:
     """What a step would have failed with."""
-    found = f"{error.where}: {error.found}" + (f", {error.expected}" if error.expected else "")
-    return fault(what, found, error.remedy, passing=error.retryable)
+    return fault(what, f"{error.where}: {explain(error.found, error.expected)}", error.remedy, passing=error.retryable)
 
 
 def examine(checks: Sequence[Check], seconds: float = SECONDS) -> tuple[Finding, ...]:
@@ -117,8 +116,8 @@ def stop_at_faults(where: str, findings: Sequence[Finding]) -> None:
     kind = ServiceError if passing else PreflightError
     found = f"{len(faults)} of {len(findings)} findings {'is a fault' if len(faults) == 1 else 'are faults'}"
     remedy = "see whether the services are up" if passing else "mend what they name, then run it again"
-    raise kind(where, found, "none expected", remedy + "".join(f"\n  {_line(finding)}" for finding in faults))
+    raise kind(where, found, "none", remedy + "".join(f"\n  {_line(finding)}" for finding in faults))
 
 
 def _line(finding: Finding) -> str:
-    return f"{finding.what}: {finding.found}" + (f"; {finding.remedy}" if finding.remedy else "")
+    return f"{finding.what}: {explain(finding.found, fix=finding.remedy)}"

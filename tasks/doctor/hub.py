@@ -24,7 +24,7 @@ def hub_rights(scope: Scope) -> Iterator[Finding]:
     token = hub_client.token()
     if not token:
         yield fault(
-            WHAT, "HF_TOKEN is not set, a token that may write expected", f"make one at {_page()}, or publish to a folder (LORAFLOW_HUB)"
+            WHAT, "HF_TOKEN is not set (expected: a token that may write)", f"make one at {_page()}, or publish to a folder (LORAFLOW_HUB)"
         )
         return
     yield _judged(_who(token), namespace)
@@ -60,7 +60,7 @@ def _judged(who: dict[str, Any] | Finding, namespace: str) -> Finding:
         return fault(WHAT, f"it is of {user}, who is no member of {namespace}", remedy)
     role = orgs.get(namespace, {}).get("roleInOrg")
     if role is not None and role not in WRITERS:
-        return fault(WHAT, f"{user} has the role {role} in {namespace}, one of {', '.join(WRITERS)} expected", "ask its owners for one")
+        return fault(WHAT, f"{user} has the role {role} in {namespace} (expected: one of {', '.join(WRITERS)})", "ask its owners for one")
     access = (who.get("auth") or {}).get("accessToken") or {}
     kind = access.get("role")
     if kind == "write":

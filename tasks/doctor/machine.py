@@ -87,7 +87,7 @@ def room(scope: Scope, weights: int | None, cached: bool) -> Iterator[Finding]:
         if free >= needed + SPARE:
             yield good("room on disk", f"{in_gb(free)} free at {folder}{known}")
         else:
-            known = known or f", {in_gb(SPARE)} expected at least"
+            known = known or f" (expected: at least {in_gb(SPARE)})"
             remedy = "free space, or move LORAFLOW_HOME, LORAFLOW_RUNS or LORAFLOW_SCRATCH"
             yield fault("room on disk", f"{in_gb(free)} free at {folder}{known}", remedy)
 

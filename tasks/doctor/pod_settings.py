@@ -39,22 +39,22 @@ def missing_for_pods(settings: Settings, steps: Iterable[str] = STEPS) -> list[S
 
 def _missing(settings: Settings, steps: frozenset[str]) -> Iterator[SettingsError]:
     if not settings.image:
-        yield SettingsError("LORAFLOW_IMAGE", "not set", "the image of the steps expected", "set it")
+        yield SettingsError("LORAFLOW_IMAGE", "not set", "the image of the steps", "set it")
     if not _is_url(settings.runs) and not (isinstance(settings.runs, Path) and settings.volume_claim):
         found = f"is {settings.runs or 'not set'}, which pods cannot reach"
         remedy = "set an s3:// URL, or a folder and the claim of its volume in LORAFLOW_VOLUME_CLAIM"
-        yield SettingsError("LORAFLOW_RUNS", found, "a workspace of Airflow's and of the pods expected", remedy)
+        yield SettingsError("LORAFLOW_RUNS", found, "a workspace of Airflow's and of the pods", remedy)
     for name, users in NEEDS.items():
         value = getattr(settings, name)
         if users & steps and not _reaches(name, value, settings):
             variable, found = f"LORAFLOW_{name.upper()}", f"is {value}, on one machine" if value else "not set"
             used = ", ".join(step for step in CONTRACTS if step in users & steps)
-            yield SettingsError(variable, found, f"{EXPECTED[name]} expected", f"set it: {used} would keep what they do in their pods")
+            yield SettingsError(variable, found, f"{EXPECTED[name]}", f"set it: {used} would keep what they do in their pods")
     for name in ("runs", *NEEDS):
         value = str(getattr(settings, name))
         if value != without_credentials(value):
             remedy = "take it out, and put it into a secret that LORAFLOW_POD_SECRETS names"
-            yield SettingsError(f"LORAFLOW_{name.upper()}", "holds a password", "none expected, since it stands in the pods' specs", remedy)
+            yield SettingsError(f"LORAFLOW_{name.upper()}", "holds a password", "none, since it stands in the pods' specs", remedy)
 
 
 def _reaches(name: str, value: str | None, settings: Settings) -> bool:

@@ -109,7 +109,7 @@ def _agreement(parity: Parity) -> str:
 def _sign(left: float, right: float, held: bool, yes: str, no: str) -> str:
     """Both figures and what is between them, with as many digits as it takes to tell them apart."""
     if math.isnan(left) or math.isnan(right):
-        return f"{_figure(left, 3)}, {yes} {_figure(right, 3)} expected"
+        return f"{_figure(left, 3)}, not {yes} {_figure(right, 3)}"
     digits = next((count for count in range(3, 9) if left == right or round(left, count) != round(right, count)), 9)
     return f"{_figure(left, digits)} {yes if held else no} {_figure(right, digits)}"
 

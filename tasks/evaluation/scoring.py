@@ -27,13 +27,13 @@ def read_rows(recipe: Recipe, path: Path) -> Rows:
     for row in rows:
         where = f"{path}: row {place_of(row)}"
         if not row["text"].strip():
-            raise DataError(where, "the text is empty", "a text expected", "add an expectation that rejects such rows")
+            raise DataError(where, "the text is empty", "a text", "add an expectation that rejects such rows")
         for label in labels_of(row) if names else ():
             if label not in names:
-                raise DataError(where, f"label {label!r:.60}", f"one of {list(names)} expected", "split again")
+                raise DataError(where, f"label {label!r:.60}", f"one of {list(names)}", "split again")
     present = {label for row in rows for label in labels_of(row)} if names else set()
     if missing := [name for name in names if name not in present]:
-        raise DataError(str(path), f"{len(rows)} rows, none of them {missing[0]!r}", "every class expected", "raise split.test")
+        raise DataError(str(path), f"{len(rows)} rows, none of them {missing[0]!r}", "every class", "raise split.test")
     return rows
 
 
@@ -47,7 +47,7 @@ def fitting(recipe: Recipe, tokens: Tokens, rows: Rows) -> tuple[Rows, int, int]
     kept = [row for row, example in zip(rows, made, strict=True) if example is not None]
     if not kept:
         found = f"none of {len(rows)} test rows fits into {recipe.prompt.max_tokens} tokens"
-        raise DataError("evaluate", found, "room for answer and text expected", "raise prompt.max_tokens")
+        raise DataError("evaluate", found, "room for answer and text", "raise prompt.max_tokens")
     return kept, sum(example.cut for example in made if example is not None), len(rows) - len(kept)
 
 
@@ -71,7 +71,7 @@ def said_of(recipe: Recipe, model: Any, tokens: Tokens, rows: Rows, what: str, a
     broken = np.flatnonzero(~np.all([np.isfinite(column) for column in numbers(columns).values()], axis=0))
     if len(broken):
         found = f"scores of {len(broken)} of {len(rows)} rows are not finite, row {place_of(rows[broken[0]])} first"
-        raise ContractError(what, found, "numbers expected", "lower train.learning_rate, or set base_model.dtype: float32")
+        raise ContractError(what, found, "numbers", "lower train.learning_rate, or set base_model.dtype: float32")
     return columns
 
 

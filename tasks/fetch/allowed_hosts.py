@@ -35,6 +35,6 @@ def check_host(where: str, url: str) -> None:
     if not allowed(host, listed):
         shown = without_credentials(url).partition("?")[0]
         raise RecipeError(
-            where, f"leads to {host} ({shown})", f"a host of LORAFLOW_ALLOWED_HOSTS ({', '.join(listed)}) expected",
+            where, f"leads to {host} ({shown})", f"a host of LORAFLOW_ALLOWED_HOSTS ({', '.join(listed)})",
             "add the host there, or fetch from another place",
         )  # fmt: skip

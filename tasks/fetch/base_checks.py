@@ -59,7 +59,7 @@ def read_json(name: str, path: Path) -> dict[str, Any]:
     Raises:
         RecipeError: the file is missing or holds none.
     """
-    expected = "a model in the transformers format expected"
+    expected = "a model in the transformers format"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -81,7 +81,7 @@ def _check_architecture(recipe: Recipe, given: dict[str, Any]) -> None:
 
 
 def _no_decoder(recipe: Recipe, found: str) -> RecipeError:
-    return RecipeError(f"{recipe.base_model.name}: config.json", found, "a causal language model (decoder only) expected", OTHER)
+    return RecipeError(f"{recipe.base_model.name}: config.json", found, "a causal language model (decoder only)", OTHER)
 
 
 def _configuration(name: str, folder: Path, given: dict[str, Any]) -> Any:
@@ -93,13 +93,13 @@ def _configuration(name: str, folder: Path, given: dict[str, Any]) -> Any:
         found = f"model_type is {kind!r}, which transformers {__version__} does not know"
         if "auto_map" in given:
             found = f"model_type {kind!r} needs code from the model's repository (auto_map)"
-            raise RecipeError(where, found, "a model that transformers knows expected, since such code is never run", OTHER)
-        raise RecipeError(where, found, "a model that transformers knows expected", OTHER)
+            raise RecipeError(where, found, "a model that transformers knows, since such code is never run", OTHER)
+        raise RecipeError(where, found, "a model that transformers knows", OTHER)
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # transformers raises nothing narrower for values that cannot be
         detail = " ".join(str(error).split())[:300]
-        raise RecipeError(where, f"transformers cannot read it ({detail})", "a model's configuration expected", OTHER) from None
+        raise RecipeError(where, f"transformers cannot read it ({detail})", "a model's configuration", OTHER) from None
 
 
 def _check_decoder(recipe: Recipe, config: Any) -> None:
@@ -114,7 +114,7 @@ def _check_decoder(recipe: Recipe, config: Any) -> None:
         raise _no_decoder(recipe, f"model_type {kind!r} reads a text as a whole" if masked else f"model_type is {kind!r}")
     if kind_of(recipe).HEAD == "classification" and kind not in auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
         found = f"model_type is {kind!r}, for which transformers has no classification head"
-        raise RecipeError(f"{recipe.base_model.name}: config.json", found, "a model with one expected", f"{OTHER}, or kind: label_scoring")
+        raise RecipeError(f"{recipe.base_model.name}: config.json", found, "a model with one", f"{OTHER}, or kind: label_scoring")
 
 
 def _quantised(name: str, given: dict[str, Any]) -> Iterator[RecipeError]:
@@ -122,7 +122,7 @@ def _quantised(name: str, given: dict[str, Any]) -> Iterator[RecipeError]:
     if found:
         method = found.get("quant_method", "unknown method") if isinstance(found, dict) else found
         yield RecipeError(
-            f"{name}: config.json", f"the weights are stored quantised ({method})", "unquantised weights expected to merge into",
+            f"{name}: config.json", f"the weights are stored quantised ({method})", "unquantised weights to merge into",
             "name the unquantised model, and set base_model.quantization to save memory in training",
         )  # fmt: skip
 
@@ -136,7 +136,7 @@ def _positions(recipe: Recipe, config: Any, longest: int) -> Iterator[RecipeErro
         found = f"is {recipe.prompt.max_tokens}, the base model has {positions} positions" + (
             f", and written labels take {beyond} more" if beyond else ""
         )
-        where, expected = f"{recipe.name}.yaml: prompt.max_tokens", f"at most {positions - beyond} expected"
+        where, expected = f"{recipe.name}.yaml: prompt.max_tokens", f"at most {positions - beyond}"
         yield RecipeError(where, found, expected, "lower it" + (", or evaluate.max_new_tokens" if beyond else ""))
 
 
@@ -158,7 +158,7 @@ def _beyond_vocabulary(recipe: Recipe, tokens: Tokens) -> Iterator[RecipeError]:
     if beyond:
         place, token = min(beyond)
         found = f"token {token!r} has the id {place}, the model has {rows} rows"
-        yield RecipeError(f"{recipe.base_model.name}: tokenizer", found, "a row for each token expected", OTHER)
+        yield RecipeError(f"{recipe.base_model.name}: tokenizer", found, "a row for each token", OTHER)
 
 
 def _targets(recipe: Recipe, tensors: Tensors) -> Iterator[RecipeError]:
@@ -172,4 +172,4 @@ def _targets(recipe: Recipe, tensors: Tensors) -> Iterator[RecipeError]:
     if layers and (missing := [target for target in named if target.rpartition(".")[2] not in layers]):
         where, known = f"{recipe.name}.yaml: lora.target_modules", ", ".join(sorted(layers))
         found = f"{missing[0]!r} is no layer of this base model"
-        yield RecipeError(where, found, f"names of its layers expected ({known:.300})", "correct it, or set it to all-linear")
+        yield RecipeError(where, found, f"names of its layers ({known:.300})", "correct it, or set it to all-linear")

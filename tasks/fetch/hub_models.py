@@ -36,7 +36,7 @@ def listing(name: str, revision: str | None) -> RepositoryFiles:
 
         info = HfApi(token=token()).model_info(name, revision=revision, files_metadata=True)
     if not re.fullmatch(r"[0-9a-f]{40}", str(info.sha)):  # it becomes part of a folder's name
-        raise ServiceError(f"{name} on the Hub", f"names {str(info.sha)!r:.60} as its commit", "a hash expected", "look at HF_ENDPOINT")
+        raise ServiceError(f"{name} on the Hub", f"names {str(info.sha)!r:.60} as its commit", "a hash", "look at HF_ENDPOINT")
     files = info.siblings or []
     large = {file.rfilename: file.lfs.sha256 for file in files if file.lfs}
     return RepositoryFiles(str(info.sha), {file.rfilename: file.size or 0 for file in files}, large)
@@ -70,7 +70,7 @@ def _fetch(name: str, found: RepositoryFiles, files: list[str], folder: Path, wh
             bar.reach(done // 1000)
             if file in found.sha256 and sha256_of(path) != found.sha256[file]:
                 path.unlink()
-                raise ServiceError(f"{name} on the Hub", f"{file} came damaged", f"sha256 {found.sha256[file]} expected", "fetch it again")
+                raise ServiceError(f"{name} on the Hub", f"{file} came damaged", f"sha256 {found.sha256[file]}", "fetch it again")
 
 
 def _reach(bar: Progress, before: int, done: int) -> None:

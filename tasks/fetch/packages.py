@@ -64,16 +64,14 @@ def check_requirement(requirement: str) -> None:
         )
     except subprocess.TimeoutExpired:
         raise ServiceError(
-            f"pip: {requirement}", f"no answer in {LOOK_SECONDS:.0f} s", "an index expected", "check pip's configuration (pip config list)"
+            f"pip: {requirement}", f"no answer in {LOOK_SECONDS:.0f} s", "an index", "check pip's configuration (pip config list)"
         ) from None
     lines = [line.strip() for line in f"{done.stdout}\n{done.stderr}".splitlines()]
     if done.returncode:
         raise _fault(requirement, [line for line in lines if line])
     versions = next((line.partition(": ")[2] for line in lines if line.startswith("Available versions: ")), "")
     if version not in versions.split(", "):
-        raise RecipeError(
-            f"pip: {requirement}", "no such version", f"one of the index's versions expected: {versions}", "correct the recipe"
-        )
+        raise RecipeError(f"pip: {requirement}", "no such version", f"one of the index's versions: {versions}", "correct the recipe")
 
 
 def _pip() -> list[str]:
@@ -114,6 +112,6 @@ def _fault(requirement: str, lines: list[str]) -> RecipeError | ServiceError:
     last = (errors or lines or ["pip said nothing"])[-1].removeprefix("ERROR: ")
     unreached = any("connection broken" in line or ("Could not fetch URL" in line and ": 404 " not in line) for line in lines)
     if unreached or not re.match(r"No matching distribution|Invalid requirement", last):
-        return ServiceError(f"pip: {requirement}", last, "a wheel expected", "check the network and pip's configuration (pip config list)")
+        return ServiceError(f"pip: {requirement}", last, "a wheel", "check the network and pip's configuration (pip config list)")
     versions = next((match[1] for line in errors if (match := re.search(r"\(from versions: (.*)\)", line))), "none")
-    return RecipeError(f"pip: {requirement}", last, f"one of the index's versions expected: {versions}", "correct the recipe")
+    return RecipeError(f"pip: {requirement}", last, f"one of the index's versions: {versions}", "correct the recipe")

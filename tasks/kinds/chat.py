@@ -49,9 +49,9 @@ def check_tokens(recipe: Recipe, tokens: Tokens) -> None:
     least = LEAST_TEXT * (len(prompt) + 1)
     if recipe.prompt.max_tokens < least:
         found = f"{recipe.prompt.max_tokens} tokens leave no room for the text"
-        raise RecipeError(f"{recipe.name}.yaml: prompt.max_tokens", found, f"at least {least} expected", "raise it")
+        raise RecipeError(f"{recipe.name}.yaml: prompt.max_tokens", found, f"at least {least}", "raise it")
     if not answer:
-        raise RecipeError(f"{recipe.name}.yaml: prompt.chat_template", "renders no answer", "the answer last expected", "mend it")
+        raise RecipeError(f"{recipe.name}.yaml: prompt.chat_template", "renders no answer", "the answer last", "mend it")
 
 
 def example(recipe: Recipe, tokens: Tokens, row: Row) -> Example:
@@ -65,7 +65,7 @@ def example(recipe: Recipe, tokens: Tokens, row: Row) -> Example:
     """
     for name in ("text", "answer"):
         if not row[name].strip():
-            raise DataError(recipe.name, f"a row's {name} is empty", "words expected", "add an expectation that rejects such rows")
+            raise DataError(recipe.name, f"a row's {name} is empty", "words", "add an expectation that rejects such rows")
     if row.get("rejected"):
         _example(recipe, tokens, row, "rejected")
     return _example(recipe, tokens, row, "answer")
@@ -255,7 +255,7 @@ def _example(recipe: Recipe, tokens: Tokens, row: Row, name: str) -> Example:
     prompt, cut = _fitted(recipe, tokens, messages, max(longest - len(ids), longest // LEAST_TEXT))
     if len(prompt) - spanned + len(ids) > longest:
         found = f"an answer of {len(ids)} tokens in row {row.get('row', '?')} leaves the text less than a fourth of {longest}"
-        raise AnswerTooLong(f"{recipe.name}.yaml: prompt.max_tokens", found, "more room expected", "raise it")
+        raise AnswerTooLong(f"{recipe.name}.yaml: prompt.max_tokens", found, "more room", "raise it")
     return Example(prompt[: len(prompt) - spanned], ids, cut)
 
 
@@ -268,7 +268,7 @@ def _ids(recipe: Recipe, tokens: Tokens, messages: list[Message], answer: str) -
     before, whole = render(recipe, tokens, messages), render(recipe, tokens, messages, answer.strip())
     if not whole.startswith(before):
         where = f"{recipe.name}.yaml: prompt.chat_template"
-        raise RecipeError(where, "what it renders before an answer is not how the answered one begins", "the same expected", "mend it")
+        raise RecipeError(where, "what it renders before an answer is not how the answered one begins", "the same", "mend it")
     prompt, both = _prompt(tokens, before), _prompt(tokens, whole)
     met = next((place for place, (one, other) in enumerate(zip(prompt, both, strict=False)) if one != other), min(len(prompt), len(both)))
     prompt, ids = prompt[:met], both[met:]

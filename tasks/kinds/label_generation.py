@@ -40,12 +40,12 @@ def check_tokens(recipe: Recipe, tokens: Tokens) -> None:
     where, names = f"{recipe.name}.yaml", recipe.labels.names
     spelt = {name: tuple(tokens.encode(write(recipe, [name]))) for name in names}
     if len(set(spelt.values())) < len(names):
-        raise RecipeError(f"{where}: labels.names", "two labels are the same tokens", "labels that differ expected", "choose other words")
+        raise RecipeError(f"{where}: labels.names", "two labels are the same tokens", "labels that differ", "choose other words")
     check_room(recipe, tokens, len(_answer(recipe, tokens, _named(recipe))), " beside an answer of all labels")
     longest = max(len(_answer(recipe, tokens, [name])) for name in names)
     if recipe.evaluate.max_new_tokens < longest:
         found = f"{recipe.evaluate.max_new_tokens} tokens are less than the answer of one label"
-        raise RecipeError(f"{where}: evaluate.max_new_tokens", found, f"at least {longest} expected", "raise it")
+        raise RecipeError(f"{where}: evaluate.max_new_tokens", found, f"at least {longest}", "raise it")
 
 
 def longest(recipe: Recipe, tokens: Tokens) -> int:
@@ -63,7 +63,7 @@ def example(recipe: Recipe, tokens: Tokens, row: Row) -> Example:
     """
     labels = labels_of(row)
     if unknown := [label for label in labels if label not in recipe.labels.names]:
-        raise DataError(recipe.name, f"a row's label is {unknown[0]!r:.60}", f"one of {list(recipe.labels.names)} expected", "split again")
+        raise DataError(recipe.name, f"a row's label is {unknown[0]!r:.60}", f"one of {list(recipe.labels.names)}", "split again")
     answer = _answer(recipe, tokens, labels)
     prompt, cut = build_prompt(recipe, tokens, row["text"], recipe.prompt.max_tokens - len(answer))
     return Example(prompt, answer, cut)

@@ -56,10 +56,10 @@ def label_ids(recipe: Recipe, tokens: Tokens) -> list[int]:
     for answer, ids in zip(_answers(recipe), _encoded(recipe, tokens), strict=True):
         if len(ids) != 1:
             several = f"answer {answer!r} is {len(ids)} tokens {[tokens.decode([i]) for i in ids]} of this base model"
-            raise RecipeError(where, several, "one token expected", "choose another word, or set evaluate.label_score: log_probability")
+            raise RecipeError(where, several, "one token", "choose another word, or set evaluate.label_score: log_probability")
         found.append(ids[0])
     if len(set(found)) != len(found):
-        raise RecipeError(where, f"labels share a token: {found}", "one token of its own for each label expected", "choose other words")
+        raise RecipeError(where, f"labels share a token: {found}", "one token of its own for each label", "choose other words")
     return found
 
 
@@ -77,10 +77,10 @@ def scored_answers(recipe: Recipe, tokens: Tokens) -> list[list[int]]:
     for (one, ids), (other, longer) in begun:
         if ids == longer:
             found = f"{one!r} and {other!r} are the same tokens {ids} of this base model"
-            raise RecipeError(f"{where}: labels.names", found, "labels that differ expected", "choose other words")
+            raise RecipeError(f"{where}: labels.names", found, "labels that differ", "choose other words")
         if not recipe.train.loss_on_end:
             found = f"is false where the answer of {one!r} begins that of {other!r}"
-            raise RecipeError(f"{where}: train.loss_on_end", found, "a trained end token expected", "remove it, or choose other words")
+            raise RecipeError(f"{where}: train.loss_on_end", found, "a trained end token", "remove it, or choose other words")
     return [[*ids, tokens.eos_id] for ids in answers] if begun else answers
 
 
@@ -103,7 +103,7 @@ def example(recipe: Recipe, tokens: Tokens, row: Row) -> Example:
     """
     names = recipe.labels.names
     if row["label"] not in names:
-        raise DataError(recipe.name, f"a row's label is {row['label']!r:.60}", f"one of {list(names)} expected", "split again")
+        raise DataError(recipe.name, f"a row's label is {row['label']!r:.60}", f"one of {list(names)}", "split again")
     answer = [*tokens.encode(recipe.prompt.answer.format(label=row["label"])), tokens.eos_id]
     prompt, cut = build_prompt(recipe, tokens, row["text"], recipe.prompt.max_tokens - _longest(recipe, tokens))
     return Example(prompt, answer, cut)

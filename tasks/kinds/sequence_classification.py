@@ -43,7 +43,7 @@ def example(recipe: Recipe, tokens: Tokens, row: Row) -> Example:
     names = recipe.labels.names
     prompt, cut = build_prompt(recipe, tokens, row["text"], recipe.prompt.max_tokens)
     if row["label"] not in names:
-        raise DataError(recipe.name, f"a row's label is {row['label']!r:.60}", f"one of {list(names)} expected", "split again")
+        raise DataError(recipe.name, f"a row's label is {row['label']!r:.60}", f"one of {list(names)}", "split again")
     return Example(prompt, [names.index(row["label"])], cut)
 
 

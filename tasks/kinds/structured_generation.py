@@ -45,7 +45,7 @@ def check_tokens(recipe: Recipe, tokens: Tokens) -> None:
         raise RecipeError(
             f"{recipe.name}.yaml: prompt.stop",
             f"{stop!r} is {len(ids)} tokens of this base model",
-            "one token expected",
+            "one token",
             "add it to prompt.new_tokens",
         )
     check_room(recipe, tokens, recipe.evaluate.max_new_tokens, " beside evaluate.max_new_tokens")
@@ -59,19 +59,19 @@ def example(recipe: Recipe, tokens: Tokens, row: Row) -> Example:
     """
     for name in ("text", *recipe.data.fields):
         if not row[name].strip():
-            raise DataError(recipe.name, f"a row's {name} is empty", "words expected", "add an expectation that rejects such rows")
+            raise DataError(recipe.name, f"a row's {name} is empty", "words", "add an expectation that rejects such rows")
         if recipe.prompt.stop and name != "text" and recipe.prompt.stop in row[name]:
             found = f"a row's {name} holds {recipe.prompt.stop!r}"
-            raise DataError(recipe.name, found, "a text without it expected", "choose another stop")
+            raise DataError(recipe.name, found, "a text without it", "choose another stop")
     if row[LABEL] not in recipe.labels.names:
-        raise DataError(recipe.name, f"a row's label is {row[LABEL]!r:.60}", f"one of {list(recipe.labels.names)} expected", "split again")
+        raise DataError(recipe.name, f"a row's label is {row[LABEL]!r:.60}", f"one of {list(recipe.labels.names)}", "split again")
     given = {name: row[name].strip() for name in recipe.data.fields} | {LABEL: row[LABEL]}
     said = {name: literal(recipe, tokens, value) for name, value in given.items()}
     answer = tokens.encode(recipe.prompt.answer.format(**said)) + ([] if recipe.prompt.stop else [tokens.eos_id])
     room, least = recipe.prompt.max_tokens - len(answer), least_tokens(recipe, tokens)
     if room < least:
         found = f"an answer of {len(answer)} tokens leaves no room for a text"
-        expected = f"at least {len(answer) + least} expected"
+        expected = f"at least {len(answer) + least}"
         raise DataError(f"{recipe.name}: prompt.max_tokens", found, expected, "raise it, or reject such rows")
     prompt, cut = build_prompt(recipe, tokens, row["text"], room)
     return Example(prompt, answer, cut)

@@ -116,7 +116,7 @@ class Airflow:
             answer = self._request(method, path, options)
         except httpx.HTTPError as error:
             found = f"no answer ({error.__class__.__name__}: {error})"
-            raise ServiceError(f"Airflow at {self.url}", found, "a running API server expected", "see loraflow up, or its logs") from None
+            raise ServiceError(f"Airflow at {self.url}", found, "a running API server", "see loraflow up, or its logs") from None
         if answer.status_code == 400:
             reason = str(answer.json()["detail"]).split("\n\n")[0]  # below it: the schema, and the value once more
             raise RecipeError("trigger form", reason, remedy="correct the value")

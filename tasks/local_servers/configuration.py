@@ -181,7 +181,7 @@ def check_paths(settings: Settings) -> None:
     """
     for what, path in (("LORAFLOW_HOME", settings.home), ("the checkout", CHECKOUT)):
         if os.path.expandvars(path) != str(path):
-            expected = "no $ before the name of an environment variable, which Airflow would replace, expected"
+            expected = "no $ before the name of an environment variable, which Airflow would replace,"
             raise SettingsError(what, f"is {path}", expected, "rename the folder")
 
 

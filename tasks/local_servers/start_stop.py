@@ -114,7 +114,7 @@ def _same(places: Places, current: Settings) -> State:
     if names:
         theirs = ", ".join(f"LORAFLOW_{name.upper()}={state.settings.get(name) or ''}" for name in names)
         ours = ", ".join(shown(current)[name] or "nothing" for name in names)
-        raise RecipeError("servers", f"they run with {theirs}", f"{ours} expected", "make down first, or set what they were started with")
+        raise RecipeError("servers", f"they run with {theirs}", f"{ours}", "make down first, or set what they were started with")
     return state
 
 
@@ -127,7 +127,7 @@ def _check_port(port: int, variable: str, whose: str) -> None:
             raise RecipeError(
                 f"port {port}",
                 f"not to be had for {whose} ({error.strerror})",
-                "a free port expected",
+                "a free port",
                 f"end what uses it, or set {variable}",
             ) from None
 
@@ -181,7 +181,7 @@ def _get(url: str) -> httpx.Response | None:
 
 def _failure(places: Places, name: str | None, found: str = "ended while starting") -> ServiceError:
     log = places.logs / f"{name or 'keeper'}.log"
-    return ServiceError(name or "servers", found, "a running server expected", f"see the end of {log}:\n{tail(log)}")
+    return ServiceError(name or "servers", found, "a running server", f"see the end of {log}:\n{tail(log)}")
 
 
 def tail(log: Path) -> str:

@@ -84,12 +84,12 @@ def lack_of_memory(recipe: Recipe, step: str, halvings: int, found: str) -> OutO
         size, smaller = now.evaluate.batch_size, then.evaluate.batch_size
         had, takes = _rows(size), _rows(smaller)
     if size > 1:
-        return OutOfMemoryError(step, f"{found} with {had}", "a batch that fits expected", f"a retry takes {takes}")
+        return OutOfMemoryError(step, f"{found} with {had}", "a batch that fits", f"a retry takes {takes}")
     key = "train.per_device_train_batch_size" if step in TRAINING else "evaluate.batch_size"
     remedy = "raise the memory (pods.resources.memory, or a larger GPU) or lower prompt.max_tokens"
     if step in TRAINING and not recipe.train.activation_checkpointing:
         remedy += ", or set train.activation_checkpointing: true"
-    return RecipeError(f"{recipe.name}.yaml: {key}", f"{found} with {had}", "room for a single row expected", remedy)
+    return RecipeError(f"{recipe.name}.yaml: {key}", f"{found} with {had}", "room for a single row", remedy)
 
 
 def _next(size: int) -> int:

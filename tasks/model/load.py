@@ -79,14 +79,10 @@ def load_model(
             )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         detail = in_one_line(error)
-        raise ContractError(
-            str(folder), f"no loadable model ({detail})", "config and safetensors expected", "fetch or merge it again"
-        ) from error
+        raise ContractError(str(folder), f"no loadable model ({detail})", "config and safetensors", "fetch or merge it again") from error
     drawn = {HEAD_WEIGHT} if classes and not _has_head(folder) else set()
     if missing := sorted(report["missing_keys"] - drawn):
-        raise ContractError(
-            str(folder), f"weights are missing: {missing[:5]}", "every weight of the model expected", "fetch or merge it again"
-        )
+        raise ContractError(str(folder), f"weights are missing: {missing[:5]}", "every weight of the model", "fetch or merge it again")
     if classes and any((folder / name).exists() for name in TOKENIZER_FILES):  # the head looks for a row's last token that is none
         model.config.get_text_config().pad_token_id = Tokens(folder).pad_id
     if drawn:
@@ -195,9 +191,9 @@ def load_adapter(
             saved = set(file.keys())
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         detail = in_one_line(error)
-        raise ContractError(str(adapter), f"not loadable on this base ({detail})", "its own adapter expected", "train again") from error
+        raise ContractError(str(adapter), f"not loadable on this base ({detail})", "its own adapter", "train again") from error
     if unmatched := saved ^ set(get_peft_model_state_dict(tuned, save_embedding_layers=False if head or rows else "auto")):
-        raise ContractError(str(adapter), f"weights without a counterpart: {sorted(unmatched)[:5]}", "none expected", "train again")
+        raise ContractError(str(adapter), f"weights without a counterpart: {sorted(unmatched)[:5]}", "none", "train again")
     keep_bias(tuned)
     return tuned
 

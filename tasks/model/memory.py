@@ -55,7 +55,7 @@ def room_for(model: Path) -> Iterator[None]:
         if (found := shortage(error)) is None:
             raise
         remedy = "raise the memory (pods.resources.memory, or a larger GPU), or pack it by base_model.quantization"
-        raise RecipeError(str(model), f"{found} while it was loaded", "room for the whole model expected", remedy) from None
+        raise RecipeError(str(model), f"{found} while it was loaded", "room for the whole model", remedy) from None
 
 
 def free() -> None:

@@ -31,7 +31,7 @@ def extended(recipe: Recipe, base: Path) -> Tokens:
         return plain
     if known := [token for token in new if plain.id_of(token) is not None]:
         where = f"{recipe.name}.yaml: prompt.new_tokens"
-        raise RecipeError(where, f"this base model knows {known[0]!r} already", "tokens that are new to it expected", "remove it")
+        raise RecipeError(where, f"this base model knows {known[0]!r} already", "tokens that are new to it", "remove it")
     return Tokens(base, new)
 
 

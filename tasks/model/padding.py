@@ -63,7 +63,7 @@ def check_padding(recipe: Recipe, model: Any, tokens: Tokens) -> None:
             f"{recipe.name}.yaml: base_model.name",
             f"{recipe.base_model.name} ({model.config.model_type}) reads a text {'beside a longer one' if batched else 'with positions'} "
             f"differently than alone: its hidden states change by {change:.1%}",
-            f"at most {limit:.1%} expected",
+            f"at most {limit:.1%}",
             f"choose another base model{', or set ' + ' and '.join(f'{key}: 1' for key in batched) if batched else ''}",
         )
 

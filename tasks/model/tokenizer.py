@@ -54,7 +54,7 @@ class Tokens:
         self._fast.no_truncation()
         self._spellings: dict[str, _Spelling] = {}
         if self._tokenizer.eos_token_id is None:
-            raise RecipeError(str(folder), "the tokenizer has no end token", "an eos_token expected", "choose another base model")
+            raise RecipeError(str(folder), "the tokenizer has no end token", "an eos_token", "choose another base model")
         self.eos_id: int = self._tokenizer.eos_token_id
         """Id of the end token."""
 
@@ -244,12 +244,12 @@ def _load(folder: Path) -> Any:
     except Exception as error:  # transformers and tokenizers raise nothing narrower
         detail = " ".join(str(error).split())[:300]
         raise RecipeError(
-            str(folder), f"transformers loads no tokenizer from it ({detail})", "a fast tokenizer expected",
+            str(folder), f"transformers loads no tokenizer from it ({detail})", "a fast tokenizer",
             "choose a base model that ships tokenizer.json",
         ) from None  # fmt: skip
     if not hasattr(found, "backend_tokenizer"):
         raise RecipeError(
-            str(folder), f"its tokenizer is the slow {type(found).__name__}", "a fast tokenizer expected",
+            str(folder), f"its tokenizer is the slow {type(found).__name__}", "a fast tokenizer",
             "choose a base model that ships tokenizer.json",
         )  # fmt: skip
     return found

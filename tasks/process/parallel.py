@@ -120,7 +120,7 @@ def _join(context: Any, folder: Path, what: str, asked: Callable[[], bool], kill
     if found := next((fault.text for fault in faults if fault.rank == first), None):
         raise RuntimeError(f"{which} failed:\n{found}")
     how = signal_name or f"exit code {context.processes[first].exitcode}"
-    raise ServiceError(what, f"{which} ended by {how}", "all of them at work expected", "a retry goes on from what is whole")
+    raise ServiceError(what, f"{which} ended by {how}", "all of them at work", "a retry goes on from what is whole")
 
 
 @dataclass(frozen=True)

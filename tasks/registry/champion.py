@@ -68,5 +68,5 @@ def _artifact(name: str, version: int, path: str, folder: Path) -> Path:
             return Path(mlflow.artifacts.download_artifacts(f"{where}/{path}", dst_path=None if local else str(folder)))
     except (MlflowException, OSError) as error:
         detail = in_one_line(error)
-        raise ServiceError(where, f"{path} not to be had ({detail})", "a model version's files expected", "look at the store") from None
-    raise ContractError(where, f"no {path}", "a version that `register` made expected", "register it again")
+        raise ServiceError(where, f"{path} not to be had ({detail})", "a model version's files", "look at the store") from None
+    raise ContractError(where, f"no {path}", "a version that `register` made", "register it again")

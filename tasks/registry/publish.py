@@ -28,7 +28,7 @@ def namespace(hub: str) -> str:
     """
     kind, _, rest = hub.partition(":")
     if kind not in ("hub", "folder") or not rest or (kind == "hub" and not re.fullmatch(r"[A-Za-z0-9_]+([.-][A-Za-z0-9_]+)*", rest)):
-        raise ContractError("LORAFLOW_HUB", f"is {hub!r}", "folder:PATH or hub:NAMESPACE expected", "set it so")
+        raise ContractError("LORAFLOW_HUB", f"is {hub!r}", "folder:PATH or hub:NAMESPACE", "set it so")
     return rest if kind == "hub" else FOLDER_NAMESPACE
 
 
@@ -70,7 +70,7 @@ def _to_folder(folder: Path, target: Path) -> Path:
     except OSError as error:
         shutil.rmtree(new, ignore_errors=True)
         raise ServiceError(
-            str(target), f"cannot be written ({error.strerror or error})", "a writable folder with room expected", "mend that, then retry"
+            str(target), f"cannot be written ({error.strerror or error})", "a writable folder with room", "mend that, then retry"
         ) from error
     return target
 
@@ -79,7 +79,7 @@ def _to_hub(folder: Path, repository: str, message: str) -> str:
     """One commit that adds, replaces and removes files; a repository that is not there is created, private."""
     if not (ours := token()):
         raise ContractError(
-            "HF_TOKEN", "not set", "a token that may write to the Hub expected", "set it, or publish to a folder (LORAFLOW_HUB=folder:PATH)"
+            "HF_TOKEN", "not set", "a token that may write to the Hub", "set it, or publish to a folder (LORAFLOW_HUB=folder:PATH)"
         )
     from huggingface_hub import HfApi
 
@@ -100,7 +100,5 @@ def _fault(repository: str, error: Exception) -> LoraflowError:
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
     where = f"Hub repository {repository}"
     if isinstance(error, ValueError) or (status is not None and 400 <= status < 500 and status not in (408, 429)):
-        return ContractError(where, f"refused ({detail})", "leave to write expected", "look at HF_TOKEN's rights and the namespace")
-    return ServiceError(
-        where, f"not reached or broken off ({detail})", "an answer expected", "look at HF_ENDPOINT and the network, then retry"
-    )
+        return ContractError(where, f"refused ({detail})", "leave to write", "look at HF_TOKEN's rights and the namespace")
+    return ServiceError(where, f"not reached or broken off ({detail})", "an answer", "look at HF_ENDPOINT and the network, then retry")

@@ -53,7 +53,7 @@ class Tuned(PythonModel):  # type: ignore[misc]
         texts = (model_input.iloc[:, 0] if isinstance(model_input, pd.DataFrame) else pd.Series(model_input)).tolist()
         for row, text in enumerate(texts):
             if not isinstance(text, str) or not text.strip():
-                raise DataError(f"row {row}", "no text", "a text that is not empty expected", "leave such rows out")
+                raise DataError(f"row {row}", "no text", "a text that is not empty", "leave such rows out")
         kind = kind_of(self.recipe)
         return pd.DataFrame(kind.respond(self.recipe, self.model, self.tokens, texts), columns=list(kind.response(self.recipe)))
 

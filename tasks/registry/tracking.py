@@ -58,7 +58,7 @@ def client() -> "MlflowClient":
         raise SettingsError(
             "LORAFLOW_MLFLOW_URI",
             "its user name or password holds a character that MLflow's client cannot send",
-            "characters of Latin-1 expected",
+            "characters of Latin-1",
             "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead",
         ) from None
     mlflow.set_tracking_uri(uri)
@@ -70,11 +70,11 @@ def client() -> "MlflowClient":
         detail = in_one_line(error)
         if REFUSED.search(detail):
             remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or give that account the right"
-            raise SettingsError(f"MLflow at {uri}", f"refused us ({detail})", "an account that may use it expected", remedy) from None
+            raise SettingsError(f"MLflow at {uri}", f"refused us ({detail})", "an account that may use it", remedy) from None
         raise ServiceError(
             f"MLflow at {uri}",
             f"no answer ({detail})",
-            "a tracking server expected",
+            "a tracking server",
             "start it, or mend LORAFLOW_MLFLOW_URI",
         ) from None
     return found
@@ -95,7 +95,7 @@ def answering(what: str) -> Iterator[None]:
         detail = in_one_line(error)
         where = f"{what}: MLflow at {settings().mlflow_tracking_uri}"
         raise ServiceError(
-            where, f"refused or did not answer ({detail})", "an answer expected", "look at its log, then try again"
+            where, f"refused or did not answer ({detail})", "an answer", "look at its log, then try again"
         ) from None  # its own text would repeat the address, password and all
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
+from tasks.errors import explain
 from tasks.schema.section import Section
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
@@ -27,7 +28,7 @@ def _inside(path: str) -> str:
     """A path that cannot lead out of the folder that it is taken below."""
     parts = path.split("/")
     if not path or path.startswith("/") or "\\" in path or not path.isprintable() or {"", ".", ".."} & set(parts):
-        raise ValueError(f"{path!r:.80} is no path below a folder: names with / between them expected, without . and ..; correct it")
+        raise ValueError(explain(f"{path!r:.80} is no path below a folder", "names with / between them, without . and ..", "correct it"))
     return path
 
 
@@ -51,18 +52,18 @@ class Source(Section):
 
     def _problems(self) -> Iterator[str]:
         if self.file is not None and not self.file.is_absolute():
-            yield f"file is {str(self.file)!r:.80}, an absolute path expected, since steps run in many folders; correct it"
+            yield explain(f"file is {str(self.file)!r:.80}", "an absolute path, since steps run in many folders", "correct it")
         given = [key for key in ("pypi", "hub", "file", "url") if getattr(self, key) is not None]
         if len(given) > 1 or (not given and self.mirror is None):
-            yield f"{len(given)} sources given ({', '.join(given) or 'none'}), exactly one of pypi, hub, file, url expected"
+            yield explain(f"{len(given)} sources given ({', '.join(given) or 'none'})", "exactly one of pypi, hub, file, url")
         if (self.pypi or self.hub) is None and self.member is not None:
             yield "member is given without pypi or hub; remove it or name the package"
         if (self.pypi or self.hub) is not None and self.member is None:
-            yield f"member is missing, a path inside {self.pypi or self.hub} expected; add it"
+            yield explain("member is missing", f"a path inside {self.pypi or self.hub}", "add it")
         if (self.hub is None) != (self.revision is None):
             yield "hub and revision go together; give both or neither"
         if self.sha256 is None and (self.pypi or self.hub or self.url):
-            yield "sha256 is missing, a checksum expected for what comes over a network; add it"
+            yield explain("sha256 is missing", "a checksum for what comes over a network", "add it")
 
 
 Role = Literal["user", "assistant"]
@@ -107,9 +108,9 @@ class Table(Section):
 
     def _problems(self) -> Iterator[str]:
         if self.rejected is not None and self.answer is None:
-            yield "rejected is given without answer, both replies of a pair expected; name the better one's column"
+            yield explain("rejected is given without answer", "both replies of a pair", "name the better one's column")
         if self.turns and self.answer != self.text:
-            yield f"answer is {self.answer!r} with turns, the dialogue's column {self.text!r} expected; text and answer are in it"
+            yield explain(f"answer is {self.answer!r} with turns", f"the dialogue's column {self.text!r}", "text and answer are in it")
         if taken := sorted(set(self.fields) & set(PART_COLUMNS)):
             yield f"fields names {taken[0]!r}, a column that the data set has already; rename the field"
         if self.header is not None and self.format != "csv":

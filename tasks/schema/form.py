@@ -137,7 +137,7 @@ class Field:
             self._refuse(value, "correct the value")
 
     def _refuse(self, value: Any, remedy: str) -> NoReturn:
-        raise RecipeError(self.form, f"{self.name} is {value!r:.80}", f"{self.expected} expected", remedy)
+        raise RecipeError(self.form, f"{self.name} is {value!r:.80}", self.expected, remedy)
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ class Form:
         for profile in PROFILES:
             if isinstance(value, str) and value.strip() == profile:
                 return profile
-        expected = f"{_any_of(PROFILES)} expected"
+        expected = _any_of(PROFILES)
         raise RecipeError(f"trigger form of {self.name}", f"profile is {value!r:.80}", expected, "correct the value")
 
 

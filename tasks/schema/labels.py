@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from tasks.errors import explain
 from tasks.schema.section import Section
 
 
@@ -78,21 +79,21 @@ class Labels(Section):
 
     def _problems(self) -> Iterator[str]:
         if len(self.names) == 1:
-            yield f"names is {list(self.names)}, at least two labels expected, or none; add the others"
+            yield explain(f"names is {list(self.names)}", "at least two labels, or none", "add the others")
         if len(set(self.names)) != len(self.names):
-            yield f"names {list(self.names)} repeat a label, distinct labels expected; remove the copy"
+            yield explain(f"names {list(self.names)} repeat a label", "distinct labels", "remove the copy")
         rule = self.rule.labels() if self.rule else ()
         for name in (*rule, *([self.positive] if self.positive is not None else [])):
             if name not in self.names:
                 yield f"{name!r} is not among the names {list(self.names)}; use one of them"
         if isinstance(self.rule, Threshold) and len(self.names) != 2:
-            yield f"{len(self.names)} names with a threshold rule, 2 expected; a threshold parts two classes"
+            yield explain(f"{len(self.names)} names with a threshold rule", "2", "a threshold parts two classes")
         if rule and (without := [name for name in self.names if name not in rule]):
-            yield f"no row can be {without[0]!r} by the rule, a place in it for each name expected; add it or remove the name"
+            yield explain(f"no row can be {without[0]!r} by the rule", "a place in it for each name", "add it or remove the name")
         if len(self.names) == 2 and self.positive is None:
-            yield "positive is missing, one of two names expected; say which class f1 counts as found"
+            yield explain("positive is missing", "one of two names", "say which class f1 counts as found")
         if len(self.names) > 2 and self.positive is not None:
-            yield f"positive is given with {len(self.names)} names, two names expected; remove it"
+            yield explain(f"positive is given with {len(self.names)} names", "two names", "remove it")
 
     def columns(self) -> tuple[str, ...]:
         """The columns that the rule reads besides the label column."""

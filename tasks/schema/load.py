@@ -67,11 +67,11 @@ def load(path: Path) -> dict[str, Any]:
         known = ", ".join(file.stem for file in recipe_files(path.parent)) or "none"
         raise RecipeError(path.name, "no such recipe", f"one of: {known}", "name one of them") from None
     except UnicodeDecodeError as error:
-        raise RecipeError(path.name, f"not readable as YAML ({error})", "text in UTF-8 expected", "correct the file") from None
+        raise RecipeError(path.name, f"not readable as YAML ({error})", "text in UTF-8", "correct the file") from None
     if not isinstance(document, dict):
-        raise RecipeError(path.name, f"holds a {type(document).__name__}", "a YAML mapping expected", "mend the file")
+        raise RecipeError(path.name, f"holds a {type(document).__name__}", "a YAML mapping", "mend the file")
     if document.get("name") != path.stem:
-        raise RecipeError(path.name, f"name is {document.get('name')!r}", f"{path.stem!r} expected", "file and name go together")
+        raise RecipeError(path.name, f"name is {document.get('name')!r}", f"{path.stem!r}", "file and name go together")
     return document
 
 
@@ -127,12 +127,10 @@ def read_yaml(text: str, where: str) -> Any:
     try:
         return strict_yaml.load(text)
     except strict_yaml.RepeatedKeysError as error:
-        raise RecipeErrors(
-            [RecipeError(where, fault, "one value for each key expected", "keep one of them") for fault in error.faults]
-        ) from None
+        raise RecipeErrors([RecipeError(where, fault, "one value for each key", "keep one of them") for fault in error.faults]) from None
     except yaml.YAMLError as error:
         detail = " ".join(str(error).split())
-        raise RecipeError(where, f"not readable as YAML ({detail})", "YAML expected", "correct it") from None
+        raise RecipeError(where, f"not readable as YAML ({detail})", "YAML", "correct it") from None
 
 
 def lookup(recipe: Recipe, key: str) -> Any:
@@ -188,10 +186,10 @@ def _explain(where: str, fault: Any) -> RecipeError:
         remedy = f"did you mean {near[0]}?" if near else "remove it"
         return RecipeError(where, f"{key} is not a key of {section or 'the recipe'}", remedy=remedy)
     if fault["type"] == "missing":
-        return RecipeError(where, f"{key} is missing", "a value expected", "add it")
+        return RecipeError(where, f"{key} is missing", "a value", "add it")
     if fault["type"].startswith("union_tag"):
         found = f"{key}.{fault['ctx']['discriminator'].strip(chr(39))} is {fault['ctx'].get('tag', 'missing')!r:.80}"
-        return RecipeError(where, found, f"one of {', '.join(_tags(_models(path)))} expected", "correct it")
+        return RecipeError(where, found, f"one of {', '.join(_tags(_models(path)))}", "correct it")
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "value_error":
         return RecipeError(where, f"{key}: {message}" if key else message)

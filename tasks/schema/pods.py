@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from tasks.contracts import CONTRACTS
+from tasks.errors import explain
 from tasks.schema.section import Section
 
 StepName = Annotated[str, Field(pattern=r"^[a-z]+$")]
@@ -71,12 +72,12 @@ class Pods(Section):
                 if step not in CONTRACTS:
                     near = difflib.get_close_matches(step, CONTRACTS, n=1)
                     remedy = f"did you mean {near[0]}?" if near else f"one of: {', '.join(CONTRACTS)}"
-                    yield f"{key} holds {step}, the name of a step expected; {remedy}"
+                    yield explain(f"{key} holds {step}", "the name of a step", f"{remedy}")
         if "preflight" in self.gpu_steps:
             yield "gpu_steps holds preflight, which looks whether a GPU is worth asking for; remove it"
         for key, value in self.node_selector.items():
             if not LABEL.fullmatch(value) or not LABEL.fullmatch(key.rpartition("/")[2]) or not key:
-                yield f"node_selector holds {key}: {value!r:.80}, a label of Kubernetes expected; correct it"
+                yield explain(f"node_selector holds {key}: {value!r:.80}", "a label of Kubernetes", "correct it")
 
     def take(self, step: str) -> bool:
         """Whether a step runs as a pod, where the runner has pods."""

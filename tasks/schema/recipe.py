@@ -14,6 +14,7 @@ from typing import Literal
 import yaml
 from pydantic import Field
 
+from tasks.errors import explain
 from tasks.schema.data import Data, Name, Split, Validate
 from tasks.schema.labels import Labels, MarkedColumns
 from tasks.schema.pods import Pods
@@ -144,29 +145,31 @@ def _training_problems(recipe: Recipe) -> Iterator[str]:
     if recipe.kind == "structured_generation":
         yield from _structure_problems(recipe)
     elif recipe.prompt.stop or recipe.prompt.new_tokens:
-        yield f"prompt.stop or new_tokens is given with {recipe.kind}, structured_generation expected with it; remove it"
+        yield explain(f"prompt.stop or new_tokens is given with {recipe.kind}", "structured_generation with it", "remove it")
     yield from _answer_problems(recipe)
     if recipe.kind == "chat":
         yield from _chat_problems(recipe)
     elif recipe.prompt.chat_template or recipe.prompt.system or recipe.prompt.cut != "end":
         yield f"prompt.chat_template, system or cut is given with {recipe.kind}, which has no turns; remove it"
     elif not recipe.prompt.template:
-        yield f"prompt.template is missing, the prompt of {recipe.kind} expected; add it"
+        yield explain("prompt.template is missing", f"the prompt of {recipe.kind}", "add it")
     elif not head and not recipe.prompt.answer:
-        yield f"prompt.answer is missing, the answer of {recipe.kind} expected; add it"
+        yield explain("prompt.answer is missing", f"the answer of {recipe.kind}", "add it")
     if head and train.loss_on != "answer":
-        yield f"train.loss_on is {train.loss_on} with a classification head, answer expected; remove it"
+        yield explain(f"train.loss_on is {train.loss_on} with a classification head", "answer", "remove it")
     if train.class_weights and not head:
-        yield f"train.class_weights is given with {recipe.kind}, a classification head expected; use split.balance, or remove it"
+        yield explain(f"train.class_weights is given with {recipe.kind}", "a classification head", "use split.balance, or remove it")
     if isinstance(train.class_weights, tuple) and len(train.class_weights) != len(recipe.labels.names):
-        yield f"train.class_weights has {len(train.class_weights)} weights, {len(recipe.labels.names)} expected, one a label; correct it"
+        yield explain(
+            f"train.class_weights has {len(train.class_weights)} weights", f"{len(recipe.labels.names)}, one a label", "correct it"
+        )
     if train.eval_strategy != "no" and not recipe.split.validation:
-        yield "train.eval_strategy asks for a validation part, split.validation above 0 expected; enlarge it"
+        yield explain("train.eval_strategy asks for a validation part", "split.validation above 0", "enlarge it")
     if (train.eval_strategy == "steps") != (train.eval_steps is not None):
         yield "train.eval_strategy steps and train.eval_steps go together; give both or neither"
     known = ("loss", *METRICS[recipe.kind]) if head else ("loss",)
     if train.metric_for_best_model and (train.eval_strategy == "no" or train.metric_for_best_model not in known):
-        yield f"train.metric_for_best_model is {train.metric_for_best_model!r}, one of {', '.join(known)} with an eval_strategy expected"
+        yield explain(f"train.metric_for_best_model is {train.metric_for_best_model!r}", f"one of {', '.join(known)} with an eval_strategy")
 
 
 def _answer_problems(recipe: Recipe) -> Iterator[str]:
@@ -174,19 +177,19 @@ def _answer_problems(recipe: Recipe) -> Iterator[str]:
     several, answer = recipe.multi_label, recipe.prompt.answer
     if answer and several != ("{labels}" in answer):
         place = "{labels}" if several else "{label}"
-        yield f"prompt.answer is {answer!r}, {place} in the answer of {recipe.kind} expected; mark the place"
+        yield explain(f"prompt.answer is {answer!r}", f"{place} in the answer of {recipe.kind}", "mark the place")
     if several and recipe.train.loss_on == "labels":
-        yield f"train.loss_on is labels with {recipe.kind}, answer or sequence expected; remove it"
+        yield explain(f"train.loss_on is labels with {recipe.kind}", "answer or sequence", "remove it")
     if recipe.kind in ("label_scoring", "label_generation", "sequence_classification") and not recipe.labels.names:
-        yield f"labels.names is missing, the classes of {recipe.kind} expected; add them"
+        yield explain("labels.names is missing", f"the classes of {recipe.kind}", "add them")
     if several and (bad := [name for name in recipe.labels.names if name != " ".join(name.split())]):
-        yield f"labels.names holds {bad[0]!r}, names of one line without outer blanks expected; rename it"
+        yield explain(f"labels.names holds {bad[0]!r}", "names of one line without outer blanks", "rename it")
     if recipe.evaluate.decoding != "free" and not several:
         yield f"evaluate.decoding is given with {recipe.kind}, which writes no labels; remove it"
     if recipe.evaluate.label_score != "token" and recipe.kind != "label_scoring":
-        yield f"evaluate.label_score is given with {recipe.kind}, label_scoring expected with it; remove it"
+        yield explain(f"evaluate.label_score is given with {recipe.kind}", "label_scoring with it", "remove it")
     elif recipe.evaluate.label_score != "token" and recipe.train.loss_on == "labels":
-        yield "train.loss_on is labels with evaluate.label_score log_probability, answer or sequence expected; remove it"
+        yield explain("train.loss_on is labels with evaluate.label_score log_probability", "answer or sequence", "remove it")
 
 
 def _chat_problems(recipe: Recipe) -> Iterator[str]:
@@ -195,13 +198,13 @@ def _chat_problems(recipe: Recipe) -> Iterator[str]:
     if prompt.template or prompt.answer:
         yield "prompt.template or prompt.answer is given with chat, whose prompt is the chat template's; remove it"
     if recipe.labels.names:
-        yield "labels.names is given with chat, answers without labels expected; remove it"
+        yield explain("labels.names is given with chat", "answers without labels", "remove it")
     if any(table.answer is None for table in recipe.data.tables()):
-        yield "data.answer is missing, the column of the answers expected; name it"
+        yield explain("data.answer is missing", "the column of the answers", "name it")
     if recipe.train.loss_on == "labels":
-        yield "train.loss_on is labels with chat, answer or sequence expected; remove it"
+        yield explain("train.loss_on is labels with chat", "answer or sequence", "remove it")
     if recipe.evaluate.max_new_tokens >= prompt.max_tokens:
-        yield f"evaluate.max_new_tokens is {recipe.evaluate.max_new_tokens}, less than prompt.max_tokens expected; lower it"
+        yield explain(f"evaluate.max_new_tokens is {recipe.evaluate.max_new_tokens}", "less than prompt.max_tokens", "lower it")
 
 
 def _structure_problems(recipe: Recipe) -> Iterator[str]:
@@ -211,17 +214,17 @@ def _structure_problems(recipe: Recipe) -> Iterator[str]:
     names = [name for _, name, _, _ in pieces if name is not None]
     expected = sorted([*recipe.data.fields, "label"])
     if not recipe.labels.names:
-        yield "labels.names is missing, the classes of {label} expected; add them"
+        yield explain("labels.names is missing", "the classes of {label}", "add them")
     if sorted(names) != expected:
-        yield f"prompt.answer names the fields {sorted(names)}, data.fields and label, {expected}, expected once each; correct it"
+        yield explain(f"prompt.answer names the fields {sorted(names)}", f"data.fields and label, {expected}, once each", "correct it")
     if any(not marker.strip() for marker, name, _, _ in pieces[1:] if name is not None):
-        yield "prompt.answer has fields without a marker between them, words to part them by expected; add a marker"
+        yield explain("prompt.answer has fields without a marker between them", "words to part them by", "add a marker")
     if prompt.stop and not prompt.answer.endswith(prompt.stop):
-        yield f"prompt.answer does not end with prompt.stop {prompt.stop!r}, the token that ends an answer expected last; add it"
+        yield explain(f"prompt.answer does not end with prompt.stop {prompt.stop!r}", "the token that ends an answer last", "add it")
     if recipe.train.loss_on == "labels":
-        yield "train.loss_on is labels with structured_generation, answer or sequence expected; remove it"
+        yield explain("train.loss_on is labels with structured_generation", "answer or sequence", "remove it")
     if recipe.evaluate.max_new_tokens >= prompt.max_tokens:
-        yield f"evaluate.max_new_tokens is {recipe.evaluate.max_new_tokens}, less than prompt.max_tokens expected; lower it"
+        yield explain(f"evaluate.max_new_tokens is {recipe.evaluate.max_new_tokens}", "less than prompt.max_tokens", "lower it")
     if prompt.new_tokens and not isinstance(targets, str) and "lm_head" in targets:
         yield "lora.target_modules holds lm_head, whose rows of new tokens are kept with the adapter; remove it"
 
@@ -230,25 +233,25 @@ def _data_problems(recipe: Recipe) -> Iterator[str]:
     """What does not fit between data, labels and split."""
     data, labels, split = recipe.data, recipe.labels, recipe.split
     if labels.names and not isinstance(labels.rule, MarkedColumns) and any(table.label is None for table in data.tables()):
-        yield "data.label is missing, the column of the labels expected; name it, or remove labels"
+        yield explain("data.label is missing", "the column of the labels", "name it, or remove labels")
     if not labels.names and any(table.label is not None for table in data.tables()):
-        yield "data.label is given without labels.names, the classes expected; add them, or remove it"
+        yield explain("data.label is given without labels.names", "the classes", "add them, or remove it")
     if recipe.kind != "structured_generation" and any(table.fields for table in data.tables()):
         yield f"data.fields is given with {recipe.kind}, which writes no fields; remove it"
     if recipe.kind != "chat" and any(table.answer or table.rejected or table.turns for table in data.tables()):
         yield f"data.answer, rejected or turns is given with {recipe.kind}, which has no replies; remove it"
     if recipe.multi_label and (bad := [name for name in labels.names if LABEL_SEPARATOR in name]):
-        yield f"labels.names holds {bad[0]!r}, names without {LABEL_SEPARATOR!r} expected, which parts a row's labels; rename it"
+        yield explain(f"labels.names holds {bad[0]!r}", f"names without {LABEL_SEPARATOR!r}, which parts a row's labels", "rename it")
     if split.balance != "none" and (recipe.multi_label or not labels.names):
-        yield f"split.balance is {split.balance}, none expected where a row has not exactly one label; remove it"
+        yield explain(f"split.balance is {split.balance}", "none where a row has not exactly one label", "remove it")
     if data.test is None and split.test == 0:
-        yield "split.test is 0 without data.test, test rows expected; enlarge it, or name a published test file"
+        yield explain("split.test is 0 without data.test", "test rows", "enlarge it, or name a published test file")
     if split.published == "pooled" and data.test is None:
-        yield "split.published is pooled without data.test, a published test file expected; remove it"
+        yield explain("split.published is pooled without data.test", "a published test file", "remove it")
     if split.published == "pooled" and split.test == 0:
-        yield "split.test is 0 with both files pooled, test rows expected; enlarge it"
+        yield explain("split.test is 0 with both files pooled", "test rows", "enlarge it")
     if data.test is None and split.published_rows is not None:
-        yield "split.published_rows is given without data.test, a published test file expected; remove it"
+        yield explain("split.published_rows is given without data.test", "a published test file", "remove it")
 
 
 def _metric_problems(recipe: Recipe) -> Iterator[str]:
@@ -257,15 +260,15 @@ def _metric_problems(recipe: Recipe) -> Iterator[str]:
     named = {"gate": (recipe.gate.metric, *recipe.gate.floors), "sweep": recipe.sweep.metrics if recipe.sweep else ()}
     for section, names in named.items():
         if bad := [name for name in names if name not in known]:
-            yield f"{section} names the metric {bad[0]!r}, one of {', '.join(known)} expected; correct the name"
+            yield explain(f"{section} names the metric {bad[0]!r}", f"one of {', '.join(known)}", "correct the name")
 
 
 def _size_problems(recipe: Recipe) -> Iterator[str]:
     """Rows that are too few for a row of every label, and a seed that is no further one."""
     train, sweep, labels = recipe.train, recipe.sweep, len(recipe.labels.names)
     if train.rows is not None and train.rows < labels:
-        yield f"train.rows is {train.rows} with {labels} labels, a row of each expected; use more rows"
+        yield explain(f"train.rows is {train.rows} with {labels} labels", "a row of each", "use more rows")
     if sweep and min(sweep.rows) < labels:
-        yield f"sweep.rows holds {min(sweep.rows)} with {labels} labels, a row of each expected; use more rows"
+        yield explain(f"sweep.rows holds {min(sweep.rows)} with {labels} labels", "a row of each", "use more rows")
     if sweep and train.seed in sweep.repeat_seeds:
-        yield f"sweep.repeat_seeds holds train.seed {train.seed}, further seeds expected; remove it"
+        yield explain(f"sweep.repeat_seeds holds train.seed {train.seed}", "further seeds", "remove it")

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from tasks.errors import explain
 from tasks.schema.section import Section
 
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -31,8 +32,8 @@ class Sweep(Section):
         for key in ("rows", "epochs", "metrics", "repeat_seeds"):
             values = getattr(self, key)
             if len(set(values)) < len(values):
-                yield f"{key} is {list(values)}, each value once expected; remove the others"
+                yield explain(f"{key} is {list(values)}", "each value once", "remove the others")
         if (self.repeat_rows is None) != (not self.repeat_seeds):
             yield "repeat_rows and repeat_seeds go together; give both or neither"
         if self.repeat_rows is not None and self.repeat_rows not in self.rows:
-            yield f"repeat_rows is {self.repeat_rows}, one of rows ({', '.join(map(str, self.rows))}) expected; correct it"
+            yield explain(f"repeat_rows is {self.repeat_rows}", f"one of rows ({', '.join(map(str, self.rows))})", "correct it")

@@ -13,7 +13,7 @@ def grid_of(recipe: Recipe) -> Sweep:
         RecipeError: it has none.
     """
     if recipe.sweep is None:
-        raise RecipeError(f"{recipe.name}.yaml", "sweep is missing", "a grid expected for a sweep", "add sweep.rows, epochs and metrics")
+        raise RecipeError(f"{recipe.name}.yaml", "sweep is missing", "a grid for a sweep", "add sweep.rows, epochs and metrics")
     return recipe.sweep
 
 

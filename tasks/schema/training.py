@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from tasks.errors import explain
 from tasks.schema.data import PACKAGE, REPOSITORY
 from tasks.schema.section import Section
 
@@ -29,11 +30,11 @@ class Quantization(Section):
     def _problems(self) -> Iterator[str]:
         if self.load_in_4bit == self.load_in_8bit:
             found = "both" if self.load_in_4bit else "neither"
-            yield f"{found} of load_in_4bit and load_in_8bit is true, exactly one expected; set one"
+            yield explain(f"{found} of load_in_4bit and load_in_8bit is true", "exactly one", "set one")
         fields = {key: field for key, field in type(self).model_fields.items() if key.startswith("bnb_4bit")}
         given = [key for key, field in fields.items() if getattr(self, key) != field.default]
         if self.load_in_8bit and given:
-            yield f"{given[0]} is given with load_in_8bit, load_in_4bit expected with it; remove it"
+            yield explain(f"{given[0]} is given with load_in_8bit", "load_in_4bit with it", "remove it")
 
 
 class BaseModelChoice(Section):
@@ -81,10 +82,10 @@ class Prompt(Section):
 
     def _problems(self) -> Iterator[str]:
         if self.template and self.template.count("{text}") != 1:
-            yield f"template holds {{text}} {self.template.count('{text}')} times, once expected; mark the text's place"
+            yield explain(f"template holds {{text}} {self.template.count('{text}')} times", "once", "mark the text's place")
         places = self.answer.count("{label}") + self.answer.count("{labels}")
         if self.answer and places != 1:
-            yield f"answer holds {{label}} {places} times, once expected; mark the label's place"
+            yield explain(f"answer holds {{label}} {places} times", "once", "mark the label's place")
 
 
 class Lora(Section):
@@ -101,7 +102,7 @@ class Lora(Section):
 
     def _problems(self) -> Iterator[str]:
         if not self.target_modules:
-            yield "target_modules is empty, names of layers or all-linear expected; name some"
+            yield explain("target_modules is empty", "names of layers or all-linear", "name some")
 
 
 class Train(Section):

@@ -53,9 +53,7 @@ def intensity_kg_per_kwh(country: str | None) -> float:
     if country is None:
         return float(source.get_carbon_intensity_per_source_data()["world_average"]) / 1000
     if country not in source.get_global_energy_mix_data():
-        raise RecipeError(
-            "LORAFLOW_COUNTRY_ISO_CODE", f"{country} is in no table of electricity mixes", "a code like FRA expected", "correct it"
-        )
+        raise RecipeError("LORAFLOW_COUNTRY_ISO_CODE", f"{country} is in no table of electricity mixes", "a code like FRA", "correct it")
     return float(Table(source).get_country_emissions(Energy.from_energy(kWh=1), GeoMetadata(country, country)))
 
 

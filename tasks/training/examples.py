@@ -64,12 +64,12 @@ def training_rows(recipe: Recipe, tokens: Tokens, part: Path) -> TrainingRows:
     rows = pq.read_table(part).to_pylist()
     chosen = sample_rows([row.get("label", "") for row in rows], recipe.train.rows, recipe.train.seed)
     if not chosen:
-        raise DataError(str(part), "no rows", "at least one training row expected", "look at split's report")
+        raise DataError(str(part), "no rows", "at least one training row", "look at split's report")
     drawn = [rows[index] for index in chosen]
     fitting = [(row, example) for row, example in zip(drawn, examples_of(recipe, tokens, drawn), strict=True) if example is not None]
     if not fitting:
         found = f"none of {len(chosen)} rows fits into {recipe.prompt.max_tokens} tokens"
-        raise DataError(str(part), found, "room for answer and text expected", "raise prompt.max_tokens")
+        raise DataError(str(part), found, "room for answer and text", "raise prompt.max_tokens")
     origins: list[Origin] = [(row.get("file", "data"), row["row"]) for row, _ in fitting]
     return TrainingRows([example for _, example in fitting], origins, len(drawn) - len(fitting))
 

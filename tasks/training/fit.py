@@ -156,7 +156,7 @@ def with_adapter(recipe: Recipe, model: Any, rows: NewRows | None = None) -> Any
         layers = {name.rpartition(".")[2] for name, _ in model.named_modules()}
         if missing := [target for target in recipe.lora.target_modules if target.rpartition(".")[2] not in layers]:
             where, found = f"{recipe.name}.yaml: lora.target_modules", f"{missing[0]!r} is no layer of this base model"
-            raise RecipeError(where, found, "names of its layers expected", "correct it, or set it to all-linear")
+            raise RecipeError(where, found, "names of its layers", "correct it, or set it to all-linear")
     if rows:
         lora["trainable_token_indices"] = kept_rows(model, rows)
     head = own_head(model, lora["target_modules"])
@@ -164,7 +164,7 @@ def with_adapter(recipe: Recipe, model: Any, rows: NewRows | None = None) -> Any
         tuned = get_peft_model(model, LoraConfig(task_type="SEQ_CLS" if classes_of(recipe) else "CAUSAL_LM", **lora))
     except ValueError as error:  # among them layers of Mamba that all-linear takes in and PEFT cannot adapt
         where, found = f"{recipe.name}.yaml: lora.target_modules", f"this base model takes no such adapter ({error})"
-        raise RecipeError(where, found, "layers that can be adapted expected", "name the layers to adapt") from None
+        raise RecipeError(where, found, "layers that can be adapted", "name the layers to adapt") from None
     keep_bias(tuned)
     if rows and not recipe.lora.train_new_tokens:
         freeze_rows(tuned)

@@ -49,7 +49,7 @@ def job_of(run: Run, recipe: Recipe, tracked: TrackedRun, step: str) -> Job:
     base, version = run.read(Download).base_model, run.read(DatasetVersion)
     scored = recipe.train.eval_strategy != "no"
     if scored and "validation" not in version.parts:
-        raise DataError(version.tag, "no validation part", "one expected with train.eval_strategy", "set it to no, or split anew")
+        raise DataError(version.tag, "no validation part", "one with train.eval_strategy", "set it to no, or split anew")
     return Job(
         run=run,
         recipe=recipe,
@@ -68,9 +68,9 @@ def _check_device(recipe: Recipe) -> None:
     where, gpus = f"{recipe.name}.yaml: train.", recipe.train.gpus
     if device() == "cpu":
         if recipe.train.fp16:
-            raise RecipeError(f"{where}fp16", "is true on a processor", "a GPU expected", "set it to false for this machine")
+            raise RecipeError(f"{where}fp16", "is true on a processor", "a GPU", "set it to false for this machine")
         return
     import torch
 
     if gpus > (found := torch.cuda.device_count()):
-        raise RecipeError(f"{where}gpus", f"is {gpus} on a machine with {found}", f"at most {found} expected", "lower it, or ask for more")
+        raise RecipeError(f"{where}gpus", f"is {gpus} on a machine with {found}", f"at most {found}", "lower it, or ask for more")

@@ -53,7 +53,7 @@ def training_report(recipe: Recipe, tracked: TrackedRun, progress: Progress, dat
             self._logged = last
             if not math.isfinite(loss):
                 where = f"train: step {last}" if first == last else f"train: steps {first} to {last}"
-                raise RecipeError(where, f"the loss is {loss}", "a finite number expected", "lower train.learning_rate")
+                raise RecipeError(where, f"the loss is {loss}", "a finite number", "lower train.learning_rate")
             now = time.monotonic()
             speed = (state.num_input_tokens_seen - self._tokens) / max(now - self._at, 1e-9)
             self._tokens, self._at = state.num_input_tokens_seen, now
@@ -98,7 +98,7 @@ class _Sender:
                 self._waiting = self._waiting[1000:]
         except MlflowException as error:
             raise ServiceError(
-                "train: MLflow", f"does not take the last metrics ({in_one_line(error)})", "a tracking server expected", "mend it and retry"
+                "train: MLflow", f"does not take the last metrics ({in_one_line(error)})", "a tracking server", "mend it and retry"
             ) from None
 
 

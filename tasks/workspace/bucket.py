@@ -54,7 +54,7 @@ class ObjectStore:
         self.uri = self._objects.url
         _, *below = self.uri.partition("://")[2].split("/")
         if len(below) < 2:
-            raise SettingsError("run", f"{self.uri} is no place of a run", "…/<recipe>/<run> expected", "name the run with --run")
+            raise SettingsError("run", f"{self.uri} is no place of a run", "…/<recipe>/<run>", "name the run with --run")
         recipe, run = below[-2:]
         self.id = f"{recipe}/{run}"
         self._scratch = settings().scratch_folder / recipe / f"{run}-{sha256(self.uri.encode()).hexdigest()[:8]}"
@@ -116,7 +116,7 @@ class ObjectStore:
         if "/" not in relative:
             content = self.get(relative)
             if content is None:
-                raise ContractError(self.address(relative), "not there", "a file of the run expected", "run the step that makes it")
+                raise ContractError(self.address(relative), "not there", "a file of the run", "run the step that makes it")
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
             return
@@ -167,7 +167,7 @@ class ObjectStore:
         """Raise ContractError where another attempt has claimed the step since."""
         if (other := self._claimed(self._step)) != self._name:
             raise ContractError(
-                f"{self.id}: {self._step}", f"attempt {other or 'nobody'} has claimed it", f"{self._name} expected",
+                f"{self.id}: {self._step}", f"attempt {other or 'nobody'} has claimed it", f"{self._name}",
                 "nothing to do here: the later attempt goes on, and this one, taken for dead, writes nothing more",
             )  # fmt: skip
 

@@ -57,7 +57,7 @@ def inside(relative: str) -> str:
     """
     path = PurePosixPath(relative)
     if path.is_absolute() or ".." in path.parts or not path.parts or "\\" in relative or "\0" in relative:
-        raise ContractError(f"path {relative!r:.80}", "leaves its folder", "a path below the run expected", "run the step anew")
+        raise ContractError(f"path {relative!r:.80}", "leaves its folder", "a path below the run", "run the step anew")
     return path.as_posix()
 
 
@@ -72,9 +72,9 @@ class Objects:
         self.url = url.rstrip("/")
         if not URL.fullmatch(self.url) or {".", ".."} & set(self.url.split("/")):
             found = in_one_line(repr(url), 120)
-            raise SettingsError("workspace", f"{found} is no place", "a folder or a URL like s3://bucket/prefix expected", "correct it")
+            raise SettingsError("workspace", f"{found} is no place", "a folder or a URL like s3://bucket/prefix", "correct it")
         if "@" in self.url:
-            raise SettingsError("workspace", "the URL holds a name or a password", "none expected", "set the store's own variables (AWS_…)")
+            raise SettingsError("workspace", "the URL holds a name or a password", "none", "set the store's own variables (AWS_…)")
 
     def __repr__(self) -> str:
         return f"Objects({self.url})"
@@ -186,12 +186,12 @@ class Objects:
         """
         where, content = f"{self.url}/{name}", self.get(name + LISTING)
         if content is None:
-            raise ContractError(where, "no listing", "a folder that is whole expected", "run the step that makes it anew")
+            raise ContractError(where, "no listing", "a folder that is whole", "run the step that makes it anew")
         try:
             entries = json.loads(content)["files"].items()
             return {inside(path): Entry(int(entry["bytes"]), str(entry["sha256"])) for path, entry in entries}
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise ContractError(where + LISTING, "not readable", "a folder's listing expected", "run the step that makes it anew") from None
+            raise ContractError(where + LISTING, "not readable", "a folder's listing", "run the step that makes it anew") from None
 
     def download(self, name: str, folder: Path, below: str = "") -> None:
         """Bring a folder down, or what lies in it at or below a path; files that are there whole already stay.
@@ -201,7 +201,7 @@ class Objects:
         """
         wanted = {path: entry for path, entry in self.listing(name).items() if not below or path == below or path.startswith(f"{below}/")}
         if not wanted:
-            raise ContractError(f"{self.url}/{name}", f"{below} is not in its listing", "one of its files expected", "run the step anew")
+            raise ContractError(f"{self.url}/{name}", f"{below} is not in its listing", "one of its files", "run the step anew")
         there = self.sizes(name)
         for path, entry in wanted.items():
             if (size := there.get(f"{name}/{path}")) != entry.bytes:
@@ -251,10 +251,10 @@ class Objects:
                 raise self._torn(name, "missing", "a file of a whole folder") from None
             if len(content) == end - start:
                 return content
-        raise ServiceError(f"{self.url}/{name}", f"{len(content):,} bytes came", f"{end - start:,} expected", "try again")
+        raise ServiceError(f"{self.url}/{name}", f"{len(content):,} bytes came", f"{end - start:,}", "try again")
 
     def _torn(self, name: str, found: str, expected: str) -> ContractError:
-        return ContractError(f"{self.url}/{name}", found, f"{expected} expected", "run the step that makes it anew")
+        return ContractError(f"{self.url}/{name}", found, expected, "run the step that makes it anew")
 
     @contextmanager
     def _asking(self, name: str, *, writing: bool = False) -> Iterator[None]:

@@ -31,6 +31,4 @@ def disk_faults(folder: Path) -> Iterator[None]:
             raise
         place = getattr(error, "filename", None) or folder
         found = getattr(error, "strerror", None) or FULL
-        raise ServiceError(
-            str(place), found.lower(), "room and the right to write expected", "free space, or move LORAFLOW_HOME"
-        ) from error
+        raise ServiceError(str(place), found.lower(), "room and the right to write", "free space, or move LORAFLOW_HOME") from error

@@ -57,13 +57,13 @@ def _file_system(scheme: str, process: int, environment: tuple[tuple[str, str], 
     except ImportError:
         fsspec = None
     if fsspec is None or (scheme in ("s3", "s3a") and find_spec("s3fs") is None):
-        raise SettingsError(what, "its package is not installed", "s3fs expected", "pip install loraflow[s3]")
+        raise SettingsError(what, "its package is not installed", "s3fs", "pip install loraflow[s3]")
     try:
         kind = fsspec.get_filesystem_class(scheme)
     except ImportError as error:
-        raise SettingsError(what, f"its package is not installed ({error})", "one for fsspec expected", "install it") from None
+        raise SettingsError(what, f"its package is not installed ({error})", "one for fsspec", "install it") from None
     except ValueError:
-        raise SettingsError(what, "no such scheme", "s3://, gs:// or another of fsspec's expected", "correct LORAFLOW_RUNS") from None
+        raise SettingsError(what, "no such scheme", "s3://, gs:// or another of fsspec's", "correct LORAFLOW_RUNS") from None
     options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
     if scheme in ("s3", "s3a"):
         for name in ASIDES:
@@ -98,7 +98,7 @@ def faults_told(where: str, *, writing: bool = False) -> Iterator[None]:
     except FileNotFoundError as error:
         if not writing:
             raise
-        raise SettingsError(where, "no such bucket", "one that is there expected", "create it, or correct LORAFLOW_RUNS") from error
+        raise SettingsError(where, "no such bucket", "one that is there", "create it, or correct LORAFLOW_RUNS") from error
     except Exception as error:
         if not isinstance(error, OSError) and not _of_a_library(error):
             raise
@@ -106,9 +106,9 @@ def faults_told(where: str, *, writing: bool = False) -> Iterator[None]:
         words = in_one_line(told) or type(told).__name__
         if isinstance(error, PermissionError) or "Credential" in type(told).__name__:
             remedy = "give this process the store's credentials (AWS_…, or the pod's own role) and the right to read and write there"
-            raise ServiceError(where, f"not allowed ({words})", "access expected", remedy) from None
+            raise ServiceError(where, f"not allowed ({words})", "access", remedy) from None
         remedy = "look at the store and its address (AWS_ENDPOINT_URL); a retry goes on from what is whole"
-        raise ServiceError(where, f"the store does not answer as it should ({words})", "an answer expected", remedy) from None
+        raise ServiceError(where, f"the store does not answer as it should ({words})", "an answer", remedy) from None
 
 
 def _of_a_library(error: BaseException) -> bool:

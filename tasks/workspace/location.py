@@ -32,7 +32,7 @@ def run_folder(runs: Path | str, recipe_name: str, run_id: str) -> Path | str:
         RecipeError: recipe_name is no recipe's name.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", recipe_name):
-        raise RecipeError("run", f"recipe is {recipe_name!r:.60}", "lower-case letters, digits and _ expected", "name a recipe")
+        raise RecipeError("run", f"recipe is {recipe_name!r:.60}", "lower-case letters, digits and _", "name a recipe")
     plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", run_id).strip(".-")
     if plain != run_id or not plain or len(plain) > 120:
         plain = f"{plain[:100] or 'run'}-{hashlib.sha256(run_id.encode()).hexdigest()[:8]}"

@@ -57,9 +57,9 @@ def load(where: str, raw: bytes) -> Envelope:
     try:
         envelope = TypeAdapter(Envelope).validate_json(raw)
     except ValidationError:
-        raise ContractError(where, "not a manifest", "a step's manifest expected", "run the step again") from None
+        raise ContractError(where, "not a manifest", "a step's manifest", "run the step again") from None
     if envelope.schema != SCHEMA:
-        raise ContractError(where, f"schema is {envelope.schema}", f"{SCHEMA} expected", "run the step again with this version")
+        raise ContractError(where, f"schema is {envelope.schema}", f"{SCHEMA}", "run the step again with this version")
     return envelope
 
 

@@ -51,7 +51,7 @@ def no_publication(run: Run, promotion: Promotion) -> Skip | None:
     """Why a run publishes nothing, and what to do; None where it publishes."""
     if not promotion.promoted:
         how = HOW_TO_PROMOTE if promotion.policy == "never" else ANEW + answer(run)
-        return Skip(run.id, f"version {promotion.version} was not promoted ({promotion.reason})", "so nothing is published", how)
+        return Skip(run.id, f"version {promotion.version} was not promoted ({promotion.reason}), so nothing is published", remedy=how)
     if not run.recipe.run.push:
-        return Skip(run.id, "run.push is off", "so nothing is published", HOW_TO_PUSH)
+        return Skip(run.id, "run.push is off, so nothing is published", remedy=HOW_TO_PUSH)
     return None

@@ -86,7 +86,7 @@ class Run:
         """
         frozen, where = self.get(RECIPE), self.address(RECIPE)
         if frozen is None:
-            raise ContractError(where, "not there", "a frozen recipe expected", "start the run first (loraflow start RECIPE)")
+            raise ContractError(where, "not there", "a frozen recipe", "start the run first (loraflow start RECIPE)")
         return recipes.parse(frozen, RECIPE)
 
     def freeze(self, recipe: Recipe) -> None:
@@ -169,14 +169,14 @@ class Run:
         name = _name(contract.step, part)
         where, raw = self.address(f"{name}.json"), self.storage.get(f"{name}.json")
         if raw is None:
-            raise ContractError(where, "not there", f"the manifest of {name} expected", f"run {contract.step} first")
+            raise ContractError(where, "not there", f"the manifest of {name}", f"run {contract.step} first")
         envelope = load(where, raw)
         try:
             manifest = TypeAdapter(contract).validate_python(envelope.output)
         except ValidationError as error:
             fault = error.errors()[0]
             key = ".".join(map(str, fault["loc"]))
-            raise ContractError(where, f"{key}: {fault['msg']}", f"a {contract.__name__} expected", f"run {contract.step} again") from None
+            raise ContractError(where, f"{key}: {fault['msg']}", f"a {contract.__name__}", f"run {contract.step} again") from None
         self._read[name] = hashlib.sha256(raw).hexdigest()
         return manifest
 
@@ -221,7 +221,7 @@ class Run:
             ServiceError: another process works on the step.
         """
         if part and not re.fullmatch(PART, part):
-            raise ContractError(f"{self.id}: {step}", f"part is {part!r:.60}", "letters, digits and - expected", "name a part of the plan")
+            raise ContractError(f"{self.id}: {step}", f"part is {part!r:.60}", "letters, digits and -", "name a part of the plan")
         self.part = part
         with self.storage.lock(_name(step, part)):
             done = self.generation(step, part)

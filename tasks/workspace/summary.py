@@ -23,7 +23,7 @@ from tasks.contracts import (
     Scores,
     ValidRows,
 )
-from tasks.errors import ContractError
+from tasks.errors import ContractError, explain
 from tasks.workspace import outcome
 from tasks.workspace.progress import clock
 from tasks.workspace.run import Run
@@ -130,7 +130,7 @@ def _places(run: Run) -> Iterator[Row]:
         yield "Model card", publication.model_card
         yield "Pushed", f"{publication.model}\n{publication.adapter}"
     elif (promotion := _read(run, Promotion)) and (nothing := outcome.no_publication(run, promotion)) and promotion.promoted:
-        yield "Pushed", f"nothing, since {nothing.found}; {nothing.remedy}"
+        yield "Pushed", f"nothing: {explain(nothing.found, fix=nothing.remedy)}"
     if (adapter := _read(run, Adapter)) and adapter.rows_file:
         yield "Training rows", run.address(adapter.rows_file)
     yield "Run", run.uri

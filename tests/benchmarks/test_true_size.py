@@ -42,6 +42,8 @@ def test_model_flop_utilisation_is_six_a_parameter_and_token() -> None:
 def test_what_cannot_be_measured_is_told() -> None:
     with pytest.raises(SystemExit, match=r"tweets.yaml: base_model.name: is pypi:.*, one of google/gemma-2b-it"):
         true_size.main(["tweets"])
-    with pytest.raises(Exception, match="the peak throughput of Abacus is not known, one of H200.* expected; give --peak-tflops"):
+    with pytest.raises(
+        Exception, match=r"the peak throughput of Abacus is not known \(expected: one of H200.*\)\. Fix: give --peak-tflops"
+    ):
         true_size._peak_tflops(None, "Abacus", tiny=False)
     assert true_size._peak_tflops(None, "NVIDIA L40S", tiny=False) == 362 and true_size._peak_tflops(70, "Abacus", tiny=False) == 70

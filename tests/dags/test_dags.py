@@ -216,8 +216,10 @@ def test_start_ends_with_all_faults_at_once(recipes_folder: Path, capsys: pytest
     assert (
         "RecipeErrors\n"
         "trigger form of first: learning_rat is not a field; did you mean learning_rate?\n"
-        "trigger form of first: rows is '1,000', a whole number of at least 1 or the word all expected; write digits only, such as 1000\n"
-        "trigger form of first: rank is '100000', a whole number from 1 to 1024 expected; correct the value [" in capsys.readouterr().out
+        "trigger form of first: rows is '1,000' (expected: a whole number of at least 1 or the word all). Fix: write "
+        "digits only, such as 1000\n"
+        "trigger form of first: rank is '100000' (expected: a whole number from 1 to 1024). Fix: correct the value ["
+        in capsys.readouterr().out
     )
 
 

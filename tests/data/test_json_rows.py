@@ -76,11 +76,15 @@ def test_fields_that_some_objects_lack(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("raw", "form", "message"),
     [
-        (b"", "json", "data.json: the file is empty, objects expected; look at the source"),
-        (b" [ ]\n", "json", "data.json: the file is empty, objects expected"),
-        (b"\n\n", "jsonl", "data.json: the file is empty, objects expected"),
-        (GOOD.encode(), "json", "data.json: begins with '{', an array of objects expected; set data.format to jsonl where each line"),
-        (f"[{GOOD},]".encode(), "json", "data.json: object 2 at byte 65 is not readable (Expecting value), an array of objects expected"),
+        (b"", "json", "data.json: the file is empty (expected: objects). Fix: look at the source"),
+        (b" [ ]\n", "json", "data.json: the file is empty (expected: objects)"),
+        (b"\n\n", "jsonl", "data.json: the file is empty (expected: objects)"),
+        (
+            GOOD.encode(),
+            "json",
+            "data.json: begins with '{' (expected: an array of objects). Fix: set data.format to jsonl where each line",
+        ),
+        (f"[{GOOD},]".encode(), "json", "data.json: object 2 at byte 65 is not readable (Expecting value) (expected: an array of objects)"),
         (f"[{GOOD} {GOOD}]".encode(), "json", "after object 1 stands something else than the array's next or its end"),
         (f"[{GOOD}] x".encode(), "json", "after object 1 stands something else"),
         (f"[{GOOD}".encode(), "json", "after object 1 stands something else"),
@@ -122,7 +126,9 @@ def test_a_packed_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("raw", [b"text,label\na,x\n", gzip.compress(b"text,label\n" + b"a,x\n" * 999)[:-9]], ids=["plain", "cut"])
 def test_a_file_that_cannot_be_unpacked(tmp_path: Path, raw: bytes) -> None:
-    with pytest.raises(DataError, match=r"data.csv.gz: cannot be unpacked \(.*\), a whole gzip file expected; look at the source"):
+    with pytest.raises(
+        DataError, match=r"data.csv.gz: cannot be unpacked \(.*\) \(expected: a whole gzip file\)\. Fix: look at the source"
+    ):
         read(tmp_path, raw, "data.csv.gz")
 
 
@@ -136,5 +142,5 @@ def test_quotes_as_characters(tmp_path: Path) -> None:
 def test_a_file_without_a_header(tmp_path: Path) -> None:
     parsed = read(tmp_path, b"a,x\nb,y,z\nc,w\n", header=["text", "label"])
     assert (parsed.rows, rejected(parsed)) == ([["a", "x"], ["c", "w"]], [(2, "wrong number of fields")])
-    with pytest.raises(DataError, match=r"columns 'id', 'label', a column 'text' expected"):
+    with pytest.raises(DataError, match=r"columns 'id', 'label' \(expected: a column 'text'\)"):
         read(tmp_path, b"a,x\n", header=["id", "label"])

@@ -210,5 +210,5 @@ def test_answers_and_no_labels(done: Start) -> None:
     found = read(run, parts, "train")[1]
     assert list(found) == ["text", "answer", "rejected"]
     assert set(found["rejected"]) == {""}
-    with pytest.raises(DataError, match=r"split: 3 rows, 3 for test, 0 for validation and one a class for train expected"):
+    with pytest.raises(DataError, match=r"split: 3 rows, 3 for test \(expected: 0 for validation and one a class for train\)"):
         done({name: values[97:] for name, values in columns.items()}, run_id="few", split__test=3, split__validation=0, **keys)

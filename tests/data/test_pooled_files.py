@@ -116,8 +116,8 @@ def test_a_fault_in_a_pooled_file_names_it(done: Start) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"test": None}, "split.published is pooled without data.test, a published test file expected; remove it"),
-        ({"test": PUBLISHED, "rows": 0}, "split.test is 0 with both files pooled, test rows expected; enlarge it"),
+        ({"test": None}, "split.published is pooled without data.test (expected: a published test file). Fix: remove it"),
+        ({"test": PUBLISHED, "rows": 0}, "split.test is 0 with both files pooled (expected: test rows). Fix: enlarge it"),
     ],
 )
 def test_pooling_needs_two_files_and_a_test_part(tiny_document: dict[str, Any], changes: dict[str, Any], message: str) -> None:

@@ -111,25 +111,27 @@ def test_encodings(tmp_path: Path) -> None:
     assert (korean.rows, rejected(korean)) == ([["가", "x"]], [(3, "not CP949")])
     with pytest.raises(RecipeError, match=r"data.encoding: 'utf-9' is no encoding that Python knows, utf-8, for example; correct it"):
         read(tmp_path, HEADER, encoding="utf-9")
-    with pytest.raises(RecipeError, match=r"data.encoding: utf-16 writes line ends in its own way, one like utf-8 expected; convert"):
+    with pytest.raises(
+        RecipeError, match=r"data.encoding: utf-16 writes line ends in its own way \(expected: one like utf-8\)\. Fix: convert"
+    ):
         read(tmp_path, HEADER, encoding="utf-16")
 
 
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        (b"", "data.csv: the file is empty, a header and rows expected; look at the source"),
-        (b"\n\n", "data.csv: the file is empty, a header and rows expected; look at the source"),
-        (b"\xff\xfet,l\n", "data.csv: line 1, the header: not UTF-8, a line of column names expected; mend the file, or correct"),
-        (b"text,text,label\n", "data.csv: column 'text' stands more than once, distinct column names expected; rename it"),
-        (b"Text,label\na,b\n", "data.csv: columns 'Text', 'label', a column 'text' expected; did you mean 'Text'?"),
+        (b"", "data.csv: the file is empty (expected: a header and rows). Fix: look at the source"),
+        (b"\n\n", "data.csv: the file is empty (expected: a header and rows). Fix: look at the source"),
+        (b"\xff\xfet,l\n", "data.csv: line 1, the header: not UTF-8 (expected: a line of column names). Fix: mend the file, or correct"),
+        (b"text,text,label\n", "data.csv: column 'text' stands more than once (expected: distinct column names). Fix: rename it"),
+        (b"Text,label\na,b\n", "data.csv: columns 'Text', 'label' (expected: a column 'text'). Fix: did you mean 'Text'?"),
         (
             b"a,b\n",
-            "data.csv: columns 'a', 'b', a column 'text' expected; correct the columns that data and labels name, or data.delimiter",
+            "data.csv: columns 'a', 'b' (expected: a column 'text'). Fix: correct the columns that data and labels name, or data.delimiter",
         ),
         (
             b"text;label\na;b\n",
-            "data.csv: one column 'text;label' with delimiter ',', columns 'text' and 'label' expected; set data.delimiter to ';'",
+            "data.csv: one column 'text;label' with delimiter ',' (expected: columns 'text' and 'label'). Fix: set data.delimiter to ';'",
         ),
         (b"text\tlabel\n", r"set data.delimiter to '\t'"),
     ],

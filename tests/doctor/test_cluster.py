@@ -135,7 +135,7 @@ def test_the_connection_is_asked_of_airflow(kubernetes_api: KubernetesApi, monke
 def test_settings_that_no_pod_could_run_with(monkeypatch: pytest.MonkeyPatch) -> None:
     found = looked(configuration.for_pods)
     assert [each.level for each in found.values()] == ["fault"] * 6
-    assert next(iter(found)).startswith("settings for pods: LORAFLOW_IMAGE: not set, the image of the steps expected")
+    assert next(iter(found)).startswith("settings for pods: LORAFLOW_IMAGE: not set (expected: the image of the steps)")
     for name, value in {
         "IMAGE": "loraflow-steps:1",
         "RUNS": "s3://bucket/runs",
@@ -146,7 +146,7 @@ def test_settings_that_no_pod_could_run_with(monkeypatch: pytest.MonkeyPatch) ->
     }.items():
         monkeypatch.setenv(f"LORAFLOW_{name}", value)
     (only,) = looked(configuration.for_pods).values()
-    assert only.level == "fault" and only.found.startswith("LORAFLOW_DATA_REPO: holds a password, none expected")
+    assert only.level == "fault" and only.found.startswith("LORAFLOW_DATA_REPO: holds a password (expected: none)")
     monkeypatch.setenv("LORAFLOW_DATA_REPO", "git@git.example.org:data.git")
     (only,) = looked(configuration.for_pods).values()
     assert (only.level, only.found) == ("ok", f"image loraflow-steps:1, namespace {NAMESPACE}")

@@ -57,7 +57,7 @@ def fine(name: str, *permissions: str) -> dict[str, Any]:
     [
         ({"role": "write"}, {"team": "write"}, "ok", "of somebody, may write to team"),
         ({"role": "write"}, {"team": None}, "ok", "of somebody, may write to team"),
-        ({"role": "write"}, {"team": "read"}, "fault", "somebody has the role read in team, one of admin, write, contributor expected"),
+        ({"role": "write"}, {"team": "read"}, "fault", "somebody has the role read in team (expected: one of admin, write, contributor)"),
         ({"role": "write"}, {"others": "admin"}, "fault", "it is of somebody, who is no member of team"),
         ({"role": "read"}, {"team": "admin"}, "fault", "it may only read"),
         (fine("team", "repo.content.read", "repo.write"), {"team": "admin"}, "ok", "fine-grained, may write to the repositories of team"),
@@ -135,14 +135,14 @@ def test_a_model_that_may_be_read_and_one_that_does_not_suit(
     assert [asked for _, path, asked in server.log if "safetensors" in path] == ["bytes=0-100000"], "the head of the weights alone"
     long = resolve({**document, "prompt": {**document["prompt"], "max_tokens": 600}})
     faults = [each.found for each in examine([Check("base model", lambda: inputs.base_model(Scope(settings(), long, "/nowhere")))])]
-    assert "tiny.yaml: prompt.max_tokens: is 600, the base model has 512 positions, at most 512 expected" in faults
+    assert "tiny.yaml: prompt.max_tokens: is 600, the base model has 512 positions (expected: at most 512)" in faults
 
 
 def test_a_gated_model_lists_its_files_all_the_same(server: FileServer, recipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     server.add_model(NAME, {"config.json": b"{}", "model.safetensors": b"x"})
     server.refuse(f"/{NAME}/resolve/{COMMIT}/config.json", 403, "GatedRepo")
     found = base_model(recipe)
-    assert (found.level, found.passing, found.found) == ("fault", False, f"{NAME} on the Hub: gated, access expected")
+    assert (found.level, found.passing, found.found) == ("fault", False, f"{NAME} on the Hub: gated (expected: access)")
     page = f"accept the terms at {server.url}/{NAME}"
     assert found.remedy.endswith(f"{page} with the account of the token, which must have the right to read gated repositories")
     monkeypatch.delenv("HF_TOKEN")
@@ -164,7 +164,7 @@ def test_a_commit_that_is_none_becomes_no_folder(server: FileServer, recipe: Any
     info = {"id": NAME, "sha": "../../../etc", "siblings": []}
     server.files[f"/api/models/{NAME}"] = Served(json.dumps(info).encode())
     found = base_model(recipe)
-    assert found.level == "fault" and "names '../../../etc' as its commit, a hash expected" in found.found
+    assert found.level == "fault" and "names '../../../etc' as its commit (expected: a hash)" in found.found
 
 
 def data_file(recipe: Any, **source: Any) -> Finding:
@@ -191,7 +191,7 @@ def test_a_file_at_an_address_is_asked_for_one_byte(server: FileServer, recipe: 
     server.files["/data.csv"].statuses = [503]
     assert data_file(recipe, url=url, sha256=SHA).passing
     refused = data_file(recipe, url="http://127.0.0.1:9/x", sha256=SHA)
-    assert refused.passing and "the file expected" in refused.found
+    assert refused.passing and "(expected: the file)" in refused.found
 
 
 def test_a_data_set_on_the_hub(server: FileServer, recipe: Any) -> None:
@@ -218,7 +218,7 @@ def test_a_package_of_the_index(server: FileServer, recipe: Any, monkeypatch: py
     assert (other.level, other.passing) == (
         "fault",
         False,
-    ) and "no such version, one of the index's versions expected: 2.0, 1.0" in other.found
+    ) and "no such version (expected: one of the index's versions: 2.0, 1.0)" in other.found
     assert data_file(recipe, pypi="no-rows==1.0", **rows).level == "fault"
 
 

@@ -36,12 +36,13 @@ def test_everything_that_is_missing_is_told_at_once(monkeypatch: pytest.MonkeyPa
     assert [fault.partition(":")[0] for fault in found] == [
         f"LORAFLOW_{name}" for name in ("IMAGE", "RUNS", "MLFLOW_URI", "DATA_REPO", "DVC_REMOTE", "HUB")
     ]
-    assert found[0] == "LORAFLOW_IMAGE: not set, the image of the steps expected; set it"
+    assert found[0] == "LORAFLOW_IMAGE: not set (expected: the image of the steps). Fix: set it"
     assert found[1] == (
-        "LORAFLOW_RUNS: is not set, which pods cannot reach, a workspace of Airflow's and of the pods expected; set an s3:// URL, or a "
+        "LORAFLOW_RUNS: is not set, which pods cannot reach (expected: a workspace of Airflow's and of the pods). Fix: "
+        "set an s3:// URL, or a "
         "folder and the claim of its volume in LORAFLOW_VOLUME_CLAIM"
     )
-    assert found[-1] == "LORAFLOW_HUB: not set, hub:NAMESPACE expected; set it: push would keep what they do in their pods"
+    assert found[-1] == "LORAFLOW_HUB: not set (expected: hub:NAMESPACE). Fix: set it: push would keep what they do in their pods"
 
 
 def test_only_what_the_steps_in_pods_use_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,4 +90,4 @@ def test_places_on_the_volume_that_pods_mount_are_places_for_pods(monkeypatch: p
 def test_a_password_has_no_place_in_a_pod_s_spec(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"LORAFLOW_{name}", value)
     (fault,) = missing()
-    assert fault.startswith(f"LORAFLOW_{name}: holds a password, none expected") and "s3cret" not in fault
+    assert fault.startswith(f"LORAFLOW_{name}: holds a password (expected: none)") and "s3cret" not in fault

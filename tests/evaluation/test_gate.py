@@ -78,9 +78,9 @@ def test_the_gap_to_the_quantised_base_is_warned_of_and_refuses_nothing(quantize
         ({"champion": Champion(3, scores(0.672))}, "refused: macro_f1 0.661 < 0.672 - 0.010 (champion, version 3)"),
         ({"champion": Champion(3, None, "other labels")}, "refused: no comparison with the champion, version 3: other labels"),
         ({"champion": Champion(3, None)}, "refused: no comparison with the champion, version 3: it has no scores"),
-        ({"champion": Champion(3, scores(math.nan))}, "refused: macro_f1 0.661, >= unknown expected - 0.010 (champion, version 3)"),
-        ({"base": {}}, "refused: macro_f1 0.661, > unknown expected (base model)"),
-        ({"majority": scores(math.nan)}, "refused: macro_f1 0.661, > unknown expected (majority class)"),
+        ({"champion": Champion(3, scores(math.nan))}, "refused: macro_f1 0.661, not >= unknown - 0.010 (champion, version 3)"),
+        ({"base": {}}, "refused: macro_f1 0.661, not > unknown (base model)"),
+        ({"majority": scores(math.nan)}, "refused: macro_f1 0.661, not > unknown (majority class)"),
     ],
 )
 def test_one_broken_check_refuses(change: dict[str, object], line: str) -> None:
@@ -90,17 +90,17 @@ def test_one_broken_check_refuses(change: dict[str, object], line: str) -> None:
 def test_a_figure_that_is_missing_or_no_number_refuses_each_check_that_needs_it() -> None:
     for tuned in (scores(math.nan), scores(math.inf), {"roc_auc": Score(0.8, 0, 1)}):
         assert refused(replace(GOOD, tuned=tuned)) == [
-            "refused: macro_f1 unknown, >= 0.500 expected (floor)",
-            "refused: macro_f1 unknown, > 0.163 expected (base model)",
-            "refused: macro_f1 unknown, > 0.200 expected (majority class)",
-            "refused: macro_f1 unknown, >= 0.655 expected - 0.010 (champion, version 3)",
+            "refused: macro_f1 unknown, not >= 0.500 (floor)",
+            "refused: macro_f1 unknown, not > 0.163 (base model)",
+            "refused: macro_f1 unknown, not > 0.200 (majority class)",
+            "refused: macro_f1 unknown, not >= 0.655 - 0.010 (champion, version 3)",
         ]
 
 
 def test_a_floor_of_a_metric_that_nobody_measured_refuses() -> None:
     gate = Gate(metric="macro_f1", floors={"chrf": 0.1})
-    assert refused(GOOD, gate) == ["refused: chrf unknown, >= 0.100 expected (floor)"]
-    assert refused(GOOD, Gate(metric="macro_f1", floors={"macro_f1": math.nan})) == ["refused: macro_f1 0.661, >= unknown expected (floor)"]
+    assert refused(GOOD, gate) == ["refused: chrf unknown, not >= 0.100 (floor)"]
+    assert refused(GOOD, Gate(metric="macro_f1", floors={"macro_f1": math.nan})) == ["refused: macro_f1 0.661, not >= unknown (floor)"]
 
 
 def test_the_margin_is_met_exactly_whatever_the_bits() -> None:

@@ -126,5 +126,5 @@ def test_a_broken_adapter_is_told_on_a_quantised_base_too(run: Run, tmp_path: Pa
     base, folder = run.path(run.read(Download).base_model.path), tmp_path / "adapter"
     shutil.copytree(run.path(run.read(Adapter).path), folder)
     (folder / "adapter_model.safetensors").write_bytes(b"short")
-    with pytest.raises(ContractError, match=r"not loadable on this base .*, its own adapter expected; train again"):
+    with pytest.raises(ContractError, match=r"not loadable on this base .* \(expected: its own adapter\)\. Fix: train again"):
         load_adapter(base, folder, "float32", quantization=run.recipe.base_model.quantization)

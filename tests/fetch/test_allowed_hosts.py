@@ -43,7 +43,10 @@ def leads_to(server: FileServer, path: str) -> Served:
     return Served(b"", statuses=[302] * 100, headers={"Location": f"{server.url}{path}"})
 
 
-EXPECTED = r"leads to localhost \(http://localhost:\d+/\S*\), a host of LORAFLOW_ALLOWED_HOSTS \(127.0.0.1, \*.example.org\) expected; add"
+EXPECTED = (
+    r"leads to localhost \(http://localhost:\d+/\S*\) \(expected: a host of LORAFLOW_ALLOWED_HOSTS \(127.0.0.1, "
+    r"\*.example.org\)\)\. Fix: add"
+)
 
 
 def test_a_file_and_where_its_redirect_leads(here: FileServer, elsewhere: FileServer, tmp_path: Path) -> None:

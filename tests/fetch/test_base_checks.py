@@ -56,7 +56,8 @@ HEAD = {"kind": "sequence_classification", "prompt": {"answer": ""}, "gate": {"m
 def test_a_model_that_does_not_continue_a_text(folder: Path, config: dict[str, Any], message: str) -> None:
     change(folder, "config.json", **config)
     with pytest.raises(
-        RecipeError, match=f"config.json: {message}, a causal language model \\(decoder only\\) expected; choose another base model$"
+        RecipeError,
+        match=f"config.json: {message} \\(expected: a causal language model \\(decoder only\\)\\)\\. Fix: choose another base model$",
     ):
         check(folder)
 
@@ -93,7 +94,9 @@ def test_quantised_weights_are_refused(folder: Path, method: str) -> None:
 
 def test_more_tokens_than_positions(folder: Path) -> None:
     check(folder, {"prompt": {"max_tokens": 512}})
-    with pytest.raises(RecipeError, match="tiny.yaml: prompt.max_tokens: is 513, the base model has 512 positions, at most 512 expected"):
+    with pytest.raises(
+        RecipeError, match=r"tiny.yaml: prompt.max_tokens: is 513, the base model has 512 positions \(expected: at most 512\)"
+    ):
         check(folder, {"prompt": {"max_tokens": 513}})
     change(folder, "config.json", max_position_embeddings=None, model_type="gpt2", architectures=["GPT2LMHeadModel"], n_positions=32)
     with pytest.raises(RecipeError, match="is 64, the base model has 32 positions"):
@@ -129,7 +132,7 @@ def test_a_token_without_a_row(folder: Path) -> None:
     with pytest.raises(RecipeError, match=f"tokenizer: token '<image_soft_token>' has the id {rows}, the model has {rows} rows, a row"):
         check(folder, {"prompt": {"template": "<image_soft_token>{text}"}})
     change(folder, "config.json", vocab_size=rows - 1)
-    with pytest.raises(RecipeError, match=f"has the id {rows - 1}, the model has {rows - 1} rows, a row for each token expected"):
+    with pytest.raises(RecipeError, match=rf"has the id {rows - 1}, the model has {rows - 1} rows \(expected: a row for each token\)"):
         check(folder)
 
 
@@ -169,10 +172,13 @@ def test_all_that_is_found_is_told_at_once(folder: Path) -> None:
 
 
 BROKEN: list[tuple[Callable[[Path], object], str]] = [
-    (lambda f: (f / "config.json").unlink(), "no config.json, a model in the transformers format expected; choose another base model"),
-    (lambda f: (f / "config.json").write_text("[1]"), "config.json: no JSON object, a model in the transformers format expected"),
+    (
+        lambda f: (f / "config.json").unlink(),
+        "no config.json (expected: a model in the transformers format). Fix: choose another base model",
+    ),
+    (lambda f: (f / "config.json").write_text("[1]"), "config.json: no JSON object (expected: a model in the transformers format)"),
     (lambda f: change(f, "config.json", hidden_size="wide"), r"config.json: transformers cannot read it \(.*hidden_size"),
-    (lambda f: (f / "tokenizer.json").write_text("{"), r"transformers loads no tokenizer from it \(.*\), a fast tokenizer expected"),
+    (lambda f: (f / "tokenizer.json").write_text("{"), r"transformers loads no tokenizer from it \(.*\) (expected: a fast tokenizer)"),
 ]
 
 

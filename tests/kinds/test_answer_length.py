@@ -123,7 +123,7 @@ def test_long_rows_are_left_out_of_training_and_test_and_counted(home: Path, tin
 def test_a_part_without_a_row_that_fits_stops_the_run(home: Path, tiny_base: Path, part: str, message: str) -> None:
     rows = {"train": [row(number) for number in range(8)], "test": [row(number) for number in range(8)]}
     run = start(home / "runs/tiny/none", tiny_base, rows | {part: [row(number, LONG) for number in range(8)]})
-    with pytest.raises(DataError, match=f"{message}.*, room for answer and text expected; raise prompt.max_tokens"):
+    with pytest.raises(DataError, match=rf"{message}.* \(expected: room for answer and text\)\. Fix: raise prompt.max_tokens"):
         for step in ("train", "merge", "evaluate"):
             perform(step, run)
     assert run.has(MergedModel) == (part == "test")

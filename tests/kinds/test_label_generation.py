@@ -122,14 +122,14 @@ def test_a_long_text_loses_its_end_and_never_frame_or_answer(recipe: Recipe, tok
 
 
 def test_rows_that_are_no_examples_are_told(recipe: Recipe, tokens: Tokens) -> None:
-    with pytest.raises(DataError, match="tiny: a row's text is empty, a text expected"):
+    with pytest.raises(DataError, match=r"tiny: a row's text is empty \(expected: a text\)"):
         label_generation.example(recipe, tokens, row(" "))
     with pytest.raises(DataError, match="tiny: a row's label is 'angry', one of"):
         label_generation.example(recipe, tokens, row("text", "positive|angry"))
 
 
 def test_what_leaves_no_room_is_refused(base: Path, tokens: Tokens) -> None:
-    with pytest.raises(RecipeError, match=r"prompt.max_tokens: 20 tokens leave no room .*, at least (\d+) expected") as caught:
+    with pytest.raises(RecipeError, match=r"prompt.max_tokens: 20 tokens leave no room .* \(expected: at least (\d+)\)") as caught:
         label_generation.check_tokens(recipes.resolve(document(base, prompt={"max_tokens": 20})), tokens)
     least = int(caught.value.expected.split()[2])
     label_generation.check_tokens(recipes.resolve(document(base, prompt={"max_tokens": least})), tokens)
@@ -140,11 +140,12 @@ def test_what_leaves_no_room_is_refused(base: Path, tokens: Tokens) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"prompt": {"answer": "{label}"}}, "{labels} in the answer of label_generation expected; mark the place"),
-        ({"train": {"loss_on": "labels"}}, "train.loss_on is labels with label_generation, answer or sequence expected; remove it"),
+        ({"prompt": {"answer": "{label}"}}, "(expected: {labels} in the answer of label_generation). Fix: mark the place"),
+        ({"train": {"loss_on": "labels"}}, "train.loss_on is labels with label_generation (expected: answer or sequence). Fix: remove it"),
         ({"gate": {"metric": "accuracy"}}, "gate names the metric 'accuracy', one of micro_f1, macro_f1, lrap, exact_match, parsed"),
         ({"labels": {"names": [*NAMES, " x"], "rule": {"columns": {" x": "x"}}}}, "labels.names holds ' x', names of one line"),
-        ({"labels": {"names": [*NAMES, "a|b"], "rule": {"columns": {"a|b": "x"}}}}, "labels.names holds 'a|b', names without '|' expected"),
+        ({"labels": {"names": [*NAMES, "a|b"], "rule": {"columns": {"a|b": "x"}}}}, "labels.names holds 'a|b' "
+            "(expected: names without '|')"),
     ],
 )  # fmt: skip
 def test_a_recipe_that_does_not_fit_is_refused(base: Path, change: dict[str, Any], message: str) -> None:

@@ -126,7 +126,9 @@ def test_the_loss_is_the_mean_over_the_answers_tokens(tiny_base: Path, tokens: T
 
 def test_the_longest_answer_must_leave_room_for_a_text(tiny_base: Path, tokens: Tokens) -> None:
     long = "a very long label of many words"
-    with pytest.raises(RecipeError, match=r"prompt.max_tokens: 12 tokens leave no room for the text, at least (\d+) expected") as caught:
+    with pytest.raises(
+        RecipeError, match=r"prompt.max_tokens: 12 tokens leave no room for the text \(expected: at least (\d+)\)"
+    ) as caught:
         label_scoring.check_tokens(recipes.resolve(document(tiny_base, (*APART, long), prompt={"max_tokens": 12})), tokens)
     least = int(caught.value.expected.split()[2])
     recipe = recipes.resolve(document(tiny_base, (*APART, long), prompt={"max_tokens": least}))
@@ -144,14 +146,14 @@ def test_labels_that_no_score_parts_are_refused(tiny_base: Path, tokens: Tokens)
         label_scoring.check_tokens(recipes.resolve(document(tiny_base)), Deaf(tiny_base))
     silent = {"train": {"loss_on_end": False}}
     label_scoring.check_tokens(recipes.resolve(document(tiny_base, **silent)), tokens)
-    message = "train.loss_on_end: is false where the answer of 'kind' begins that of 'kind street', a trained end token expected"
+    message = r"train.loss_on_end: is false where the answer of 'kind' begins that of 'kind street' \(expected: a trained end token\)"
     with pytest.raises(RecipeError, match=message):
         label_scoring.check_tokens(recipes.resolve(document(tiny_base, BEGUN, **silent)), tokens)
 
 
 def test_a_label_of_several_tokens_is_told_the_way_out(tiny_base: Path, tokens: Tokens) -> None:
     recipe = recipes.resolve(document(tiny_base, evaluate={"label_score": "token"}))
-    with pytest.raises(RecipeError, match="one token expected; choose another word, or set evaluate.label_score: log_probability"):
+    with pytest.raises(RecipeError, match=r"one token\)\. Fix: choose another word, or set evaluate.label_score: log_probability"):
         label_scoring.check_tokens(recipe, tokens)
 
 
@@ -160,11 +162,11 @@ def test_a_label_of_several_tokens_is_told_the_way_out(tiny_base: Path, tokens: 
     [
         (
             {"train": {"loss_on": "labels"}},
-            "train.loss_on is labels with evaluate.label_score log_probability, answer or sequence expected",
+            "train.loss_on is labels with evaluate.label_score log_probability (expected: answer or sequence)",
         ),
         (
             {"kind": "sequence_classification", "prompt": {"answer": ""}},
-            "evaluate.label_score is given with sequence_classification, label_scoring expected with it; remove it",
+            "evaluate.label_score is given with sequence_classification (expected: label_scoring with it). Fix: remove it",
         ),
         ({"evaluate": {"label_score": "mean"}}, "evaluate.label_score is 'mean', input should be 'token' or 'log_probability'"),
     ],

@@ -73,14 +73,14 @@ def test_labels_that_share_a_token_are_refused(three: Recipe) -> None:
         def decode(self, ids: object) -> str:
             return "?"
 
-    with pytest.raises(RecipeError, match=r"labels share a token: \[9, 9, 9\], one token of its own for each label expected"):
+    with pytest.raises(RecipeError, match=r"labels share a token: \[9, 9, 9\] \(expected: one token of its own for each label\)"):
         label_scoring.check_tokens(three, Deaf())
 
 
 def test_a_frame_that_leaves_no_room_for_the_text_is_refused(tiny_document: dict[str, Any], tokens: Tokens) -> None:
     tiny_document["prompt"]["max_tokens"] = 8
     tiny_document["prompt"]["template"] = "one two three four five six seven eight {text} nine ten"
-    with pytest.raises(RecipeError, match=r"prompt.max_tokens: 8 tokens leave no room for the text, at least (\d+) expected") as caught:
+    with pytest.raises(RecipeError, match=r"prompt.max_tokens: 8 tokens leave no room for the text \(expected: at least (\d+)\)") as caught:
         label_scoring.check_tokens(recipes.resolve(tiny_document), tokens)
     tiny_document["prompt"]["max_tokens"] = int(caught.value.expected.split()[2])
     label_scoring.check_tokens(recipes.resolve(tiny_document), tokens)
@@ -101,7 +101,7 @@ def test_a_long_text_loses_its_end_and_never_the_frame(three: Recipe, tokens: To
 
 @pytest.mark.parametrize("text", ["", " \n\t"])
 def test_an_empty_text_is_an_error(three: Recipe, tokens: Tokens, text: str) -> None:
-    with pytest.raises(DataError, match="tiny: a row's text is empty, a text expected; add an expectation"):
+    with pytest.raises(DataError, match=r"tiny: a row's text is empty \(expected: a text\)\. Fix: add an expectation"):
         label_scoring.example(three, tokens, row(text))
 
 
@@ -240,5 +240,5 @@ def test_figures_are_pictures_and_draw_every_letter(
     [({"metric": "macro_f"}, "macro_f"), ({"metric": "accuracy", "floors": {"recall": 0.5}}, "recall"), ({"metric": "f1"}, "f1")],
 )
 def test_a_recipe_with_an_unknown_metric_is_refused_when_read(tiny_document: dict[str, Any], gate: dict[str, Any], name: str) -> None:
-    with pytest.raises(RecipeErrors, match=f"tiny.yaml: gate names the metric '{name}', one of macro_f1, accuracy, roc_auc expected"):
+    with pytest.raises(RecipeErrors, match=rf"tiny.yaml: gate names the metric '{name}', one of macro_f1, accuracy \(expected: roc_auc\)"):
         recipes.resolve({**tiny_document, "gate": gate})

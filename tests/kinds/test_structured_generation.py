@@ -224,11 +224,11 @@ def test_metrics_count_the_unparsable_as_wrong(recipe: Recipe) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"text": " "}, "tiny: a row's text is empty, words expected"),
-        ({"act": ""}, "tiny: a row's act is empty, words expected"),
-        ({"act": "a <EH>"}, "tiny: a row's act holds '<EH>', a text without it expected"),
+        ({"text": " "}, "tiny: a row's text is empty (expected: words)"),
+        ({"act": ""}, "tiny: a row's act is empty (expected: words)"),
+        ({"act": "a <EH>"}, "tiny: a row's act holds '<EH>' (expected: a text without it)"),
         ({"label": "odd"}, "tiny: a row's label is 'odd', one of"),
-        ({"act": "zq " * 90}, "an answer of .* tokens leaves no room for a text, at least .* expected; raise it"),
+        ({"act": "zq " * 90}, "an answer of .* tokens leaves no room for a text (expected: at least .*). Fix: raise it"),
     ],
 )
 def test_a_bad_row_is_told(recipe: Recipe, tiny_base: Path, change: dict[str, str], message: str) -> None:
@@ -256,7 +256,7 @@ def test_a_long_text_is_cut_and_its_answer_is_not(recipe: Recipe, tiny_base: Pat
             {"lora": {"target_modules": ["lm_head"]}},
             "lora.target_modules holds lm_head, whose rows of new tokens are kept with the adapter; remove it",
         ),
-        ({"evaluate": {"max_new_tokens": 96}}, "evaluate.max_new_tokens is 96, less than prompt.max_tokens expected"),
+        ({"evaluate": {"max_new_tokens": 96}}, "evaluate.max_new_tokens is 96 (expected: less than prompt.max_tokens)"),
     ],
 )
 def test_a_bad_recipe_is_told(tiny_base: Path, change: dict[str, Any], message: str) -> None:
@@ -267,8 +267,12 @@ def test_a_bad_recipe_is_told(tiny_base: Path, change: dict[str, Any], message: 
 
 def test_tokens_that_do_not_fit_are_told_before_the_weights(tiny_base: Path) -> None:
     known = recipes.resolve(document(tiny_base, prompt={"new_tokens": ["<pad>"]}))
-    with pytest.raises(RecipeError, match="prompt.new_tokens: this base model knows '<pad>' already, tokens that are new to it expected"):
+    with pytest.raises(
+        RecipeError, match=r"prompt.new_tokens: this base model knows '<pad>' already \(expected: tokens that are new to it\)"
+    ):
         extended(known, tiny_base)
     missing = recipes.resolve(document(tiny_base, prompt={"new_tokens": []}))
-    with pytest.raises(RecipeError, match="prompt.stop: '<EH>' is . tokens of this base model, one token expected; add it to prompt.new"):
+    with pytest.raises(
+        RecipeError, match=r"prompt.stop: '<EH>' is . tokens of this base model \(expected: one token\)\. Fix: add it to prompt.new"
+    ):
         kind.check_tokens(missing, extended(missing, tiny_base))

@@ -151,7 +151,9 @@ def test_a_taken_port_is_named_with_its_variable(home: Path, monkeypatch: pytest
         monkeypatch.setenv("LORAFLOW_AIRFLOW_PORT", str(port))
         with pytest.raises(RecipeError) as error:
             start_stop.up(Console())
-    assert str(error.value).startswith(f"port {port}: not to be had for Airflow (Address already in use), a free port expected; end what")
+    assert str(error.value).startswith(
+        f"port {port}: not to be had for Airflow (Address already in use) (expected: a free port). Fix: end what"
+    )
     assert str(error.value).endswith("set LORAFLOW_AIRFLOW_PORT")
 
 
@@ -162,7 +164,7 @@ def test_servers_that_run_under_other_settings_are_not_used(keep: Any, monkeypat
         with pytest.raises(RecipeError) as error, start_stop.running(Console()):
             pass
     assert str(error.value) == (
-        "servers: they run with LORAFLOW_PROFILE=local, full expected; make down first, or set what they were started with"
+        "servers: they run with LORAFLOW_PROFILE=local (expected: full). Fix: make down first, or set what they were started with"
     )
 
 
@@ -171,7 +173,7 @@ def test_a_server_that_ends_while_starting_is_reported_with_the_end_of_its_log(h
     (home / "airflow" / "airflow.db").mkdir(parents=True)  # no database can be made here
     with pytest.raises(ServiceError) as error:
         start_stop.up(Console())
-    assert str(error.value).startswith("migrate: ended while starting, a running server expected; see the end of")
+    assert str(error.value).startswith("migrate: ended while starting (expected: a running server). Fix: see the end of")
     assert "unable to open database file" in str(error.value)
     until(lambda: not supervisor.lives(Places(home)), seconds=30)
     assert not (home / "servers" / "up").exists()

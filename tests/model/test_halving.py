@@ -45,11 +45,11 @@ def test_the_fault_says_what_was_too_large_and_what_the_retry_takes(recipe: Reci
     fault = lack_of_memory(sized(recipe, 12, 2), "train", 1, "the GPU's memory ran out")
     assert isinstance(fault, OutOfMemoryError) and fault.exit_code == 71 and fault.retryable
     assert str(fault) == (
-        "train: the GPU's memory ran out with 6 rows a forward pass x 4 a step, a batch that fits expected; "
+        "train: the GPU's memory ran out with 6 rows a forward pass x 4 a step (expected: a batch that fits). Fix: "
         "a retry takes 3 rows a forward pass x 8, as many a step as before"
     )
     scored = lack_of_memory(sized(recipe, 12, scored=5), "evaluate", 0, "memory ran out")
-    assert str(scored).endswith("with 5 rows a forward pass, a batch that fits expected; a retry takes 2 rows a forward pass")
+    assert str(scored).endswith("with 5 rows a forward pass (expected: a batch that fits). Fix: a retry takes 2 rows a forward pass")
 
 
 def test_a_single_row_that_does_not_fit_is_final(recipe: Recipe) -> None:
@@ -57,7 +57,7 @@ def test_a_single_row_that_does_not_fit_is_final(recipe: Recipe) -> None:
     assert isinstance(fault, RecipeError) and not fault.retryable
     assert str(fault) == (
         "tiny.yaml: train.per_device_train_batch_size: the GPU's memory ran out with 1 row a forward pass x 3 a step, room for a single "
-        "row expected; raise the memory (pods.resources.memory, or a larger GPU) or lower prompt.max_tokens, or set "
+        "row). Fix: raise the memory (pods.resources.memory, or a larger GPU) or lower prompt.max_tokens, or set "
         "train.activation_checkpointing: true"
     )
     scores = lack_of_memory(sized(recipe, 1, scored=4), "trial", 0, "memory ran out")

@@ -73,7 +73,7 @@ def test_what_the_work_held_is_gone_before_the_fault_is_raised(trained: Run) -> 
 def test_a_model_that_does_not_fit_is_no_batch_s_fault(tmp_path: Path) -> None:
     import torch
 
-    told = r"ran out .* while it was loaded, room for the whole model expected; raise the memory"
+    told = r"ran out .* while it was loaded \(expected: room for the whole model\)\. Fix: raise the memory"
     with pytest.raises(RecipeError, match=told), memory.room_for(tmp_path):
         torch.empty(10**15)
 
@@ -90,7 +90,7 @@ def test_a_training_takes_half_the_batch_and_ends_as_it_would_have(home: Path, t
     assert code == 71, printed
     block = (
         r"\n\nOutOfMemoryError\ntrain: the machine's memory ran out( \([\d,.]+ MiB more asked for\))? with 2048 rows a forward pass x 1 "
-        r"a step, a batch that fits expected; a retry takes 1024 rows a forward pass x 2, as many a step as before\n$"
+        r"a step \(expected: a batch that fits\)\. Fix: a retry takes 1024 rows a forward pass x 2, as many a step as before\n$"
     )
     assert re.search(block, printed), printed
     assert json.loads((short.folder / "train.memory.json").read_text()) == {"generation": 0, "halvings": 1}

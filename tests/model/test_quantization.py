@@ -134,11 +134,11 @@ def test_another_failure_to_pack_stays_what_it_is(tiny_base: Path, monkeypatch: 
 @pytest.mark.parametrize(
     ("quantization", "message"),
     [
-        ({}, "neither of load_in_4bit and load_in_8bit is true, exactly one expected; set one"),
-        (NF4 | EIGHT, "both of load_in_4bit and load_in_8bit is true, exactly one expected; set one"),
+        ({}, "neither of load_in_4bit and load_in_8bit is true (expected: exactly one). Fix: set one"),
+        (NF4 | EIGHT, "both of load_in_4bit and load_in_8bit is true (expected: exactly one). Fix: set one"),
         (
             EIGHT | {"bnb_4bit_quant_type": "nf4"},
-            "bnb_4bit_quant_type is given with load_in_8bit, load_in_4bit expected with it; remove it",
+            "bnb_4bit_quant_type is given with load_in_8bit (expected: load_in_4bit with it). Fix: remove it",
         ),
         (
             {"load_in_4bits": True},
@@ -161,5 +161,7 @@ def test_float16_without_a_gpu_is_refused(home: Path, tiny_base: Path) -> None:
     found = tiny.recipe_document(tiny_base, home / "none.csv")
     found["train"]["fp16"] = True
     run = tiny.start_at_train(home / "runs/tiny/half", tiny_base, tiny.tweets(120), found)
-    with pytest.raises(RecipeError, match="train.fp16: is true on a processor, a GPU expected; set it to false for this machine"):
+    with pytest.raises(
+        RecipeError, match=r"train.fp16: is true on a processor \(expected: a GPU\)\. Fix: set it to false for this machine"
+    ):
         perform("train", run)

@@ -179,7 +179,7 @@ def test_a_combination_that_the_form_cannot_express_is_refused_by_start(airflow:
     assert run.end() == "failed"
     assert run.task("start")["try_number"] == 1
     errors = [record["event"] for record in run.log("start") if record["level"] == "error"]
-    assert errors[0] == "RecipeErrors\nhasty.yaml: train.rows is 2 with 3 labels, a row of each expected; use more rows"
+    assert errors[0] == "RecipeErrors\nhasty.yaml: train.rows is 2 with 3 labels (expected: a row of each). Fix: use more rows"
     assert not any("error_detail" in record for record in run.log("start"))
     assert not run.run.folder.exists()
 

@@ -92,8 +92,8 @@ def test_what_is_typed_is_frozen_or_refused_and_never_another_number(shell: Shel
         form = journey.open_form()
         journey.fill(form, {"rank": "100000", "learning_rate": "2"})
         journey.trigger(form)
-        log = journey.read_log("start", "rank is '100000', a whole number from 1 to 1024 expected; correct the value")
-        assert "trigger form of typed: learning_rate is '2', a number above 0 and up to 1 expected; correct the value" in log
+        log = journey.read_log("start", "rank is '100000' (expected: a whole number from 1 to 1024). Fix: correct the value")
+        assert "trigger form of typed: learning_rate is '2' (expected: a number above 0 and up to 1). Fix: correct the value" in log
 
 
 def recipe_of(shell: Shell, run_page: str) -> Recipe:

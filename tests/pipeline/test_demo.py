@@ -72,7 +72,9 @@ def test_nothing_listens_beyond_loopback(up: Shell) -> None:
 def test_a_bad_value_is_told_before_a_run_exists(up: Shell) -> None:
     code, said = up.type("retrain", "tiny", "--param", "rank=0")
     assert code == 64
-    assert said.endswith("\nRecipeErrors\ntrigger form of tiny: rank is '0', a whole number from 1 to 1024 expected; correct the value\n")
+    assert said.endswith(
+        "\nRecipeErrors\ntrigger form of tiny: rank is '0' (expected: a whole number from 1 to 1024). Fix: correct the value\n"
+    )
     code, said = up.type("retrain", "tiny", "--param", "ranks=4")
     assert code == 64 and said.endswith("trigger form of tiny: ranks is not a field; did you mean rank?\n")
     assert up.run_states() == {}

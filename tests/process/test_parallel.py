@@ -70,9 +70,13 @@ def test_two_processes_train_as_one_killed_stopped_and_resumed(home: Path, tiny_
 @pytest.mark.parametrize(
     ("how", "kind", "text"),
     [
-        ("data", DataError, r"^train.parquet: row 7: the text is empty, words expected; add an expectation$"),
+        ("data", DataError, r"^train.parquet: row 7: the text is empty (expected: words). Fix: add an expectation$"),
         ("bug", RuntimeError, r"^process 2 of 2 failed:\n(?s:.*)KeyError: 'nobody knows'"),
-        ("killed", ServiceError, r"^train: process 2 of 2 ended by SIGKILL, all of them at work expected; a retry goes on from what is"),
+        (
+            "killed",
+            ServiceError,
+            r"^train: process 2 of 2 ended by SIGKILL (expected: all of them at work). Fix: a retry goes on from what is",
+        ),
     ],
 )
 def test_the_fault_of_one_is_the_fault_of_all(how: str, kind: type[Exception], text: str) -> None:
@@ -108,7 +112,9 @@ def test_more_gpus_than_there_are_is_told_before_anything_is_loaded(tiny_documen
     job._check_device(recipe)  # processes on a processor: as many as one likes
     monkeypatch.setattr(job, "device", lambda: "cuda")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(RecipeError, match=r"^tiny.yaml: train.gpus: is 4 on a machine with 2, at most 2 expected; lower it, or ask for"):
+    with pytest.raises(
+        RecipeError, match=r"^tiny.yaml: train.gpus: is 4 on a machine with 2 \(expected: at most 2\)\. Fix: lower it, or ask for"
+    ):
         job._check_device(recipe)
 
 

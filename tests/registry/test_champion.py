@@ -43,7 +43,7 @@ def test_files_of_a_local_store_are_read_where_they_lie(home: Path, tmp_path: Pa
     assert version_recipe("tiny", 1, tmp_path / "empty").name == "tiny"
     assert not list((tmp_path / "empty").iterdir())
     (artifacts / "recipe.yaml").unlink()
-    with pytest.raises(ContractError, match="models:/tiny/1: no artifacts/recipe.yaml, a version that `register` made expected"):
+    with pytest.raises(ContractError, match=r"models:/tiny/1: no artifacts/recipe.yaml \(expected: a version that `register` made\)"):
         version_recipe("tiny", 1, tmp_path / "empty")
 
 
@@ -80,7 +80,7 @@ def test_a_registry_that_stops_answering_is_a_fault_that_a_retry_may_mend(
     with pytest.raises(ServiceError, match="model tiny: MLflow at sqlite.*refused or did not answer"):
         champion_version(mlflow.MlflowClient(), "tiny")
     with pytest.raises(
-        ServiceError, match="models:/tiny/1: artifacts/model not to be had .*, a model version's files expected; look at the"
+        ServiceError, match=r"models:/tiny/1: artifacts/model not to be had .* \(expected: a model version's files\)\. Fix: look at the"
     ):
         version_model("tiny", 1, tmp_path)
     tracking.client()

@@ -132,14 +132,16 @@ def test_dvcs_remote_is_an_odd_prefix_of_a_bucket(home: Path, s3: S3, make_run: 
     for letter in "{}#?":
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("LORAFLOW_DVC_REMOTE", f"{s3.url}/a{letter}b")
-            with pytest.raises(SettingsError, match=rf"holds '\{letter}', a URL without \{{ \}} # \? expected; name another prefix"):
+            with pytest.raises(
+                SettingsError, match=rf"holds '\{letter}' \(expected: a URL without \{{ \}} # \?\)\. Fix: name another prefix"
+            ):
                 versioned(make_run, tiny_document, "one")
 
 
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [
-        ("HOME", "/a\nb", r"LORAFLOW_HOME: holds '\\n', text without control characters and line breaks expected"),
+        ("HOME", "/a\nb", r"LORAFLOW_HOME: holds '\\n' (expected: text without control characters and line breaks)"),
         ("RUNS", "/a\x85b", r"LORAFLOW_RUNS: holds '\\x85'"),
         ("DVC_REMOTE", "/a\u2028b", r"LORAFLOW_DVC_REMOTE: holds '\\u2028'"),
         ("MIRROR", os.fsdecode(b"/caf\xe9"), r"LORAFLOW_MIRROR: holds '\\udce9'"),

@@ -78,13 +78,13 @@ def test_a_trial_leaves_what_a_real_run_made(recipe: Path, home: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--set", "run.promotion=auto"], "--set: run.promotion is auto and run.push false without --promote, never and false expected"),
+        (["--set", "run.promotion=auto"], "--set: run.promotion is auto and run.push false without --promote (expected: never and false)"),
         (["--set", "run.promotion=manual"], "run.promotion is manual"),
         (["--set", "run.push=true"], "run.promotion is never and run.push true without --promote"),
         (["--set", "run={promotion: auto, push: true}"], "run.promotion is auto and run.push true without --promote"),
         (
             ["--promote", "--set", "run.promotion=never"],
-            "--promote: the recipe's run.promotion is never, auto or manual expected; add --set",
+            "--promote: the recipe's run.promotion is never (expected: auto or manual). Fix: add --set",
         ),
     ],
 )

@@ -65,25 +65,25 @@ def test_texts_that_are_no_number_of_any_field(text: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "found", "remedy"),
     [
-        ("rows", "9e2", "rows is '9e2', a whole number of at least 1 or the word all expected", "write digits only, such as 1000"),
-        ("rows", "900.0", "rows is '900.0', a whole number of at least 1 or the word all expected", "write digits only, such as 1000"),
-        ("rows", "1.000", "rows is '1.000', a whole number of at least 1 or the word all expected", "write digits only, such as 1000"),
-        ("rows", "none", "rows is 'none', a whole number of at least 1 or the word all expected", "write digits only, such as 1000"),
-        ("rows", 0, "rows is 0, a whole number of at least 1 or the word all expected", "correct the value"),
-        ("rank", "100000", "rank is '100000', a whole number from 1 to 1024 expected", "correct the value"),
-        ("epochs", "0,5", "epochs is '0,5', a number above 0 and up to 1000 expected",
+        ("rows", "9e2", "rows is '9e2' (expected: a whole number of at least 1 or the word all)", "write digits only, such as 1000"),
+        ("rows", "900.0", "rows is '900.0' (expected: a whole number of at least 1 or the word all)", "write digits only, such as 1000"),
+        ("rows", "1.000", "rows is '1.000' (expected: a whole number of at least 1 or the word all)", "write digits only, such as 1000"),
+        ("rows", "none", "rows is 'none' (expected: a whole number of at least 1 or the word all)", "write digits only, such as 1000"),
+        ("rows", 0, "rows is 0 (expected: a whole number of at least 1 or the word all)", "correct the value"),
+        ("rank", "100000", "rank is '100000' (expected: a whole number from 1 to 1024)", "correct the value"),
+        ("epochs", "0,5", "epochs is '0,5' (expected: a number above 0 and up to 1000)",
          "write it with a decimal point, such as 0.5 or 2e-4"),
-        ("epochs", "1.000", "epochs is '1.000', a number above 0 and up to 1000 expected",
+        ("epochs", "1.000", "epochs is '1.000' (expected: a number above 0 and up to 1000)",
          "this may mean 1 or 1000: write one of them"),
-        ("epochs", "1.250", "epochs is '1.250', a number above 0 and up to 1000 expected",
+        ("epochs", "1.250", "epochs is '1.250' (expected: a number above 0 and up to 1000)",
          "this may mean 1.25 or 1250: write one of them"),
-        ("learning_rate", "1e-400", "learning_rate is '1e-400', a number above 0 and up to 1 expected",
+        ("learning_rate", "1e-400", "learning_rate is '1e-400' (expected: a number above 0 and up to 1)",
          "correct the value"),
-        ("sizes", "1,200", "sizes is '1,200', up to 50 whole numbers of at least 1, separated by a comma and a blank expected",
+        ("sizes", "1,200", "sizes is '1,200', up to 50 whole numbers of at least 1 (expected: separated by a comma and a blank)",
          "write digits only, and a comma with a blank between two numbers, such as 200, 1000"),
-        ("push", "maybe", "push is 'maybe', yes or no expected", "correct the value"),
-        ("promotion", "gate", "promotion is 'gate', auto, manual or never expected", "correct the value"),
-        ("data", "v0", "data is 'v0', a value such as new, latest or v1 expected",
+        ("push", "maybe", "push is 'maybe' (expected: yes or no)", "correct the value"),
+        ("promotion", "gate", "promotion is 'gate', auto (expected: manual or never)", "correct the value"),
+        ("data", "v0", "data is 'v0', a value such as new (expected: latest or v1)",
          "correct the value"),
     ],
 )  # fmt: skip
@@ -208,14 +208,15 @@ def test_all_faults_are_told_at_once(recipes_folder: Path) -> None:
         "trigger form of first: learning_rat is not a field; did you mean learning_rate?",
     ]
     assert lines[2:] == [
-        "trigger form of first: profile is 'fast', local or full expected; correct the value",
-        "trigger form of first: rows is '1,000', a whole number of at least 1 or the word all expected; write digits only, such as 1000",
-        "trigger form of first: rank is True, a whole number from 1 to 1024 expected; correct the value",
+        "trigger form of first: profile is 'fast' (expected: local or full). Fix: correct the value",
+        "trigger form of first: rows is '1,000' (expected: a whole number of at least 1 or the word all). Fix: write "
+        "digits only, such as 1000",
+        "trigger form of first: rank is True (expected: a whole number from 1 to 1024). Fix: correct the value",
     ]
 
 
 def test_values_that_do_not_fit_together_are_refused(recipes_folder: Path) -> None:
-    with pytest.raises(RecipeErrors, match=r"first.yaml: train.rows is 2 with 3 labels, a row of each expected; use more rows"):
+    with pytest.raises(RecipeErrors, match=r"first.yaml: train.rows is 2 with 3 labels \(expected: a row of each\)\. Fix: use more rows"):
         filled(recipes_folder, rows=2)
 
 
@@ -246,7 +247,7 @@ def test_retrain_refuses_a_value_before_anything_is_started(recipes_folder: Path
     from typer.testing import CliRunner
 
     for values, message in (
-        (["rows=1,000", "rank=0"], "rows is '1,000'.*\n.*rank is '0', a whole number from 1 to 1024 expected"),
+        (["rows=1,000", "rank=0"], "rows is '1,000'.*\n.*rank is '0' (expected: a whole number from 1 to 1024)"),
         (["rows=1", "rows=2"], "--param: rows is given twice, as '1' and '2'"),
         (["rows"], "--param: 'rows' has no ="),
         (["ranks=4"], "ranks is not a field; did you mean rank?"),

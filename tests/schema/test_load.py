@@ -48,33 +48,36 @@ def test_ethos_is_the_tutorials() -> None:
         ({"train": {"learning_rate": "fast"}}, "tiny.yaml: train.learning_rate is 'fast', input should be a valid number"),
         ({"train": {"learning_rate": -1}}, "tiny.yaml: train.learning_rate is -1, input should be greater than 0; correct the value"),
         ({"kind": "poetry"}, "tiny.yaml: kind is 'poetry', input should be 'label_scoring'"),
-        ({"labels": {"names": ["a"]}}, "tiny.yaml: labels: names is ['a'], at least two labels expected, or none; add the others"),
-        ({"labels": {"names": ["a", "b", "b"]}}, "repeat a label, distinct labels expected; remove the copy"),
-        ({"labels": {"names": ["a", "b"]}}, "positive is missing, one of two names expected"),
-        ({"labels": {"positive": "neutral"}}, "positive is given with 3 names, two names expected; remove it"),
+        ({"labels": {"names": ["a"]}}, "tiny.yaml: labels: names is ['a'] (expected: at least two labels, or none). Fix: add the others"),
+        ({"labels": {"names": ["a", "b", "b"]}}, "repeat a label (expected: distinct labels). Fix: remove the copy"),
+        ({"labels": {"names": ["a", "b"]}}, "positive is missing (expected: one of two names)"),
+        ({"labels": {"positive": "neutral"}}, "positive is given with 3 names (expected: two names). Fix: remove it"),
         ({"labels": {"names": ["a", "b"], "positive": "c"}}, "'c' is not among the names"),
         (
             {"labels": {"rule": {"by": "threshold", "threshold": 1, "at_or_above": "positive", "below": "negative"}}},
-            "3 names with a threshold rule, 2 expected; a threshold parts two classes",
+            "3 names with a threshold rule (expected: 2). Fix: a threshold parts two classes",
         ),
-        ({"pods": {"gpu_steps": ["trian"]}}, "pods: gpu_steps holds trian, the name of a step expected; did you mean trial?"),
-        ({"pods": {"step_resources": {"poetry": {}}}}, "step_resources holds poetry, the name of a step expected; one of: preflight, d"),
+        ({"pods": {"gpu_steps": ["trian"]}}, "pods: gpu_steps holds trian (expected: the name of a step). Fix: did you mean trial?"),
+        (
+            {"pods": {"step_resources": {"poetry": {}}}},
+            "step_resources holds poetry (expected: the name of a step). Fix: one of: preflight, d",
+        ),
         ({"pods": {"resources": {"cpu": "2k"}}}, "tiny.yaml: pods.resources.cpu is '2k', string should match pattern"),
-        ({"train": {"rows": 2}}, "tiny.yaml: train.rows is 2 with 3 labels, a row of each expected; use more rows"),
-        ({"prompt": {"template": "no place"}}, "template holds {text} 0 times, once expected; mark the text's place"),
-        ({"prompt": {"answer": "x"}}, "answer holds {label} 0 times, once expected; mark the label's place"),
+        ({"train": {"rows": 2}}, "tiny.yaml: train.rows is 2 with 3 labels (expected: a row of each). Fix: use more rows"),
+        ({"prompt": {"template": "no place"}}, "template holds {text} 0 times (expected: once). Fix: mark the text's place"),
+        ({"prompt": {"answer": "x"}}, "answer holds {label} 0 times (expected: once). Fix: mark the label's place"),
         (
             {"data": {"source": {"url": "https://x/y", "sha256": None}}},
-            "2 sources given (file, url), exactly one of pypi, hub, file, url expected",
+            "2 sources given (file, url), exactly one of pypi, hub, file (expected: url)",
         ),
-        ({"data": {"source": {"file": None}}}, "0 sources given (none), exactly one of pypi, hub, file, url expected"),
+        ({"data": {"source": {"file": None}}}, "0 sources given (none), exactly one of pypi, hub, file (expected: url)"),
         (
             {"data": {"source": {"file": None, "url": "https://x/y"}}},
-            "sha256 is missing, a checksum expected for what comes over a network",
+            "sha256 is missing (expected: a checksum for what comes over a network",
         ),
         (
             {"data": {"source": {"file": None, "pypi": "a==1", "sha256": "0" * 64}}},
-            "member is missing, a path inside a==1 expected; add it",
+            "member is missing (expected: a path inside a==1). Fix: add it",
         ),
         ({"data": {"source": {"member": "a.csv"}}}, "member is given without pypi or hub; remove it or name the package"),
         (
@@ -83,27 +86,33 @@ def test_ethos_is_the_tutorials() -> None:
         ),
         (
             {"data": {"source": {"file": None, "hub": "a/b", "member": "c.csv", "revision": "0" * 40}}},
-            "sha256 is missing, a checksum expected for what comes over a network; add it",
+            "sha256 is missing (expected: a checksum for what comes over a network). Fix: add it",
         ),
         ({"data": {"source": {"revision": "main"}}}, "tiny.yaml: data.source.revision is 'main', string should match pattern"),
-        ({"data": {"rejected": "b"}}, "data: rejected is given without answer, both replies of a pair expected"),
-        ({"data": {"answer": "b", "turns": TURNS}}, "data: answer is 'b' with turns, the dialogue's column 'text' expected"),
+        ({"data": {"rejected": "b"}}, "data: rejected is given without answer (expected: both replies of a pair)"),
+        ({"data": {"answer": "b", "turns": TURNS}}, "data: answer is 'b' with turns (expected: the dialogue's column 'text')"),
         ({"data": {"format": "json", "header": ["text"]}}, "header is given with format json, whose objects name their fields; remove it"),
         ({"data": {"fields": {"text": "a"}}}, "fields names 'text', a column that the data set has already; rename the field"),
         ({"data": {"fields": {"Text": "a"}}}, "tiny.yaml: data.fields.Text.[key] is 'Text', string should match pattern"),
         ({"data": {"fields": {"why": "a"}}}, "data.fields is given with label_scoring, which writes no fields; remove it"),
         ({"data": {"answer": "b"}}, "data.answer, rejected or turns is given with label_scoring, which has no replies; remove it"),
-        ({"lora": {"target_modules": []}}, "tiny.yaml: lora: target_modules is empty, names of layers or all-linear expected; name some"),
-        ({"data": {"label": None}}, "data.label is missing, the column of the labels expected; name it, or remove labels"),
-        ({"labels": {"names": []}}, "data.label is given without labels.names, the classes expected; add them, or remove it"),
-        ({"labels": {"names": []}, "data": {"label": None}}, "split.balance is downsample, none expected where a row has not exactly one"),
+        (
+            {"lora": {"target_modules": []}},
+            "tiny.yaml: lora: target_modules is empty (expected: names of layers or all-linear). Fix: name some",
+        ),
+        ({"data": {"label": None}}, "data.label is missing (expected: the column of the labels). Fix: name it, or remove labels"),
+        ({"labels": {"names": []}}, "data.label is given without labels.names (expected: the classes). Fix: add them, or remove it"),
+        ({"labels": {"names": []}, "data": {"label": None}}, "split.balance is downsample (expected: none where a row has not exactly one"),
         (
             {"labels": {"names": []}, "data": {"label": None}, "split": {"balance": "none"}},
-            "labels.names is missing, the classes of label_scoring expected; add them",
+            "labels.names is missing (expected: the classes of label_scoring). Fix: add them",
         ),
-        ({"data": {"test": {"text": "b"}}}, "tiny.yaml: data.test.source is missing, a value expected; add it"),
-        ({"split": {"test": 0}}, "split.test is 0 without data.test, test rows expected; enlarge it, or name a published test file"),
-        ({"split": {"published_rows": 3}}, "split.published_rows is given without data.test, a published test file expected; remove it"),
+        ({"data": {"test": {"text": "b"}}}, "tiny.yaml: data.test.source is missing (expected: a value). Fix: add it"),
+        ({"split": {"test": 0}}, "split.test is 0 without data.test (expected: test rows). Fix: enlarge it, or name a published test file"),
+        (
+            {"split": {"published_rows": 3}},
+            "split.published_rows is given without data.test (expected: a published test file). Fix: remove it",
+        ),
         ({"split": {"groups": "near_copies", "by": "shuffle"}}, "split: groups is near_copies with by: shuffle, whose parts follow from"),
         ({"labels": {"rule": {"columns": {}}}}, "tiny.yaml: labels.rule.by is 'missing', one of threshold, columns, indexes, opening exp"),
         ({"labels": {"rule": {"by": "words"}}}, "tiny.yaml: labels.rule.by is 'words', one of threshold, columns, indexes, opening exp"),
@@ -113,7 +122,7 @@ def test_ethos_is_the_tutorials() -> None:
         ),
         (
             {"labels": {"rule": {"by": "indexes", "indexes": {"negative": 1, "neutral": 2}}}},
-            "no row can be 'positive' by the rule, a place in it for each name expected; add it or remove the name",
+            "no row can be 'positive' by the rule (expected: a place in it for each name). Fix: add it or remove the name",
         ),
         ({"labels": {"rule": {"by": "opening", "opening": {"Neutral": ["n"]}}}}, "'Neutral' is not among the names"),
         ({"base_model": {"name": "../etc"}}, "tiny.yaml: base_model.name is '../etc'"),
@@ -133,7 +142,7 @@ def test_all_faults_are_told_at_once(tiny_document: dict[str, Any]) -> None:
     with pytest.raises(RecipeErrors) as caught:
         recipes.resolve(tiny_document)
     assert len(caught.value.errors) == len(str(caught.value).splitlines()) == 3
-    assert "tiny.yaml: split is missing, a value expected; add it" in str(caught.value)
+    assert "tiny.yaml: split is missing (expected: a value). Fix: add it" in str(caught.value)
 
 
 def test_local_keys_count_in_the_local_profile_alone(tiny_document: dict[str, Any]) -> None:
@@ -157,9 +166,9 @@ def test_the_hash_is_of_what_the_model_depends_on(tiny_document: dict[str, Any])
     ("text", "message"),
     [
         (None, "none.yaml: no such recipe, one of: .*; name one of them"),
-        ("a: [", "none.yaml: not readable as YAML .*, YAML expected; correct it"),
-        ("- a", "none.yaml: holds a list, a YAML mapping expected; mend the file"),
-        ("name: other", "none.yaml: name is 'other', 'none' expected; file and name go together"),
+        ("a: [", "none.yaml: not readable as YAML .* (expected: YAML). Fix: correct it"),
+        ("- a", "none.yaml: holds a list (expected: a YAML mapping). Fix: mend the file"),
+        ("name: other", "none.yaml: name is 'other' (expected: 'none'). Fix: file and name go together"),
     ],
 )
 def test_a_file_that_is_no_recipe_is_told(tmp_path: Path, text: str | None, message: str) -> None:

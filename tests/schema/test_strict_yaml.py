@@ -61,9 +61,9 @@ def test_a_recipe_with_a_section_twice_is_refused_with_file_lines_and_key(tmp_pa
     with pytest.raises(RecipeErrors) as caught:
         recipes.load(path)
     assert str(caught.value).splitlines() == [
-        "twice.yaml: lines 2 and 7: train stands twice, one value for each key expected; keep one of them",
-        "twice.yaml: lines 3 and 4: train.seed stands twice, one value for each key expected; keep one of them",
-        "twice.yaml: lines 6 and 6: labels.rule.opening.yes stands twice, one value for each key expected; keep one of them",
+        "twice.yaml: lines 2 and 7: train stands twice (expected: one value for each key). Fix: keep one of them",
+        "twice.yaml: lines 3 and 4: train.seed stands twice (expected: one value for each key). Fix: keep one of them",
+        "twice.yaml: lines 6 and 6: labels.rule.opening.yes stands twice (expected: one value for each key). Fix: keep one of them",
     ]
     with pytest.raises(RecipeErrors, match="recipe.yaml: lines 1 and 2: name stands twice"):  # a frozen one, edited by hand
         recipes.parse("name: a\nname: a\n", "recipe.yaml")
@@ -72,7 +72,7 @@ def test_a_recipe_with_a_section_twice_is_refused_with_file_lines_and_key(tmp_pa
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["train.rows=5", "train.rows=6"], "--set: train.rows is given twice, as '5' and '6', one value expected; remove the other"),
+        (["train.rows=5", "train.rows=6"], "--set: train.rows is given twice, as '5' and '6' (expected: one value). Fix: remove the other"),
         (["train.rows=5", "train={seed: 3}"], "--set: train.rows and train set the same key"),
         (["train={seed: 3}", "train.rows=5"], "--set: train and train.rows set the same key"),
         (["train={seed: 3, seed: 4}"], "--set train: lines 1 and 1: seed stands twice"),

@@ -95,7 +95,7 @@ def test_a_text_is_cut_after_its_secrets_are_hidden(monkeypatch: pytest.MonkeyPa
     said = f"{'x' * 296}\n {TOKEN}"
     assert in_one_line(said) == f"{'x' * 296} …" and in_one_line(said, None) == f"{'x' * 296} …"
     error = SettingsError("there", f"said {TOKEN!r}", f"no {TOKEN} expected", "try again")
-    assert str(error) == "there: said '…', no … expected; try again" and TOKEN not in repr(vars(error))
+    assert str(error) == "there: said '…' (expected: no …). Fix: try again" and TOKEN not in repr(vars(error))
 
 
 KEY = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcw\nggSjAgEAAoIBAQC7VJTUt9Us8cKjMzEfYyji\n-----END PRIVATE KEY-----\n"
@@ -204,7 +204,7 @@ def test_a_secret_that_no_header_can_hold(value: str, found: str, monkeypatch: p
     monkeypatch.setenv("HF_TOKEN", value)
     with pytest.raises(SettingsError) as caught:
         header_value("HF_TOKEN")
-    assert str(caught.value) == f"HF_TOKEN: {found}, what an HTTP header can hold expected; copy the value again"
+    assert str(caught.value) == f"HF_TOKEN: {found} (expected: what an HTTP header can hold). Fix: copy the value again"
     assert not caught.value.retryable
 
 

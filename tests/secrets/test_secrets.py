@@ -109,7 +109,7 @@ def test_a_token_with_a_line_end_works_and_one_that_no_header_can_hold_is_a_faul
         said = " ".join(done.stderr.split())
         assert done.returncode == 68 and len(state.requests) == asked, done.stdout + done.stderr
         for what, name in (("Hub token", "HF_TOKEN"), ("MLflow", "MLFLOW_TRACKING_TOKEN"), ("DVC remote", "AWS_SESSION_TOKEN")):
-            assert f"{name}: holds a line end inside, what an HTTP header can hold expected; copy the value again" in said, what
+            assert f"{name}: holds a line end inside (expected: what an HTTP header can hold). Fix: copy the value again" in said, what
         assert leaks(services, done.stdout, done.stderr) == []
 
         beyond = {"LORAFLOW_MLFLOW_URI": with_password(mlflow_server, "MLFLOW_TRACKING_PASSWORD")}

@@ -313,7 +313,9 @@ def test_a_bad_row_is_told_by_its_number(tuned: Tuned) -> None:
         made = rows(recipe, 6)
         made[3] |= {name: "odd" if name == "label" else " \n"}
         found = (
-            "label is 'odd', one of .* expected; split again" if name == "label" else f"{name} is empty, .* expected; add an expectation"
+            r"label is 'odd' \(expected: one of .*\)\. Fix: split again"
+            if name == "label"
+            else rf"{name} is empty \(expected: .*\)\. Fix: add an expectation"
         )
         with pytest.raises(DataError, match=f"^{recipe.name}: row 5: {found}"):
             examples_of(recipe, tokens, made)

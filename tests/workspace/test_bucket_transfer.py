@@ -79,7 +79,7 @@ def test_what_lies_below_a_path_comes_alone_and_once(s3: S3, uploaded: Objects, 
     s3.heal()
     uploaded.download("train/a", tmp_path / "down", "adapter/weights")
     assert not [asked for asked in s3.asked() if "bytes=" in asked]
-    with pytest.raises(ContractError, match=r"train/a: adap is not in its listing, one of its files expected"):
+    with pytest.raises(ContractError, match=r"train/a: adap is not in its listing \(expected: one of its files\)"):
         uploaded.download("train/a", tmp_path / "down", "adap")
 
 
@@ -134,7 +134,9 @@ def test_used_up_retries_are_told_with_place_finding_and_remedy(s3: S3, uploaded
 
 def test_a_refusal_names_the_credentials_and_never_shows_them(s3: S3, store: Objects) -> None:
     s3.fail("denied", "PUT", times=-1)
-    with pytest.raises(ServiceError, match=r"not allowed \(.*AccessDenied, said the test\), access expected; give this process") as told:
+    with pytest.raises(
+        ServiceError, match=r"not allowed \(.*AccessDenied, said the test\) \(expected: access\)\. Fix: give this process"
+    ) as told:
         store.put("x", b"")
     assert "planted" not in str(told.value)
 
@@ -143,7 +145,7 @@ def test_no_answer_at_all_is_told_without_the_password_of_the_address(s3: S3, mo
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     for address in ("http://127.0.0.1:9/", "http://somebody:planted-password@127.0.0.1:9/"):
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
-        with pytest.raises(ServiceError, match="the store does not answer as it should .*, an answer expected") as told:
+        with pytest.raises(ServiceError, match=r"the store does not answer as it should .* \(expected: an answer\)") as told:
             Objects(s3.url).get("x")
         assert "planted" not in str(told.value) and told.value.__cause__ is None
 
@@ -153,12 +155,12 @@ def test_no_credentials_at_all_are_told(s3: S3, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
     monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
-    with pytest.raises(ServiceError, match=r"not allowed \(Unable to locate credentials\), access expected"):
+    with pytest.raises(ServiceError, match=r"not allowed \(Unable to locate credentials\) \(expected: access\)"):
         Objects(s3.url).put("x", b"")
 
 
 def test_a_bucket_that_is_not_there_is_named(s3: S3) -> None:
-    with pytest.raises(SettingsError, match=r"s3://nobodys-bucket/x/y: no such bucket, one that is there expected; create it"):
+    with pytest.raises(SettingsError, match=r"s3://nobodys-bucket/x/y: no such bucket \(expected: one that is there\)\. Fix: create it"):
         Objects("s3://nobodys-bucket/x").put("y", b"")
 
 
@@ -166,11 +168,14 @@ def test_a_bucket_that_is_not_there_is_named(s3: S3) -> None:
     ("damage", "message"),
     [
         (lambda s3: s3.write("train/a/config.json", b"{ "), "config.json: 2 bytes|config.json: another sha256"),
-        (lambda s3: s3.write("train/a/config.json", b"{}}"), "config.json: 3 bytes, 2 bytes expected; run the step that makes it anew"),
-        (lambda s3: s3.write("train/a/config.json", b"[]"), "config.json: another sha256, the one of its listing expected"),
-        (lambda s3: s3.client.delete_object(Bucket=s3.bucket, Key="workspace/train/a/empty"), "empty: missing, 0 bytes expected"),
+        (
+            lambda s3: s3.write("train/a/config.json", b"{}}"),
+            "config.json: 3 bytes (expected: 2 bytes). Fix: run the step that makes it anew",
+        ),
+        (lambda s3: s3.write("train/a/config.json", b"[]"), "config.json: another sha256 (expected: the one of its listing)"),
+        (lambda s3: s3.client.delete_object(Bucket=s3.bucket, Key="workspace/train/a/empty"), "empty: missing (expected: 0 bytes)"),
         (lambda s3: s3.client.delete_object(Bucket=s3.bucket, Key="workspace/train/a.listing"), "train/a: no listing"),
-        (lambda s3: s3.write("train/a.listing", b"{"), "a.listing: not readable, a folder's listing expected"),
+        (lambda s3: s3.write("train/a.listing", b"{"), "a.listing: not readable (expected: a folder's listing)"),
         (lambda s3: s3.write("train/a.listing", b'{"files": {"../../x": {"bytes": 1, "sha256": ""}}}'), "leaves its folder"),
     ],
 )
@@ -196,7 +201,7 @@ def test_an_answer_that_comes_short_without_a_word_is_asked_for_again(tmp_path: 
     store.download("a", tmp_path / "down")
     assert (tmp_path / "down" / "file").read_bytes() == b"0123456789" and not lengths
     lengths += [4, 4, 4]
-    with pytest.raises(ServiceError, match=r"a/file: 4 bytes came, 10 expected; try again"):
+    with pytest.raises(ServiceError, match=r"a/file: 4 bytes came \(expected: 10\)\. Fix: try again"):
         store.download("a", tmp_path / "again")
 
 
@@ -205,7 +210,7 @@ def test_an_upload_that_is_cut_short_leaves_no_listing(s3: S3, store: Objects, t
     with pytest.raises(ServiceError, match="second"):
         store.upload(tmp_path / "up", "train/a", write(tmp_path / "up", {"first": b"1", "second": b"2"}))
     s3.heal()
-    with pytest.raises(ContractError, match="no listing, a folder that is whole expected"):
+    with pytest.raises(ContractError, match=r"no listing \(expected: a folder that is whole\)"):
         store.download("train/a", tmp_path / "down")
 
 
@@ -236,11 +241,11 @@ def test_memory_and_threads_stay_bounded(s3: S3, tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("s3:/bucket", "is no place, a folder or a URL like s3://bucket/prefix expected"),
+        ("s3:/bucket", "is no place (expected: a folder or a URL like s3://bucket/prefix)"),
         ("s3://bucket/../other", "is no place"),
         ("s3://bucket/a?versionId=1", "is no place"),
         ("simplecache::s3://bucket", "is no place"),
-        ("s3://key:secret@bucket/a", "holds a name or a password, none expected"),
+        ("s3://key:secret@bucket/a", "holds a name or a password (expected: none)"),
         ("nosuch://bucket/a", "no such scheme"),
     ],
 )
@@ -253,7 +258,7 @@ def test_what_is_no_place_is_refused(url: str, message: str) -> None:
 def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     filesystems._file_system.cache_clear()
     monkeypatch.setattr(filesystems, "find_spec", lambda name: None)
-    with pytest.raises(SettingsError, match=r"its package is not installed, s3fs expected; pip install loraflow\[s3\]"):
+    with pytest.raises(SettingsError, match=r"its package is not installed \(expected: s3fs\)\. Fix: pip install loraflow\[s3\]"):
         Objects("s3://bucket/a").get("x")
 
 

@@ -29,7 +29,7 @@ def test_a_full_disk_in_the_middle_of_a_step(trained: Run) -> None:
     command = [*mount, sys.executable, "-m", "tasks", "merge", "--run", str(trained.folder)]
     ended = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
     assert ended.returncode == ServiceError.exit_code, ended.stderr
-    assert "no space left on device, room and the right to write expected; free space, or move LORAFLOW_HOME" in ended.stderr
+    assert "no space left on device (expected: room and the right to write). Fix: free space, or move LORAFLOW_HOME" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert not trained.has(MergedModel)
     perform("merge", trained)

@@ -88,7 +88,7 @@ def test_an_attempt_that_was_taken_for_dead_ends_and_writes_nothing_more(s3: S3,
         assert run.save_checkpoint(checkpoint(run, 10))
         fresh().perform("merge", merged, contract=MergedModel)  # the retry, on another machine, to its end
         before = s3.objects(), s3.read("tiny/one/merge.json")
-        with pytest.raises(ContractError, match=r"attempt g0-a2-\w+ has claimed it, g0-a1-\w+ expected; nothing to do here"):
+        with pytest.raises(ContractError, match=r"attempt g0-a2-\w+ has claimed it \(expected: g0-a1-\w+\)\. Fix: nothing to do here"):
             run.save_checkpoint(checkpoint(run, 20))
         assert (s3.objects(), s3.read("tiny/one/merge.json")) == before
         return merged(run)

@@ -138,9 +138,9 @@ ENVELOPE = '{"schema": %d, "step": "download", "generation": 0, "inputs": {}, "s
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "download.json: not there, the manifest of download expected; run download first"),
-        ("{", "not a manifest, a step's manifest expected; run the step again"),
-        (ENVELOPE % 9, "schema is 9, 1 expected"),
+        (None, "download.json: not there (expected: the manifest of download). Fix: run download first"),
+        ("{", "not a manifest (expected: a step's manifest). Fix: run the step again"),
+        (ENVELOPE % 9, "schema is 9 (expected: 1)"),
         (ENVELOPE % 1, "base_model: Field required"),
     ],
 )
@@ -152,7 +152,7 @@ def test_a_manifest_that_does_not_fit_is_told(tmp_path: Path, content: str | Non
 
 
 def test_a_run_without_recipe_says_how_to_get_one(tmp_path: Path) -> None:
-    with pytest.raises(ContractError, match="not there, a frozen recipe expected; start the run first"):
+    with pytest.raises(ContractError, match=r"not there \(expected: a frozen recipe\)\. Fix: start the run first"):
         _ = Run(tmp_path).recipe
 
 
@@ -165,7 +165,7 @@ def test_a_run_id_never_leaves_its_folder(run_id: str) -> None:
 def test_run_ids_that_look_alike_stay_apart() -> None:
     ids = ["manual__2026-01-01T00:00:00+00:00", "manual__2026-01-01T00-00-00+00-00", "a/b", "a-b", "..", "."]
     assert len({run_folder(Path("r"), "ethos", run_id) for run_id in ids}) == len(ids)
-    with pytest.raises(RecipeError, match="lower-case letters, digits and _ expected"):
+    with pytest.raises(RecipeError, match=r"lower-case letters \(expected: digits and _\)"):
         run_folder(Path("r"), "../ethos", "x")
 
 

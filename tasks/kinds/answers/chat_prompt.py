@@ -43,9 +43,9 @@ def render(recipe: Recipe, tokens: Tokens, messages: list[Message], answer: str 
     where = f"{recipe.name}.yaml: prompt.chat_template"
     source = recipe.prompt.chat_template or tokens.chat_template
     if source is None:
-        raise RecipeError(where, "the base model's tokenizer has no chat template", "one expected", "give the recipe one")
+        raise RecipeError(where, "the base model's tokenizer has no chat template", "a template", "set prompt.chat_template in the recipe")
     try:
         (rendered,), _ = render_jinja_template([turns], chat_template=source, add_generation_prompt=answer is None, **tokens.special_tokens)
     except TemplateError as error:
-        raise RecipeError(where, f"it refuses a conversation ({error})", "turns of user and assistant expected", "mend it") from None
+        raise RecipeError(where, f"it refuses a conversation ({error})", "turns of user and assistant", "mend it") from None
     return str(rendered)

@@ -41,7 +41,7 @@ def check_room(recipe: Recipe, tokens: Tokens, answer: int, beside: str = "") ->
     longest, least = recipe.prompt.max_tokens, least_tokens(recipe, tokens) + answer
     if longest < least:
         found = f"{longest} tokens leave no room for the text{beside}"
-        raise RecipeError(f"{recipe.name}.yaml: prompt.max_tokens", found, f"at least {least} expected", "raise it or shorten the template")
+        raise RecipeError(f"{recipe.name}.yaml: prompt.max_tokens", found, f"at least {least}", "raise it or shorten the template")
 
 
 def build_prompt(recipe: Recipe, tokens: Tokens, text: str, room: int) -> tuple[list[int], bool]:
@@ -60,7 +60,7 @@ def build_prompt(recipe: Recipe, tokens: Tokens, text: str, room: int) -> tuple[
         DataError: the text is empty.
     """
     if not text.strip():
-        raise DataError(recipe.name, "a row's text is empty", "a text expected", "add an expectation that rejects such rows")
+        raise DataError(recipe.name, "a row's text is empty", "a text", "add an expectation that rejects such rows")
     marked = literal(recipe, tokens, text)
     whole = [*_beginning(tokens), *tokens.encode(template(recipe).replace("{text}", marked))]
     if len(whole) <= room:

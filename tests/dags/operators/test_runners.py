@@ -74,7 +74,7 @@ def test_a_fault_that_no_retry_mends_ends_in_one_block(make_run: MakeRun, tiny_d
     with pytest.raises(SystemExit) as caught:
         execute(task, run)
     assert caught.value.code == 66
-    expected = f"ContractError\n{run.folder}/validate.json: not there, the manifest of validate expected; run validate first"
+    expected = f"ContractError\n{run.folder}/validate.json: not there (expected: the manifest of validate). Fix: run validate first"
     assert log[-1] == {"event": expected, "log_level": "error"}
     assert not any("ContractError" in message for message in messages(log)[:-1])
     assert action(task, caught.value) == "fail"

@@ -58,7 +58,7 @@ def test_what_is_done_needs_no_pod_and_a_clear_does_it_again(
 def test_a_fault_that_no_retry_mends_ends_in_one_block(make_run: MakeRun, tiny_document: Any, pod_log: Any) -> None:
     run = make_run(tiny_document)
     assert fails(run, "split") == (66, "fail")
-    expected = f"ContractError\n{run.folder}/validate.json: not there, the manifest of validate expected; run validate first"
+    expected = f"ContractError\n{run.folder}/validate.json: not there (expected: the manifest of validate). Fix: run validate first"
     assert pod_log[-1] == {"event": expected, "log_level": "error"}
     assert not any("ContractError" in message for message in messages(pod_log)[:-1])
 

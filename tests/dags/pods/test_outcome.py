@@ -57,7 +57,7 @@ FAULTS: dict[str, tuple[dict[str, Any], float, Action, int, str]] = {
     ),
     "evicted for its own use of the disk": (
         pod(phase="Failed", reason="Evicted", message=OVER), 40, Action.FINAL, 64,
-        f"evicted ({OVER.strip()}), to do with 50Gi of scratch disk expected; raise pods.step_resources.train.ephemeral_storage",
+        f"evicted ({OVER.strip()}) (expected: to do with 50Gi of scratch disk). Fix: raise pods.step_resources.train.ephemeral_storage",
     ),
     "pre-empted, its checkpoint saved": (
         pod({"terminated": {"exitCode": 143}}, disruption("DisruptionTarget", "PreemptionByScheduler"), phase="Failed"), 40,
@@ -89,35 +89,37 @@ FAULTS: dict[str, tuple[dict[str, Any], float, Action, int, str]] = {
     ),
     "out of memory": (
         ended(137, "OOMKilled"), 40, Action.HALVE, 71,
-        "killed for want of memory (OOMKilled), to do with 16Gi expected; the next try takes half the micro-batch; "
+        "killed for want of memory (OOMKilled) (expected: to do with 16Gi). Fix: the next try takes half the micro-batch; "
         "or raise pods.step_resources.train.memory",
     ),
     "its time is up": (
         pod(phase="Failed", reason="DeadlineExceeded", message="Pod was active on the node longer than the specified deadline"), 40,
-        Action.FINAL, 64, "ended by the cluster (DeadlineExceeded), an end within 24 hours expected; raise pods.deadline_hours",
+        Action.FINAL, 64, "ended by the cluster (DeadlineExceeded) (expected: an end within 24 hours). Fix: raise pods.deadline_hours",
     ),
     "no node": (
         pod(None, UNPLACED, phase="Pending"), 61, Action.RETRY, 75,
-        f"got no node (Unschedulable: {UNPLACED['message']}), one within 60 minutes expected; raise pods.schedule_minutes, or look: {LOOK}",
+        f"got no node (Unschedulable: {UNPLACED['message']}) (expected: one within 60 minutes). Fix: raise "
+            f"pods.schedule_minutes, or look: {LOOK}",
     ),
     "no place in the queue": (
         pod(None, GATED, phase="Pending"), 61, Action.RETRY, 75,
-        "got no node (SchedulingGated: Scheduling is blocked), one within 60 minutes expected; raise pods.schedule_minutes, "
+        "got no node (SchedulingGated: Scheduling is blocked) (expected: one within 60 minutes). Fix: raise pods.schedule_minutes, "
         f"or look: {LOOK}",
     ),
     "no image": (
         waiting("ErrImagePull", "manifest unknown"), 30, Action.RETRY, 75,
-        "image registry.example/steps:1 cannot be pulled (ErrImagePull: manifest unknown), one that the cluster can pull expected; "
+        "image registry.example/steps:1 cannot be pulled (ErrImagePull: manifest unknown) (expected: one that the cluster can pull). Fix: "
         f"set LORAFLOW_IMAGE and LORAFLOW_IMAGE_PULL_SECRETS; {LOOK}",
     ),
     "a registry that stays busy": (
         waiting("ImagePullBackOff", "429 Too Many Requests"), 51, Action.RETRY, 75,
-        "did not start on node gpu-7 (ImagePullBackOff: 429 Too Many Requests), a process within 20 minutes expected; "
+        "did not start on node gpu-7 (ImagePullBackOff: 429 Too Many Requests) (expected: a process within 20 minutes). Fix: "
         f"raise pods.start_minutes, or look: {LOOK}",
     ),
     "no name of an image": (
         waiting("InvalidImageName", "invalid reference format"), 30, Action.FINAL, 78,
-        "image 'registry.example/steps:1' (InvalidImageName: invalid reference format), the name of an image expected; set LORAFLOW_IMAGE",
+        "image 'registry.example/steps:1' (InvalidImageName: invalid reference format) (expected: the name of an "
+            "image). Fix: set LORAFLOW_IMAGE",
     ),
     "no secret": (
         waiting("CreateContainerConfigError", 'secret "hub" not found'), 30, Action.FINAL, 78,
@@ -126,7 +128,8 @@ FAULTS: dict[str, tuple[dict[str, Any], float, Action, int, str]] = {
     ),
     "not started": (
         waiting("ContainerCreating"), 51, Action.RETRY, 75,
-        f"did not start on node gpu-7 (ContainerCreating), a process within 20 minutes expected; raise pods.start_minutes, or look: {LOOK}",
+        f"did not start on node gpu-7 (ContainerCreating) (expected: a process within 20 minutes). Fix: raise "
+            f"pods.start_minutes, or look: {LOOK}",
     ),
     "no command": (
         pod({"terminated": {"exitCode": 128, "reason": "StartError", "message": 'exec: "python": not found'}}, phase="Failed"), 40,
@@ -137,7 +140,8 @@ FAULTS: dict[str, tuple[dict[str, Any], float, Action, int, str]] = {
     "killed": (ended(137), 40, Action.RETRY, 137, "ended with exit code 137 (SIGKILL, often for want of memory); the lines above say why"),
     "a bug": (ended(1), 40, Action.RETRY, 1, "ended with exit code 1; the lines above say why"),
     "something else": (
-        pod(phase="Failed", reason="Odd", message="x"), 40, Action.RETRY, 75, f"failed (Odd: x), a process that ends expected; {LOOK}"
+        pod(phase="Failed", reason="Odd", message="x"), 40, Action.RETRY, 75, f"failed (Odd: x) (expected: a process "
+            f"that ends). Fix: {LOOK}"
     ),
 }  # fmt: skip
 
@@ -219,7 +223,8 @@ def test_a_refusal_is_final_but_for_a_quota_that_is_used_up() -> None:
     finding = refused(403, rights, "train", "team")
     assert finding and (finding.action, finding.exit_code) == (Action.FINAL, 78)
     assert finding.words == (
-        f"train: a pod in namespace team: refused by the cluster (403: {rights}), a pod that it takes expected; mend settings, recipe or "
+        f"train: a pod in namespace team: refused by the cluster (403: {rights}) (expected: a pod that it takes). Fix: "
+        f"mend settings, recipe or "
         "rights: kubectl auth can-i create pods -n team; kubectl -n team describe quota,limitrange"
     )
     for status in (400, 404, 422):

@@ -64,7 +64,7 @@ def test_out_of_memory_is_noted_once_and_tried_again(home: Path, tiny_base: Path
     kubernetes_api.arm(faults.out_of_memory(), log="train: run")
     assert fails(run, "train") == (71, "default")
     assert run.halvings("train") == 1
-    assert "killed for want of memory (OOMKilled), to do with 4Gi expected; the next try takes half" in messages(pod_log)[-1]
+    assert "killed for want of memory (OOMKilled) (expected: to do with 4Gi). Fix: the next try takes half" in messages(pod_log)[-1]
 
 
 def test_out_of_memory_where_nothing_can_be_halved_is_final(

@@ -41,7 +41,7 @@ def test_the_least_that_the_error_names_is_enough(tiny_base: Path) -> None:
     least = int(caught.value.expected.split()[2])
     recipe = recipes.resolve(recipes._lay_over(made, {"prompt": {"max_tokens": least}}))
     framing.check_room(recipe, tokens, 3)
-    with pytest.raises(RecipeError, match=f"at least {least + 1} expected; raise it or shorten the template"):
+    with pytest.raises(RecipeError, match=rf"\(expected: at least {least + 1}\)\. Fix: raise it or shorten the template"):
         framing.check_room(recipe, tokens, 4)
     before, after = framing.frame(recipe, tokens)
     prompt, cut = framing.build_prompt(recipe, tokens, "table street number", least - 3)
@@ -50,5 +50,7 @@ def test_the_least_that_the_error_names_is_enough(tiny_base: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", " \n\t"])
 def test_an_empty_text_is_an_error(tiny_base: Path, text: str) -> None:
-    with pytest.raises(DataError, match="tiny: a row's text is empty, a text expected; add an expectation that rejects such rows"):
+    with pytest.raises(
+        DataError, match=r"tiny: a row's text is empty \(expected: a text\)\. Fix: add an expectation that rejects such rows"
+    ):
         framing.build_prompt(recipes.resolve(document(tiny_base)), Tokens(tiny_base), text, 64)
