@@ -2,8 +2,6 @@
 
 import os
 import shutil
-import sqlite3
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from tasks.workspace.run import Run
 from tests.support import tiny
 from tests.support.kubernetes_api.fixture import any_cluster, kubernetes_api  # noqa: F401  fixtures for all
 from tests.support.mlflow_server import running as tracking_server
+from tests.support.moved_home import move_artifacts
 from tests.support.s3_server import s3, s3_endpoint  # noqa: F401
 from tests.support.stored_runs import fresh, new_machine  # noqa: F401
 
@@ -131,11 +130,7 @@ def trained(home: Path, trained_folder: Path) -> Run:
     database = home / "mlflow" / "mlflow.db"
     database.unlink()
     shutil.copyfile(trained_folder / "mlflow" / "mlflow.db", database)
-    with sqlite3.connect(database) as connection:  # artifacts of this copy lie in this copy
-        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
-            connection.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (str(trained_folder), str(home)))
-    if utils := sys.modules.get("mlflow.tracking._tracking_service.utils"):
-        utils._artifact_repos_cache.clear()  # MLflow remembers by run id where artifacts lie, and all copies have the same run
+    move_artifacts(database, str(trained_folder), str(home))
     return Run(home / "runs/tiny/test")
 
 
