@@ -149,13 +149,15 @@ def test_a_killed_training_goes_on_from_its_checkpoint(old: Path) -> None:
     assert len(client.search_runs([adapter.tracked.experiment_id], f"tags.`{tracking.RUN_TAG}` = 'tiny/killed'")) == 1
 
 
-def test_a_sweep_goes_on_with_the_killed_trial_and_compares_both(old: Path) -> None:
+def test_a_sweep_goes_on_with_the_killed_trial_and_compares_both(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, (done, killed) = Run(old / "grid"), ("rows-24-seed-3", "rows-24-seed-4")
     made = json.loads((run.folder / f"trial.{done}.json").read_bytes())["output"]
     kept = json.loads((run.folder / f"trial.{killed}" / "g0-kept" / "scores.json").read_bytes())
     assert run.read(Plan).parts == [done, killed]
     for part in run.read(Plan).parts:
         perform(TrialScores.step, run, part=part)
+    printed = capsys.readouterr().err
+    assert f"{killed}, epoch 2:" in printed and f"{killed}, epoch 1:" not in printed, "it did not go on from its checkpoint"
     perform(Comparison.step, run)
 
     assert holds(json.loads(json.dumps(asdict(run.read(TrialScores, done)))), made)
