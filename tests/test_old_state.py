@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from tasks import tracking
 from tasks.contracts import (
     STEPS,
     Adapter,
@@ -30,13 +29,15 @@ from tasks.contracts import (
     TrialScores,
     ValidRows,
 )
+from tasks.registry import tracking
 from tasks.settings import CHECKOUT, quiet_environment
-from tasks.steps import perform
-from tasks.workspace import Run
-from tests import evaluated
-from tests.moved_home import move_artifacts
-from tests.processes import apart, losses
+from tasks.workspace.perform import perform
+from tasks.workspace.run import Run
+from tests.support import evaluated
+from tests.support.moved_home import move_artifacts
+from tests.support.processes import apart, losses
 
+pytestmark = pytest.mark.trains
 ARCHIVE = Path(__file__).parent / "fixtures" / "143f866.tar.xz"
 MADE_AT = "/tmp/loraflow-143f866"
 
@@ -202,6 +203,11 @@ table = model.predict(%r)
 assert sys.modules["tasks"].__file__.endswith("/artifacts/code/tasks/__init__.py"), sys.modules["tasks"].__file__
 print(json.dumps({"columns": list(table.columns), "rows": table.values.tolist()}))
 """
+SERVE_WITH_TODAYS_CODE = """
+import json, sys, mlflow, tasks.kinds.base, tasks.registry.tracking
+model = mlflow.pyfunc.load_model("models:/tiny/1")
+print(json.dumps(model.predict(%r).values.tolist()))
+"""
 
 
 @pytest.mark.parametrize("place", ["elsewhere", "in the checkout"])
@@ -219,4 +225,16 @@ def test_the_old_champion_serves_with_its_own_code_and_answers_as_ever(old: Path
     answers = json.loads(printed.splitlines()[-1])
     assert answers["columns"] == expected["columns"]
     for answer, row in zip(answers["rows"], expected["rows"], strict=True):
+        assert answer[0] == row[0] and answer[1:] == pytest.approx(row[1:], abs=1e-5)
+
+
+def test_the_old_champion_answers_where_todays_code_was_imported_first(old: Path, tmp_path: Path) -> None:
+    """MLflow then finds today's modules under the names that the stored code imports."""
+    stored = json.loads((tmp_path / "predictions.json").read_bytes())
+    plain = [(text, row) for text, row in zip(stored["texts"], stored["rows"], strict=True) if "<" not in text]  # no control tokens today
+    environment = {**quiet_environment(), "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/home/mlflow/mlflow.db", "PYTHONPATH": str(CHECKOUT)}
+    command = [sys.executable, "-c", SERVE_WITH_TODAYS_CODE % [text for text, _ in plain]]
+    done = subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    for answer, (_, row) in zip(json.loads(done.stdout.splitlines()[-1]), plain, strict=True):
         assert answer[0] == row[0] and answer[1:] == pytest.approx(row[1:], abs=1e-5)
