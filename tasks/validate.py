@@ -103,12 +103,12 @@ def _fault(run: Run, file: CheckedFile, allowed: float, rejects: Path, files: in
         return DataError(
             "validate",
             f"{expectation.reason} ({expectation.expect}: {found}{of_file})",
-            "a run stops on it",
+            "",
             f"see {run.address(rejects.parent.parent / 'report.html')}",
         )
     if rejected > allowed * file.read:
         return DataError(
             "validate", f"{rejected} of {file.read} rows{of_file} rejected ({100 * rejected / file.read:.1f} %)",
-            f"at most {100 * allowed:g} % allowed", f"see {run.address(rejects)} ({most})",
+            f"at most {100 * allowed:g} %", f"see {run.address(rejects)} ({most})",
         )  # fmt: skip
     return None

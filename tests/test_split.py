@@ -240,10 +240,10 @@ RULE = {"names": ["no", "yes"], "positive": "yes", "rule": {"by": "threshold", "
             of(negative=100, neutral=100, positive=2), {},
             "split: class positive has 2 rows (expected: at least 3, one for each part). Fix: add rows or drop the class",
         ),
-        (of(negative=100, neutral=100), {}, "split: class positive has 0 rows (expected: at least 3)"),
+        (of(negative=100, neutral=100), {}, "split: class positive has 0 rows (expected: at least 3, one for each part)"),
         (
             of(negative=30, neutral=30, positive=32), {},
-            "split: 92 rows, 60 for test (expected: 30 for validation and one a class for train). Fix: lower split.test "
+            "split: 92 rows (expected: 60 for test, 30 for validation and one a class for train). Fix: lower split.test "
                 "or split.validation",
         ),
         (of(negative=5, neutral=5, positive=5), {"split__test": 2, "split__validation": 0},
@@ -272,7 +272,7 @@ def test_rows_that_cannot_be_cut(start: Start, rows: list[tuple[str, str]], over
 
 
 def test_only_new_data_is_cut(start: Start) -> None:
-    with pytest.raises(Skip, match=r"split: data is latest, cut when that version was made"):
+    with pytest.raises(Skip, match=r"split: data is latest, and that version is already split"):
         perform("split", start(tiny.tweets(90), run__data="latest"))
 
 

@@ -94,7 +94,7 @@ def rules(expectations: Sequence[Expectation]) -> list[Rule]:
         of_rows = issubclass(kind, (ColumnMapExpectation, ColumnPairMapExpectation, MulticolumnMapExpectation))
         if of_rows and expectation.severity == "reject" and "mostly" in arguments:
             raise RecipeError(
-                where, "mostly is given with severity reject", "every row that breaks it is set aside", "remove it, or set severity: stop"
+                where, "mostly is given with severity reject, which sets every failing row aside", "", "remove it, or set severity: stop"
             )
         found.append(Rule(expectation, _build(kind, arguments, where, name), of_rows, _of_numbers(name, arguments)))
     return found
@@ -129,7 +129,7 @@ def check(rules: Sequence[Rule], parsed: ParsedFile, where: str, advance: Callab
         for column in rule.columns:
             if column not in parsed.columns and rule.expectation.expect != "expect_column_to_exist":
                 raise DataError(
-                    where, f"no column {column!r:.40}", f"{rule.expectation.expect} speaks of it", f"correct validate.expectations.{index}"
+                    where, f"no column {column!r:.40}, which {rule.expectation.expect} names", "", f"correct validate.expectations.{index}"
                 )
         frame, not_numbers = _as_numbers(texts, rule.columns) if rule.of_numbers else (texts, {})
         batch = whole.get_batch(batch_parameters={"dataframe": frame})

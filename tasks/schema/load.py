@@ -193,7 +193,8 @@ def _explain(where: str, fault: Any) -> RecipeError:
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "value_error":
         return RecipeError(where, f"{key}: {message}" if key else message)
-    return RecipeError(where, f"{key} is {fault['input']!r:.80}", message[0].lower() + message[1:], "correct the value")
+    expected = message.removeprefix("Input should be ")
+    return RecipeError(where, f"{key} is {fault['input']!r:.80}", expected[0].lower() + expected[1:], "correct the value")
 
 
 def _walk(path: list[str]) -> tuple[list[str], str, list[str]]:

@@ -93,7 +93,7 @@ class Run:
         """Write the checked recipe into the run's place; a second start of the same run must bring the same recipe."""
         frozen = self.get(RECIPE)
         if frozen not in (None, recipe.dump()) and any(name.endswith(".json") for name in self.storage.names()):
-            raise RecipeError(self.address(RECIPE), "holds another recipe", "the recipe of a run does not change", "start a new run")
+            raise RecipeError(self.address(RECIPE), "holds another recipe, and the recipe of a run never changes", "", "start a new run")
         self.put(RECIPE, recipe.dump())
 
     def put(self, name: str, text: str) -> None:

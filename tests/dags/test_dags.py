@@ -54,7 +54,7 @@ def test_a_broken_recipe_takes_only_its_own_dag_away(airflow_home: Path, recipes
     # A file of its own: Airflow takes all DAGs of a file with an import error out of service.
     assert file.endswith("broken_recipes.py")
     assert "broken.yaml: not readable as YAML" in error
-    assert "misspelt.yaml: trian is not a key of the recipe; did you mean train?" in error
+    assert "misspelt.yaml: trian is not a key of the recipe. Fix: did you mean train?" in error
     assert "only_in_full.yaml: kind is 'poetry'" in error
     assert "first.yaml" not in error
 
@@ -215,7 +215,7 @@ def test_start_ends_with_all_faults_at_once(recipes_folder: Path, capsys: pytest
     assert ended.value.code == 64
     assert (
         "RecipeErrors\n"
-        "trigger form of first: learning_rat is not a field; did you mean learning_rate?\n"
+        "trigger form of first: learning_rat is not a field. Fix: did you mean learning_rate?\n"
         "trigger form of first: rows is '1,000' (expected: a whole number of at least 1 or the word all). Fix: write "
         "digits only, such as 1000\n"
         "trigger form of first: rank is '100000' (expected: a whole number from 1 to 1024). Fix: correct the value ["

@@ -76,27 +76,27 @@ def test_a_share_of_the_rows_may_break_what_only_stops() -> None:
     [
         (
             {"expect": "expect_column_value_to_not_be_null", "column": "text"},
-            "validate.expectations.1: expect_column_value_to_not_be_null is no expectation of Great Expectations; "
+            "validate.expectations.1: expect_column_value_to_not_be_null is no expectation of Great Expectations. Fix: "
             "did you mean expect_column_values_to_not_be_null?",
         ),
-        ({"expect": "expect_zzz"}, "validate.expectations.1: expect_zzz is no expectation of Great Expectations; remove it"),
+        ({"expect": "expect_zzz"}, "validate.expectations.1: expect_zzz is no expectation of Great Expectations. Fix: remove it"),
         (
             {"expect": "expect_column_values_to_not_be_null", "colum": "text", "column": "text"},
-            "validate.expectations.1: colum is not an argument of expect_column_values_to_not_be_null; did you mean column?",
+            "validate.expectations.1: colum is not an argument of expect_column_values_to_not_be_null. Fix: did you mean column?",
         ),
         (
             {"expect": "expect_column_value_lengths_to_be_between", "column": "text", "min_value": "long"},
-            "validate.expectations.1: expect_column_value_lengths_to_be_between: min_value: value is not a valid integer; correct it",
+            "validate.expectations.1: expect_column_value_lengths_to_be_between: min_value: value is not a valid integer. Fix: correct it",
         ),
         (
             {"expect": "expect_column_values_to_not_be_null", "column": "text", "mostly": 0.9},
-            "validate.expectations.1: mostly is given with severity reject, every row that breaks it is set aside; "
+            "validate.expectations.1: mostly is given with severity reject, which sets every failing row aside. Fix: "
             "remove it, or set severity: stop",
         ),
         (
             {"expect": "expect_table_row_count_to_equal_other_table", "other_table_name": "x"},
-            "validate.expectations.1: expect_table_row_count_to_equal_other_table asks a database, an expectation over the file's rows "
-            "expected; remove it",
+            "validate.expectations.1: expect_table_row_count_to_equal_other_table asks a database (expected: an expectation over the file's rows). "
+            "Fix: remove it",
         ),
         (
             {"expect": "expect_column_values_to_match_regex", "column": "text", "regex": "("},
@@ -115,7 +115,7 @@ def test_a_column_that_is_not_there() -> None:
     with pytest.raises(DataError) as error:
         judge([["a", "x"]], {"expect": "expect_column_values_to_not_be_null", "column": "txt"})
     assert str(error.value) == (
-        "data.csv: no column 'txt', expect_column_values_to_not_be_null speaks of it; correct validate.expectations.0"
+        "data.csv: no column 'txt', which expect_column_values_to_not_be_null names. Fix: correct validate.expectations.0"
     )
 
 

@@ -89,8 +89,8 @@ def test_fields_that_some_objects_lack(tmp_path: Path) -> None:
         (f"[{GOOD}] x".encode(), "json", "after object 1 stands something else"),
         (f"[{GOOD}".encode(), "json", "after object 1 stands something else"),
         (b"[" + b'{"a":' * 50_000, "json", "object 1 at byte 1 is not readable (nested too deep)"),
-        (b'[{"texts": "a", "label": "b"}]', "json", "a column 'text' expected; did you mean 'texts'?"),
-        (b'{"a": "b"}', "jsonl", "a column 'text' expected; correct the columns that data and labels name"),
+        (b'[{"texts": "a", "label": "b"}]', "json", "a column 'text'). Fix: did you mean 'texts'?"),
+        (b'{"a": "b"}', "jsonl", "a column 'text'). Fix: correct the columns that data and labels name"),
     ],
 )
 def test_json_that_cannot_be_read(tmp_path: Path, raw: bytes, form: str, message: str) -> None:

@@ -88,7 +88,7 @@ def test_published_rows_are_drawn_by_seed_with_their_shares(done: Start) -> None
 
 
 def test_a_fault_names_the_published_file(done: Start) -> None:
-    with pytest.raises(DataError, match=r"split: line 2 of data.test: sentiment is 'what', one of"):
+    with pytest.raises(DataError, match=r"split: line 2 of data.test: sentiment is 'what' .expected: one of"):
         done(tweets(120), {"text": ["a"], "label": ["what"]}, data__test=PUBLISHED, split__test=0)
 
 
@@ -210,5 +210,5 @@ def test_answers_and_no_labels(done: Start) -> None:
     found = read(run, parts, "train")[1]
     assert list(found) == ["text", "answer", "rejected"]
     assert set(found["rejected"]) == {""}
-    with pytest.raises(DataError, match=r"split: 3 rows, 3 for test \(expected: 0 for validation and one a class for train\)"):
+    with pytest.raises(DataError, match=r"split: 3 rows \(expected: 3 for test, 0 for validation and one a class for train\)"):
         done({name: values[97:] for name, values in columns.items()}, run_id="few", split__test=3, split__validation=0, **keys)

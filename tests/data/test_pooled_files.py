@@ -109,7 +109,7 @@ def test_test_rows_of_two_files_are_told_apart_where_they_are_not_pooled(done: S
 
 
 def test_a_fault_in_a_pooled_file_names_it(done: Start) -> None:
-    with pytest.raises(DataError, match=r"split: line 2 of data.test: sentiment is 'what', one of"):
+    with pytest.raises(DataError, match=r"split: line 2 of data.test: sentiment is 'what' .expected: one of"):
         done(tiny.tweets(120), [("a", "what")])
 
 

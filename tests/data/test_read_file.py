@@ -109,7 +109,9 @@ def test_encodings(tmp_path: Path) -> None:
     assert read(tmp_path, HEADER + "é,x\n".encode("latin-1"), encoding="latin-1").rows == [["é", "x"]]
     korean = read(tmp_path, HEADER + "가,x\n".encode("cp949") + b"\xff,y\n", encoding="cp949")
     assert (korean.rows, rejected(korean)) == ([["가", "x"]], [(3, "not CP949")])
-    with pytest.raises(RecipeError, match=r"data.encoding: 'utf-9' is no encoding that Python knows, utf-8, for example; correct it"):
+    with pytest.raises(
+        RecipeError, match=r"data.encoding: 'utf-9' is no encoding that Python knows .expected: utf-8, for example.. Fix: correct it"
+    ):
         read(tmp_path, HEADER, encoding="utf-9")
     with pytest.raises(
         RecipeError, match=r"data.encoding: utf-16 writes line ends in its own way \(expected: one like utf-8\)\. Fix: convert"

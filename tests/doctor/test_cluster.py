@@ -146,7 +146,7 @@ def test_settings_that_no_pod_could_run_with(monkeypatch: pytest.MonkeyPatch) ->
     }.items():
         monkeypatch.setenv(f"LORAFLOW_{name}", value)
     (only,) = looked(configuration.for_pods).values()
-    assert only.level == "fault" and only.found.startswith("LORAFLOW_DATA_REPO: holds a password (expected: none)")
+    assert only.level == "fault" and only.found.startswith("LORAFLOW_DATA_REPO: holds a password (expected: none, since it stands")
     monkeypatch.setenv("LORAFLOW_DATA_REPO", "git@git.example.org:data.git")
     (only,) = looked(configuration.for_pods).values()
     assert (only.level, only.found) == ("ok", f"image loraflow-steps:1, namespace {NAMESPACE}")

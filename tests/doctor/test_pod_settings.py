@@ -90,4 +90,4 @@ def test_places_on_the_volume_that_pods_mount_are_places_for_pods(monkeypatch: p
 def test_a_password_has_no_place_in_a_pod_s_spec(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"LORAFLOW_{name}", value)
     (fault,) = missing()
-    assert fault.startswith(f"LORAFLOW_{name}: holds a password (expected: none)") and "s3cret" not in fault
+    assert fault.startswith(f"LORAFLOW_{name}: holds a password (expected: none, since it stands") and "s3cret" not in fault

@@ -168,7 +168,7 @@ def test_a_label_of_several_tokens_is_told_the_way_out(tiny_base: Path, tokens: 
             {"kind": "sequence_classification", "prompt": {"answer": ""}},
             "evaluate.label_score is given with sequence_classification (expected: label_scoring with it). Fix: remove it",
         ),
-        ({"evaluate": {"label_score": "mean"}}, "evaluate.label_score is 'mean', input should be 'token' or 'log_probability'"),
+        ({"evaluate": {"label_score": "mean"}}, "evaluate.label_score is 'mean', 'token' or 'log_probability'"),
     ],
 )
 def test_combinations_that_do_not_fit_are_refused(tiny_base: Path, changes: dict[str, Any], message: str) -> None:

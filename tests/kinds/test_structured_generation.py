@@ -254,7 +254,7 @@ def test_a_long_text_is_cut_and_its_answer_is_not(recipe: Recipe, tiny_base: Pat
         ),
         (
             {"lora": {"target_modules": ["lm_head"]}},
-            "lora.target_modules holds lm_head, whose rows of new tokens are kept with the adapter; remove it",
+            "lora.target_modules holds lm_head, whose rows of new tokens are kept with the adapter. Fix: remove it",
         ),
         ({"evaluate": {"max_new_tokens": 96}}, "evaluate.max_new_tokens is 96 (expected: less than prompt.max_tokens)"),
     ],

@@ -142,7 +142,7 @@ def test_another_failure_to_pack_stays_what_it_is(tiny_base: Path, monkeypatch: 
         ),
         (
             {"load_in_4bits": True},
-            "base_model.quantization.load_in_4bits is not a key of base_model.quantization; did you mean load_in_4bit?",
+            "base_model.quantization.load_in_4bits is not a key of base_model.quantization. Fix: did you mean load_in_4bit?",
         ),
     ],
 )

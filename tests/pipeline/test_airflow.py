@@ -107,7 +107,7 @@ def test_kill_9_of_the_step_and_of_its_task_is_followed_by_a_resuming_retry(seco
     assert (adapter.steps, envelope(second, "train")["generation"], second.task("train")["try_number"]) == (600, 0, 3)
     assert adapter.resumed_from_step > 0
     blocks = [record["event"] for record in second.log("train", 1) if record["level"] == "error"]
-    assert blocks[0] == "train: ended by SIGKILL (often: out of memory); a retry goes on from what is whole"
+    assert blocks[0] == "train: ended by SIGKILL (often: out of memory). Fix: a retry goes on from what is whole"
 
 
 def test_kill_9_of_the_worker_is_followed_by_a_retry_that_ends_well(second: AirflowRun) -> None:
@@ -193,7 +193,7 @@ def test_a_broken_recipe_takes_only_its_own_dag_away(airflow: Airflow, hasty: Ai
     (airflow.settings.recipes / "scrawl.yaml").write_text("name: [", encoding="utf-8")
     (error,) = airflow.until(lambda: airflow.ask("GET", "/importErrors")["import_errors"], "an import error")
     assert error["filename"] == "broken_recipes.py"
-    assert "hasty.yaml: lora.lora_alhpa is not a key of lora; did you mean lora_alpha?" in error["stack_trace"]
+    assert "hasty.yaml: lora.lora_alhpa is not a key of lora. Fix: did you mean lora_alpha?" in error["stack_trace"]
     assert "scrawl.yaml: not readable as YAML" in error["stack_trace"]
     airflow.until(lambda: (airflow.dag("hasty") or {"is_stale": True})["is_stale"], "the broken recipe's DAG goes")
     tiny = airflow.dag("tiny")

@@ -42,7 +42,7 @@ def test_a_training_saves_a_last_checkpoint_and_goes_on_from_it(
         process.send_signal(signal.SIGTERM)
         code, printed = ended(process)
     assert code == 143, printed
-    block = r"\n\nInterruptedRunError\ntrain: SIGTERM stopped it at step (\d+) of 45, with a checkpoint; a retry goes on from there\n$"
+    block = r"\n\nInterruptedRunError\ntrain: SIGTERM stopped it at step (\d+) of 45, with a checkpoint. Fix: a retry goes on from there\n$"
     stopped = re.search(block, printed)
     assert stopped and "train: SIGTERM: this step is brought to its end and saved" in printed, printed
     assert step_of(newest_whole(kept)) == int(stopped[1]) < STEPS
@@ -77,7 +77,7 @@ def test_any_other_step_ends_at_once(home: Path, tiny_base: Path) -> None:
         began = time.monotonic()
         process.send_signal(signal.SIGTERM)
         code, printed = ended(process)
-    assert (code, printed) == (143, "\nInterruptedRunError\nmerge: ended by SIGTERM; a retry goes on from what is whole\n")
+    assert (code, printed) == (143, "\nInterruptedRunError\nmerge: ended by SIGTERM. Fix: a retry goes on from what is whole\n")
     assert time.monotonic() - began < 2
 
 
@@ -99,7 +99,7 @@ def test_the_second_one_ends_the_process_in_the_midst_of_its_work(signals: int) 
         assert (process.returncode, out, printed) == (0, "True\n", "")
     else:
         assert (process.returncode, out) == (143, "")
-        assert printed == "\nInterruptedRunError\ntrain: ended at once, by a second SIGTERM; a retry goes on from what is whole\n"
+        assert printed == "\nInterruptedRunError\ntrain: ended at once, by a second SIGTERM. Fix: a retry goes on from what is whole\n"
 
 
 def test_outside_a_command_the_handler_is_as_it_was() -> None:

@@ -79,18 +79,18 @@ def test_texts_that_are_no_number_of_any_field(text: str) -> None:
          "this may mean 1.25 or 1250: write one of them"),
         ("learning_rate", "1e-400", "learning_rate is '1e-400' (expected: a number above 0 and up to 1)",
          "correct the value"),
-        ("sizes", "1,200", "sizes is '1,200', up to 50 whole numbers of at least 1 (expected: separated by a comma and a blank)",
+        ("sizes", "1,200", "sizes is '1,200' (expected: up to 50 whole numbers of at least 1, separated by a comma and a blank)",
          "write digits only, and a comma with a blank between two numbers, such as 200, 1000"),
         ("push", "maybe", "push is 'maybe' (expected: yes or no)", "correct the value"),
-        ("promotion", "gate", "promotion is 'gate', auto (expected: manual or never)", "correct the value"),
-        ("data", "v0", "data is 'v0', a value such as new (expected: latest or v1)",
+        ("promotion", "gate", "promotion is 'gate' (expected: auto, manual or never)", "correct the value"),
+        ("data", "v0", "data is 'v0' (expected: a value such as new, latest or v1)",
          "correct the value"),
     ],
 )  # fmt: skip
 def test_a_refusal_says_what_was_found_and_expected_and_what_to_do(name: str, value: Any, found: str, remedy: str) -> None:
     with pytest.raises(RecipeError) as caught:
         field(name).parse(value)
-    assert str(caught.value) == f"form: {found}; {remedy}"
+    assert str(caught.value) == f"form: {found}. Fix: {remedy}"
 
 
 @pytest.mark.parametrize(
@@ -203,9 +203,9 @@ def test_all_faults_are_told_at_once(recipes_folder: Path) -> None:
         filled(recipes_folder, profile="fast", rows="1,000", learning_rat=0.1, colour="red", rank=True)
     lines = str(caught.value).splitlines()
     assert sorted(lines[:2]) == [
-        "trigger form of first: colour is not a field; one of: profile, data, base_model, rows, epochs, steps, learning_rate, rank, seed, "
+        "trigger form of first: colour is not a field. Fix: one of: profile, data, base_model, rows, epochs, steps, learning_rate, rank, seed, "
         "promotion, push",
-        "trigger form of first: learning_rat is not a field; did you mean learning_rate?",
+        "trigger form of first: learning_rat is not a field. Fix: did you mean learning_rate?",
     ]
     assert lines[2:] == [
         "trigger form of first: profile is 'fast' (expected: local or full). Fix: correct the value",
@@ -247,10 +247,10 @@ def test_retrain_refuses_a_value_before_anything_is_started(recipes_folder: Path
     from typer.testing import CliRunner
 
     for values, message in (
-        (["rows=1,000", "rank=0"], "rows is '1,000'.*\n.*rank is '0' (expected: a whole number from 1 to 1024)"),
+        (["rows=1,000", "rank=0"], "rows is '1,000'.*\n.*rank is '0' .expected: a whole number from 1 to 1024."),
         (["rows=1", "rows=2"], "--param: rows is given twice, as '1' and '2'"),
         (["rows"], "--param: 'rows' has no ="),
-        (["ranks=4"], "ranks is not a field; did you mean rank?"),
+        (["ranks=4"], "ranks is not a field. Fix: did you mean rank?"),
     ):
         outcome = CliRunner().invoke(app, ["retrain", "first", *(word for value in values for word in ("--param", value))])
         assert isinstance(outcome.exception, RecipeError)

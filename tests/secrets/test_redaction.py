@@ -94,7 +94,7 @@ def test_a_text_is_cut_after_its_secrets_are_hidden(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     said = f"{'x' * 296}\n {TOKEN}"
     assert in_one_line(said) == f"{'x' * 296} …" and in_one_line(said, None) == f"{'x' * 296} …"
-    error = SettingsError("there", f"said {TOKEN!r}", f"no {TOKEN} expected", "try again")
+    error = SettingsError("there", f"said {TOKEN!r}", f"no {TOKEN}", "try again")
     assert str(error) == "there: said '…' (expected: no …). Fix: try again" and TOKEN not in repr(vars(error))
 
 

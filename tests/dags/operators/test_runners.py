@@ -141,7 +141,7 @@ def test_kill_9_of_the_step_is_told_and_retried(make_run: MakeRun, tiny_document
         execute(task, run)
     killer.join()
     assert (caught.value.code, action(task, caught.value)) == (-9, "default")
-    assert messages(log)[-1] == "download: ended by SIGKILL (often: out of memory); a retry goes on from what is whole"
+    assert messages(log)[-1] == "download: ended by SIGKILL (often: out of memory). Fix: a retry goes on from what is whole"
 
 
 def test_on_kill_ends_the_step(make_run: MakeRun, tiny_document: Any, log: Any) -> None:

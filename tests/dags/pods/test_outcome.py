@@ -49,7 +49,7 @@ GATED = {"type": "PodScheduled", "status": "False", "reason": "SchedulingGated",
 LOW = "The node was low on resource: memory. Threshold quantity: 100Mi, available: 52Mi. "
 OVER = "Pod ephemeral local storage usage exceeds the total limit of containers 50Gi. "
 ADMISSION = "Allocate failed due to requested number of devices unavailable for nvidia.com/gpu"
-AGAIN = "; another pod goes on from what is whole"
+AGAIN = ". Fix: another pod goes on from what is whole"
 
 FAULTS: dict[str, tuple[dict[str, Any], float, Action, int, str]] = {
     "evicted": (
@@ -137,8 +137,8 @@ FAULTS: dict[str, tuple[dict[str, Any], float, Action, int, str]] = {
         'image registry.example/steps:1 cannot run its command (StartError: exec: "python": not found), an image of the steps expected; '
         "set LORAFLOW_IMAGE",
     ),
-    "killed": (ended(137), 40, Action.RETRY, 137, "ended with exit code 137 (SIGKILL, often for want of memory); the lines above say why"),
-    "a bug": (ended(1), 40, Action.RETRY, 1, "ended with exit code 1; the lines above say why"),
+    "killed": (ended(137), 40, Action.RETRY, 137, "ended with exit code 137 (SIGKILL, often for want of memory). Fix: the lines above say why"),
+    "a bug": (ended(1), 40, Action.RETRY, 1, "ended with exit code 1. Fix: the lines above say why"),
     "something else": (
         pod(phase="Failed", reason="Odd", message="x"), 40, Action.RETRY, 75, f"failed (Odd: x) (expected: a process "
             f"that ends). Fix: {LOOK}"
@@ -223,7 +223,7 @@ def test_a_refusal_is_final_but_for_a_quota_that_is_used_up() -> None:
     finding = refused(403, rights, "train", "team")
     assert finding and (finding.action, finding.exit_code) == (Action.FINAL, 78)
     assert finding.words == (
-        f"train: a pod in namespace team: refused by the cluster (403: {rights}) (expected: a pod that it takes). Fix: "
+        f"train: a pod in namespace team: refused by the cluster (403: {rights}) (expected: a pod that it accepts). Fix: "
         f"mend settings, recipe or "
         "rights: kubectl auth can-i create pods -n team; kubectl -n team describe quota,limitrange"
     )

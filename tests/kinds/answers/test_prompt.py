@@ -36,7 +36,9 @@ def test_a_prompt_fits_its_room_and_keeps_its_frame(tiny_base: Path, text: str, 
 
 def test_the_least_that_the_error_names_is_enough(tiny_base: Path) -> None:
     tokens, made = Tokens(tiny_base), document(tiny_base)
-    with pytest.raises(RecipeError, match=r"tiny.yaml: prompt.max_tokens: 8 tokens leave no room for the text beside it, at") as caught:
+    with pytest.raises(
+        RecipeError, match=r"tiny.yaml: prompt.max_tokens: 8 tokens leave no room for the text beside it .expected: at"
+    ) as caught:
         framing.check_room(recipes.resolve(recipes._lay_over(made, {"prompt": {"max_tokens": 8}})), tokens, 3, " beside it")
     least = int(caught.value.expected.split()[2])
     recipe = recipes.resolve(recipes._lay_over(made, {"prompt": {"max_tokens": least}}))
