@@ -95,7 +95,8 @@ def test_a_share_of_the_rows_may_break_what_only_stops() -> None:
         ),
         (
             {"expect": "expect_table_row_count_to_equal_other_table", "other_table_name": "x"},
-            "validate.expectations.1: expect_table_row_count_to_equal_other_table asks a database (expected: an expectation over the file's rows). "
+            "validate.expectations.1: expect_table_row_count_to_equal_other_table asks a database (expected: an "
+            "expectation over the file's rows). "
             "Fix: remove it",
         ),
         (

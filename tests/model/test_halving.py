@@ -56,7 +56,8 @@ def test_a_single_row_that_does_not_fit_is_final(recipe: Recipe) -> None:
     fault = lack_of_memory(sized(recipe, 3), "train", 1, "the GPU's memory ran out")
     assert isinstance(fault, RecipeError) and not fault.retryable
     assert str(fault) == (
-        "tiny.yaml: train.per_device_train_batch_size: the GPU's memory ran out with 1 row a forward pass x 3 a step (expected: room for a single "
+        "tiny.yaml: train.per_device_train_batch_size: the GPU's memory ran out with 1 row a forward pass x 3 a step "
+        "(expected: room for a single "
         "row). Fix: raise the memory (pods.resources.memory, or a larger GPU) or lower prompt.max_tokens, or set "
         "train.activation_checkpointing: true"
     )

@@ -203,7 +203,8 @@ def test_all_faults_are_told_at_once(recipes_folder: Path) -> None:
         filled(recipes_folder, profile="fast", rows="1,000", learning_rat=0.1, colour="red", rank=True)
     lines = str(caught.value).splitlines()
     assert sorted(lines[:2]) == [
-        "trigger form of first: colour is not a field. Fix: one of: profile, data, base_model, rows, epochs, steps, learning_rate, rank, seed, "
+        "trigger form of first: colour is not a field. Fix: one of: profile, data, base_model, rows, epochs, steps, "
+        "learning_rate, rank, seed, "
         "promotion, push",
         "trigger form of first: learning_rat is not a field. Fix: did you mean learning_rate?",
     ]

@@ -137,7 +137,8 @@ FAULTS: dict[str, tuple[dict[str, Any], float, Action, int, str]] = {
         'image registry.example/steps:1 cannot run its command (StartError: exec: "python": not found), an image of the steps expected; '
         "set LORAFLOW_IMAGE",
     ),
-    "killed": (ended(137), 40, Action.RETRY, 137, "ended with exit code 137 (SIGKILL, often for want of memory). Fix: the lines above say why"),
+    "killed": (ended(137), 40, Action.RETRY, 137, "ended with exit code 137 (SIGKILL, often for want of memory). Fix: "
+        "the lines above say why"),
     "a bug": (ended(1), 40, Action.RETRY, 1, "ended with exit code 1. Fix: the lines above say why"),
     "something else": (
         pod(phase="Failed", reason="Odd", message="x"), 40, Action.RETRY, 75, f"failed (Odd: x) (expected: a process "
