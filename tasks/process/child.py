@@ -86,7 +86,7 @@ class Child:
             ParentGoneError: the parent of this process died meanwhile.
         """
         assert self._process.stdout
-        rest = b""
+        rest, ended = b"", False
         with selectors.DefaultSelector() as selector:
             selector.register(self._process.stdout, selectors.EVENT_READ)
             while True:
@@ -98,8 +98,10 @@ class Child:
                         break
                     *whole, rest = (rest + chunk).replace(b"\r", b"\n").split(b"\n")
                     yield from (line.decode(errors="replace") for line in whole)
-                elif self._process.poll() is not None:
-                    break  # ended, though a process that it left behind still holds its output open
+                elif ended:
+                    break  # though a process that it left behind still holds its output open
+                else:
+                    ended = self._process.poll() is not None  # read once more: it may have printed since `select`
         if rest:
             yield rest.decode(errors="replace")
 

@@ -1,6 +1,7 @@
 """A child process ends with its parent, whatever ends that. Real processes throughout."""
 
 import os
+import selectors
 import signal
 import subprocess
 import sys
@@ -93,6 +94,24 @@ def test_a_last_line_without_an_end_is_a_line_and_the_exit_code_is_the_childs() 
     with Child(python("import sys; sys.stdout.write('half'); sys.exit(7)"), os.environ) as child:
         assert list(child.lines()) == ["half"]
         assert child.wait() == 7
+
+
+def test_what_a_child_prints_just_before_its_end_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The child prints and ends after a look at its output found nothing, and before the look whether it still runs."""
+    go = tmp_path / "go"
+
+    class Slow(selectors.DefaultSelector):
+        def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+            found = super().select(timeout)
+            if not go.exists():
+                go.touch()
+                until(lambda: gone(child.pid))
+            return found
+
+    monkeypatch.setattr(selectors, "DefaultSelector", Slow)
+    code = f"import pathlib, time\nwhile not pathlib.Path({str(go)!r}).exists(): time.sleep(0.01)\nprint('last words')"
+    with Child(python(code), os.environ) as child:
+        assert list(child.lines()) == ["last words"]
 
 
 def test_bytes_that_are_no_text_are_shown() -> None:
