@@ -82,8 +82,9 @@ class Cluster:
             admission.admit(self.store, pod)
             if dry:
                 return pod
-            kept = self.store.create("pods", pod)
-        life = self.lives[kept["metadata"]["uid"]] = PodLife(self, kept)
+            with self.store.changed:  # nobody sees a pod that has no life yet
+                kept = self.store.create("pods", pod)
+                life = self.lives[kept["metadata"]["uid"]] = PodLife(self, kept)
         self.faults.reached(life, "created")
         life.start()
         return kept
@@ -126,6 +127,14 @@ class Cluster:
     def life_of(self, pod: Object) -> PodLife:
         """The life of a pod."""
         return self.lives[pod["metadata"]["uid"]]
+
+    def now(self, life: PodLife) -> Object:
+        """A pod as the API has it. If it is gone, as it last was, even if another pod has its name now."""
+        with contextlib.suppress(Refusal):
+            pod = self.store.get("pods", life.namespace, life.pod_name)
+            if pod["metadata"]["uid"] == life.uid:
+                return pod
+        return life.pod
 
     def log_of(self, pod: Object, container: str, previous: bool = False) -> Log:
         """What a container has printed."""

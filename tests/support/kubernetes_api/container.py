@@ -66,6 +66,11 @@ class Container:
         return "terminated" in self.state
 
     @property
+    def started(self) -> bool:
+        """Whether its process was started; a short one may be done by now."""
+        return self.running or (self.done and self.state["terminated"]["reason"] != "StartError")
+
+    @property
     def exit_code(self) -> int:
         """Exit code of a container that is done."""
         return int(self.state["terminated"]["exitCode"])
@@ -117,9 +122,9 @@ class Container:
         with self._guard:
             self._child = None
         self._ending()
+        self.log.close()  # before anybody can see the end: a restart puts a new log in its place
         ended: Object = {"exitCode": code, "reason": reason, "startedAt": begun, "finishedAt": now(), "containerID": self.id}
         self.state = {"terminated": ended | ({"message": message} if message else {})}
-        self.log.close()
         self._changed()
 
     def _last_message(self, plan: Plan, code: int) -> str:

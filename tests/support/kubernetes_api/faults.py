@@ -181,7 +181,15 @@ class Armed:
     """Names of the pods that it has struck."""
     _uids: set[str] = field(default_factory=set)
     """Those pods; ones that follow each other may share a name."""
+    _done: int = 0
     _changed: threading.Condition = field(default_factory=threading.Condition)
+
+    def strike(self, cluster: "Cluster", life: PodLife) -> None:
+        """Let it happen, and tell whoever waits for that."""
+        self.fault(cluster, life)
+        with self._changed:
+            self._done += 1
+            self._changed.notify_all()
 
     def takes(self, life: PodLife) -> bool:
         """Whether this pod is the one, and the fault not used up; from then on it is used for it."""
@@ -191,13 +199,12 @@ class Armed:
                 return False
             self._uids.add(life.uid)
             self.struck.append(life.pod_name)
-            self._changed.notify_all()
             return True
 
     def wait(self, seconds: float = 60.0) -> str:
         """Wait until it has struck; returns the name of the pod that it struck last."""
         with self._changed:
-            assert self._changed.wait_for(lambda: self.struck, seconds), f"no pod was struck within {seconds} s"
+            assert self._changed.wait_for(lambda: self._done, seconds), f"no pod was struck within {seconds} s"
             return self.struck[-1]
 
 
@@ -215,7 +222,7 @@ class Faults:
         for life in list(self._cluster.lives.values()):
             for one in [*life.containers, *life.init]:
                 if armed.log and armed.log in one.log.text() and one.running and armed.takes(life):
-                    armed.fault(self._cluster, life)
+                    armed.strike(self._cluster, life)
         return armed
 
     def clear(self) -> None:
@@ -227,16 +234,16 @@ class Faults:
         for armed in list(self._armed):
             if armed.at == point and not armed.log and armed.takes(life):
                 if armed.after:
-                    self.later(armed.after, lambda armed=armed: armed.fault(self._cluster, life))  # type: ignore[misc]
+                    self.later(armed.after, lambda armed=armed: armed.strike(self._cluster, life))  # type: ignore[misc]
                 else:
-                    armed.fault(self._cluster, life)
+                    armed.strike(self._cluster, life)
 
     def printed(self, life: PodLife, line: str) -> None:
         """A pod has printed a line."""
         for armed in list(self._armed):
             if armed.log and armed.log in line and armed.takes(life):
                 life.hold(True)  # a step that prints the line as one of its last would be done before the fault's signal came
-                armed.fault(self._cluster, life)
+                armed.strike(self._cluster, life)
                 self.later(HELD_SECONDS, lambda: life.hold(False))
 
     def later(self, seconds: float, action: Callable[[], None]) -> None:

@@ -121,7 +121,7 @@ class PodLife:
         self.pause(SCHEDULING_SECONDS)
         told = ""
         while not (self.node and not self.unschedulable):
-            pod = self.look("pods", self.pod_name) if self.cluster.store.has("pods", self.namespace, self.pod_name) else self.pod
+            pod = self.cluster.now(self)
             if pod["spec"].get("schedulingGates"):
                 self.pause(RETRY_SECONDS)
                 continue
@@ -191,7 +191,7 @@ class PodLife:
             self.event("Warning", "Failed", f"Error: {error}", container)
 
         self._until(start, told)
-        if container.running:
+        if container.started:
             self.event("Normal", "Started", f"Started container {container.name}", container)
 
     def _end_containers(self) -> None:

@@ -114,8 +114,9 @@ class Handler(BaseHTTPRequestHandler):
             answer = self.server.routes.answer(Request(self.command, address.path, query, kind, _read(body, kind)))
             time.sleep(self.server.faults.linger)
             code = answer.code
+            cuts = self.server.cuts(answer.streams)  # first: whoever knows of the stream may cut it
             self._note(address.path, query, code)
-            self._send(answer)
+            self._send(answer, cuts)
         except Refusal as refused:
             self._note(address.path, query, refused.code)
             self._send_object(refused.status(), refused.code, refused.headers)
@@ -131,7 +132,7 @@ class Handler(BaseHTTPRequestHandler):
     def _note(self, path: str, query: dict[str, str], code: int) -> None:
         self.server.requests.append(Seen(self.command, path, query, code))
 
-    def _send(self, answer: Answer) -> None:
+    def _send(self, answer: Answer, cuts: int) -> None:
         if answer.stream is None:
             assert answer.content is not None
             return self._send_object(answer.content, answer.code)
@@ -139,20 +140,19 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", answer.kind)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        if self._stream(answer.stream, answer.streams):
+        if self._stream(answer.stream, answer.streams, cuts):
             self.wfile.write(b"0\r\n\r\n")
         else:
             self._hang_up()
 
-    def _stream(self, pieces: Iterator[bytes], kind: str) -> bool:
-        """Send pieces as they come; False where the connection is to end in the middle."""
-        begun = self.server.cuts(kind)
+    def _stream(self, pieces: Iterator[bytes], kind: str, cuts: int) -> bool:
+        """Send pieces as they come; False if the connection is to end in the middle, as after a cut more than there were."""
         for piece in pieces:
-            if self.server.closing or self.server.cuts(kind) != begun or (not piece and self._left()):
+            if self.server.closing or self.server.cuts(kind) != cuts or (not piece and self._left()):
                 return False
             if piece:
                 self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
-        return self.server.cuts(kind) == begun
+        return self.server.cuts(kind) == cuts
 
     def _left(self) -> bool:
         """Whether the client has closed its end."""
