@@ -24,6 +24,7 @@ from tasks.settings import CHECKOUT
 from tasks.workspace.perform import perform
 from tasks.workspace.run import Run
 from tests.support.file_server import FileServer, Served
+from tests.support.processes import until
 
 ROWS = b"text,sentiment\r\n" + b"".join(b"caf\xe9 number %d,neutral\n" % number for number in range(20_000))
 SHA = hashlib.sha256(ROWS).hexdigest()
@@ -376,14 +377,12 @@ def test_a_tokenizer_that_lacks_something_stops_the_run_before_the_data(
 
 
 def test_killed_in_the_middle_it_goes_on_and_ends_the_same(server: FileServer, start: Any, home: Path) -> None:
-    file = server.files["/rows.csv"] = Served(ROWS, seconds_a_piece=0.5)
+    file = server.files["/rows.csv"] = Served(ROWS, seconds_a_piece=1)
     run = start(url=f"{server.url}/rows.csv", sha256=SHA)
     arguments, environment = command(run)
     partial = home / "sources" / f"{SHA}.partial"
     with subprocess.Popen(arguments, env=environment, cwd=CHECKOUT) as child:
-        deadline = time.monotonic() + 60
-        while not (partial.exists() and partial.stat().st_size) and time.monotonic() < deadline:
-            time.sleep(0.05)
+        until(lambda: partial.exists() and partial.stat().st_size)
         child.send_signal(signal.SIGKILL)
     assert child.returncode == -signal.SIGKILL and not run.has(Download)
     here = partial.stat().st_size

@@ -3,14 +3,16 @@
 import os
 import subprocess
 import sys
-import time
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tasks.contracts import Finding, Preflight
+from tasks.doctor import findings as findings_module
 from tasks.doctor.findings import Check, examine, fault, good, lines, stop_at_faults, warning
 from tasks.errors import DataError, PreflightError, ServiceError
 from tasks.settings import CHECKOUT, quiet_environment
@@ -108,21 +110,39 @@ def test_what_the_run_will_not_do_is_not_looked_at(make_run: MakeRun, tiny_docum
         assert "Hub token" not in [finding.what for finding in findings]
 
 
-def test_checks_wait_at_the_same_time_and_not_for_ever() -> None:
-    def slow() -> Iterator[Finding]:
-        time.sleep(0.5)
-        yield good("slow", "there")
+def test_checks_wait_at_the_same_time() -> None:
+    all_here = threading.Barrier(5)
+
+    def meet() -> Iterator[Finding]:
+        all_here.wait(60)
+        yield good("meet", "there")
+
+    assert [finding.level for finding in examine([Check("meet", meet)] * 5, seconds=60)] == ["ok"] * 5
+
+
+def test_a_check_that_does_not_end_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    half, over = threading.Event(), threading.Event()
+    readings = iter([0.0])
+
+    def clock() -> float:
+        """The time is up as soon as the check has found its first half."""
+        for first in readings:
+            return first
+        assert half.wait(60)
+        return 20.0
 
     def stuck() -> Iterator[Finding]:
         yield good("stuck", "half of it")
-        time.sleep(30)
-        yield good("stuck", "never")
+        half.set()
+        over.wait(60)
 
-    began = time.monotonic()
-    findings = examine([*[Check("slow", slow)] * 5, Check("stuck", stuck)], seconds=1.5)
-    assert time.monotonic() - began < 2.4
-    assert [finding.level for finding in findings] == ["ok"] * 6 + ["fault"]
-    assert findings[-1] == fault("stuck", "no answer in 2 s", "look at the service and the network", passing=True)
+    monkeypatch.setattr(findings_module, "time", SimpleNamespace(monotonic=clock))
+    try:
+        findings = examine([Check("stuck", stuck)], seconds=20)
+    finally:
+        over.set()
+    assert [finding.level for finding in findings] == ["ok", "fault"]
+    assert findings[-1] == fault("stuck", "no answer in 20 s", "look at the service and the network", passing=True)
 
 
 def test_an_error_is_a_finding_after_those_before_it() -> None:

@@ -19,6 +19,7 @@ from tasks.settings import CHECKOUT
 from tasks.workspace.perform import perform
 from tasks.workspace.run import Run
 from tests.support.file_server import COMMIT, FileServer, Served
+from tests.support.processes import until
 
 NAME, MEMBER = "team/reports", "data/rows.csv"
 ROWS = b"text,sentiment\n" + b"".join(b"row number %d,neutral\n" % number for number in range(40_000))
@@ -133,15 +134,12 @@ def test_no_network(hub: FileServer, start: Start, impatient: None, monkeypatch:
 
 
 def test_killed_in_the_middle_it_is_fetched_whole(hub: FileServer, start: Start, home: Path) -> None:
-    hub.files[PLACE] = Served(ROWS, seconds_a_piece=0.2, headers=hub.files[PLACE].headers)
+    hub.files[PLACE] = Served(ROWS, seconds_a_piece=1, headers=hub.files[PLACE].headers)
     run = start()
     command = [sys.executable, "-m", "tasks", "download", "--run", str(run.folder)]
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
     with subprocess.Popen(command, cwd=CHECKOUT, env=environment) as child:
-        deadline = time.monotonic() + 60
-        while ("GET", PLACE, None) not in hub.log and time.monotonic() < deadline:
-            time.sleep(0.05)
-        time.sleep(0.5)
+        until(lambda: ("GET", PLACE, None) in hub.log)
         child.send_signal(signal.SIGKILL)
     assert not (home / "sources" / SHA).exists() and not run.has(Download)
     hub.files[PLACE].seconds_a_piece = 0

@@ -1,5 +1,6 @@
 """The kind `label_scoring`: rows as tokens, scores, metrics, figures."""
 
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -204,15 +205,27 @@ def test_draws_without_a_class_are_left_out_of_its_interval(two: Recipe) -> None
     assert np.isnan([undefined.value, undefined.low, undefined.high]).all()
 
 
-def test_intervals_of_a_demo_s_size_take_seconds(three: Recipe) -> None:
-    import time
+def test_a_draw_of_more_rows_takes_no_more_calls(three: Recipe) -> None:
+    """Intervals need a thousand draws: each is measured in whole arrays, never row by row."""
 
-    generator = np.random.default_rng(0)
-    truth, scores = [NAMES[i] for i in generator.integers(3, size=400)], generator.dirichlet([1, 1, 1], 400)
-    began = time.process_time()
-    metrics = label_scoring.metrics(three, [row("", label) for label in truth], single_label.columns_of(three, scores))
-    bootstrap(metrics, 400, resamples=1000, confidence=0.95)
-    assert time.process_time() - began < 5
+    def calls(rows: int) -> int:
+        generator, found = np.random.default_rng(0), 0
+        truth, scores = [NAMES[i] for i in generator.integers(3, size=rows)], generator.dirichlet([1, 1, 1], rows)
+        metrics = label_scoring.metrics(three, [row("", label) for label in truth], single_label.columns_of(three, scores))
+        draw = np.arange(rows)
+        metrics(draw)  # imports what it needs
+
+        def count(_: object, event: str, __: object) -> None:
+            nonlocal found
+            found += event in ("call", "c_call")
+
+        before = sys.getprofile()
+        sys.setprofile(count)
+        metrics(draw)
+        sys.setprofile(before)
+        return found
+
+    assert calls(40) == calls(4000) < 1000
 
 
 @pytest.mark.parametrize("names", [("Positive", "Negative"), NAMES, ("기쁨", "슬픔", "분노", "무감정")])

@@ -74,7 +74,7 @@ def keep(places: Places) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
         places.logs.mkdir(parents=True, exist_ok=True)
         process = subprocess.Popen((sys.executable, "-c", KEEPER.format(servers=code)), cwd=CHECKOUT)
         started.append(process)
-        until(lambda: all((places.logs / f"{name}.log").exists() for name in code) and supervisor.lives(places), seconds=30)
+        until(lambda: all((places.logs / f"{name}.log").exists() for name in code) and supervisor.lives(places))
         return process
 
     yield start
@@ -175,7 +175,7 @@ def test_a_server_that_ends_while_starting_is_reported_with_the_end_of_its_log(h
         start_stop.up(Console())
     assert str(error.value).startswith("migrate: ended while starting (expected: a running server). Fix: see the end of")
     assert "unable to open database file" in str(error.value)
-    until(lambda: not supervisor.lives(Places(home)), seconds=30)
+    until(lambda: not supervisor.lives(Places(home)))
     assert not (home / "servers" / "up").exists()
 
 
@@ -185,7 +185,7 @@ def test_the_servers_end_with_the_last_command_that_needs_them(keep: Any, places
             process = keep(one=SLEEP)
         time.sleep(3 * supervisor.LOOK_SECONDS)
         assert process.poll() is None
-    assert process.wait(10) == 0
+    assert process.wait(60) == 0
     assert not supervisor.lives(places)
 
 
@@ -196,19 +196,21 @@ def test_the_servers_end_when_the_command_is_killed(keep: Any, places: Places) -
     assert command.stdout
     command.stdout.readline()
     process = keep(one=RUNAWAY)
-    child = int(until(lambda: (places.home / "runaway").exists() and (places.home / "runaway").read_text(), seconds=30))
+    child = int(until(lambda: (places.home / "runaway").exists() and (places.home / "runaway").read_text()))
     assert not gone(child)
     command.kill()
-    assert process.wait(15) == 0
-    until(lambda: gone(child), seconds=30)
+    assert process.wait(60) == 0
+    until(lambda: gone(child))
     command.wait()
     command.stdout.close()
 
 
 def test_one_server_that_ends_takes_the_others_along(keep: Any, places: Places) -> None:
     with supervisor.locked(places.servers / "users.lock", shared=True):
-        process = keep(one=SLEEP, two="import time; time.sleep(1); raise SystemExit(3)")
-        assert process.wait(15) == 1
+        go = places.home / "go"
+        process = keep(one=SLEEP, two=f"import os, time\nwhile not os.path.exists({str(go)!r}): time.sleep(0.1)\nraise SystemExit(3)")
+        go.touch()
+        assert process.wait(60) == 1
     state = supervisor.read_state(places)
     assert state and state.failed == "two" and state.ending
 
@@ -217,11 +219,12 @@ def test_down_ends_what_stays_and_finds_nothing_the_second_time(keep: Any, place
     places.servers.mkdir(parents=True)
     (places.servers / "up").touch()
     process = keep(one=RUNAWAY)
-    child = int(until(lambda: (places.home / "runaway").exists() and (places.home / "runaway").read_text(), seconds=30))
+    child = int(until(lambda: (places.home / "runaway").exists() and (places.home / "runaway").read_text()))
     time.sleep(2 * supervisor.LOOK_SECONDS)
     assert process.poll() is None
     assert start_stop.down(Console())
-    assert process.wait(5) == 0 and gone(child)
+    assert process.wait(60) == 0
+    until(lambda: gone(child))
     assert not start_stop.down(Console())
 
 
@@ -229,13 +232,13 @@ def test_down_ends_what_a_killed_keeper_left_and_nobody_else(keep: Any, places: 
     places.servers.mkdir(parents=True)
     (places.servers / "up").touch()
     process = keep(one=RUNAWAY)
-    child = int(until(lambda: (places.home / "runaway").exists() and (places.home / "runaway").read_text(), seconds=30))
+    child = int(until(lambda: (places.home / "runaway").exists() and (places.home / "runaway").read_text()))
     stranger = subprocess.Popen((sys.executable, "-c", SLEEP), env={**os.environ, MARK: "of another home"})
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not gone(child) and not supervisor.lives(places)
     assert start_stop.down(Console())
-    until(lambda: gone(child), seconds=30)
+    until(lambda: gone(child))
     assert stranger.poll() is None
     stranger.kill()
     stranger.wait()

@@ -18,18 +18,15 @@ from tests.support import tiny
 HEAVY = ["torch", "transformers", "peft", "trl", "mlflow", "dvc", "pandas", "great_expectations", "sklearn", "matplotlib", "datasets"]
 
 PARSE = """
-import json, sys, time
+import json, sys
 import airflow.sdk, airflow.models, airflow.serialization.serialized_objects
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk.definitions._internal.types import NOTSET
 before = set(sys.modules)
-began = time.process_time()
 bag = DagBag(sys.argv[1])
-seconds = time.process_time() - began
 print("@" + json.dumps({
     "dags": {dag.dag_id: [task.task_id for task in dag.topological_sort()] for dag in bag.dags.values()},
     "errors": bag.import_errors,
-    "seconds": seconds,  # of the processor: tests share it with others
     "heavy": sorted({name.partition(".")[0] for name in set(sys.modules) - before} & set(sys.argv[2].split(","))),
 }))
 """

@@ -66,7 +66,7 @@ def children(process: "subprocess.Popen[str]") -> list[psutil.Process]:
     return list(psutil.Process(process.pid).children(recursive=True))
 
 
-def gone(processes: list[psutil.Process], seconds: float = 10) -> bool:
+def gone(processes: list[psutil.Process], seconds: float = 60) -> bool:
     """Whether all of them end by themselves in time."""
     _, alive = psutil.wait_procs(processes, timeout=seconds)
     return not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]

@@ -128,7 +128,7 @@ class S3:
 
     def asked(self) -> list[str]:
         """What was asked for since faults were last set."""
-        with urlopen(self.endpoint + CONTROL, timeout=10) as answer:
+        with urlopen(self.endpoint + CONTROL, timeout=60) as answer:
             return list(json.load(answer))
 
     def objects(self, below: str = "") -> dict[str, int]:
@@ -146,7 +146,7 @@ class S3:
 
     def _tell(self) -> None:
         body = json.dumps([asdict(rule) for rule in self._rules]).encode()
-        urlopen(Request(self.endpoint + CONTROL, body, method="POST"), timeout=10).close()
+        urlopen(Request(self.endpoint + CONTROL, body, method="POST"), timeout=60).close()
 
 
 @contextmanager
@@ -163,7 +163,7 @@ def running(**environment: str) -> Iterator[str]:
             yield server.stdout.readline().strip()
         finally:
             server.stdin.close()
-            server.wait(10)
+            server.wait(60)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ import dataclasses
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from kubernetes import client, config, watch
@@ -12,6 +13,7 @@ from urllib3.exceptions import HTTPError
 from tests.support.kubernetes_api.fake import KubernetesApi
 from tests.support.kubernetes_api.fixture import AnyCluster
 from tests.support.kubernetes_api.manifests import pod
+from tests.support.processes import until
 
 
 @pytest.fixture
@@ -22,20 +24,28 @@ def cluster(any_cluster: AnyCluster) -> AnyCluster:
     return dataclasses.replace(any_cluster, core=client.CoreV1Api(client.ApiClient(settings)))
 
 
-def test_a_log_is_cut_and_goes_on_afterwards(kubernetes_api: KubernetesApi, cluster: AnyCluster) -> None:
-    cluster.start(pod("one", "import time\nfor n in range(4): print(n, flush=True); time.sleep(0.5)"))
+def test_a_log_is_cut_and_goes_on_afterwards(kubernetes_api: KubernetesApi, cluster: AnyCluster, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    cluster.create(pod("one", f"import os, time\nprint(1)\nwhile not os.path.exists({str(go)!r}): time.sleep(0.01)\nprint(2)"))
+    cluster.printed("one", "1")
     response = cluster.core.read_namespaced_pod_log("one", cluster.namespace, follow=True, _preload_content=False)
-    threading.Timer(0.7, kubernetes_api.drop_logs).start()
+    kubernetes_api.drop_logs()
     with pytest.raises(HTTPError):
         list(response.stream())
     assert cluster.read("one").status.phase == "Running"
     again = cluster.core.read_namespaced_pod_log("one", cluster.namespace, follow=True, _preload_content=False)
-    assert b"".join(again.stream()) == b"0\n1\n2\n3\n"
+    go.touch()
+    assert b"".join(again.stream()) == b"1\n2\n"
 
 
 def test_a_watch_is_cut_and_goes_on_where_it_was(kubernetes_api: KubernetesApi, cluster: AnyCluster) -> None:
     version = cluster.version
-    threading.Timer(0.5, kubernetes_api.drop_watches).start()
+
+    def drop() -> None:
+        until(lambda: [seen for seen in kubernetes_api.requests if seen.query.get("watch")])
+        kubernetes_api.drop_watches()
+
+    threading.Thread(target=drop).start()
     with pytest.raises(HTTPError):
         list(watch.Watch().stream(cluster.core.list_namespaced_pod, cluster.namespace, resource_version=version))
     cluster.create(pod("one"))

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import threading
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +13,9 @@ import pytest
 from tests.support.kubernetes_api import faults
 from tests.support.kubernetes_api.fake import NAMESPACE, KubernetesApi
 from tests.support.kubernetes_api.manifests import IMAGE, PATIENT
+from tests.support.processes import until
+
+WAIT = "\nimport os, time\nwhile not os.path.exists("
 
 
 @pytest.fixture(autouse=True)
@@ -45,23 +47,26 @@ def test_the_operator_runs_a_pod_to_its_end(kubernetes_api: KubernetesApi) -> No
     assert not [seen for seen in kubernetes_api.requests if seen.code >= 400], "the operator asked for something that is not there"
 
 
-def test_the_operator_goes_on_after_lost_streams_and_refused_calls(kubernetes_api: KubernetesApi) -> None:
+def test_the_operator_goes_on_after_lost_streams_and_refused_calls(kubernetes_api: KubernetesApi, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+
     def followed() -> list[Any]:
-        return [seen for seen in kubernetes_api.requests if seen.path.endswith("/log")]
+        return [seen for seen in kubernetes_api.requests if seen.path.endswith("/log") and seen.code == 200]
 
     def cut() -> None:
-        while not followed():
-            time.sleep(0.1)
+        until(followed)
         kubernetes_api.drop_logs()
         kubernetes_api.fail(500, method="GET")
+        until(lambda: len(followed()) >= 2)
+        go.touch()
 
     other = threading.Thread(target=cut)
     other.start()
-    operator("import time; print('half'); time.sleep(4); print('whole')").execute(context())
+    operator(f"print('half'){WAIT}{str(go)!r}): time.sleep(0.01)\nprint('whole')").execute(context())
     other.join()
     (pod,) = kubernetes_api.pods()
     assert pod["status"]["phase"] == "Succeeded"
-    assert len(followed()) >= 2 and "sinceSeconds" in followed()[-1].query
+    assert "sinceSeconds" in followed()[-1].query
 
 
 def test_the_operator_fails_with_its_pod_and_leaves_it_marked(kubernetes_api: KubernetesApi) -> None:
@@ -75,14 +80,23 @@ def test_the_operator_fails_with_its_pod_and_leaves_it_marked(kubernetes_api: Ku
 
 
 @pytest.mark.parametrize(("code", "status"), [(0, "success"), (66, "failed")])
-def test_the_trigger_sees_the_end(kubernetes_api: KubernetesApi, code: int, status: str) -> None:
+def test_the_trigger_sees_the_end(kubernetes_api: KubernetesApi, tmp_path: Path, code: int, status: str) -> None:
     from airflow.sdk.exceptions import TaskDeferred
 
-    kubernetes_api.arm(faults.unschedulable(seconds=1.5), step="train")
+    go = tmp_path / "go"
+
+    def let_go() -> None:
+        """Once the trigger has watched the pod's events it gets a node, and once its log was fetched it ends."""
+        until(lambda: [seen for seen in kubernetes_api.requests if seen.query.get("watch")])
+        kubernetes_api.release(kubernetes_api.pods()[0]["metadata"]["name"])
+        until(lambda: [seen for seen in kubernetes_api.requests if seen.path.endswith("/log")])
+        go.touch()
+
+    kubernetes_api.arm(faults.unschedulable(), step="train")
+    threading.Thread(target=let_go).start()
     with pytest.raises(TaskDeferred) as deferred:
-        operator(f"import time; time.sleep(3); raise SystemExit({code})", deferrable=True, poll_interval=0.2, logging_interval=1).execute(
-            context()
-        )
+        waiting = f"print('half'){WAIT}{str(go)!r}): time.sleep(0.01)\nraise SystemExit({code})"
+        operator(waiting, deferrable=True, poll_interval=0.2, logging_interval=1).execute(context())
 
     async def first() -> Any:
         async for event in deferred.value.trigger.run():
@@ -91,6 +105,4 @@ def test_the_trigger_sees_the_end(kubernetes_api: KubernetesApi, code: int, stat
     payload = asyncio.run(first())
     (pod,) = kubernetes_api.pods()
     assert (payload["status"], payload["name"]) == (status, pod["metadata"]["name"])
-    assert [seen for seen in kubernetes_api.requests if seen.query.get("watch")], "it watches the pod's events"
-    assert [seen for seen in kubernetes_api.requests if seen.path.endswith("/log")], "it fetches the log while it waits"
     assert not [seen for seen in kubernetes_api.requests if seen.code >= 400]

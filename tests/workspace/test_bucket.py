@@ -5,9 +5,9 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -112,18 +112,27 @@ def test_reports_of_bad_data_are_handed_up_with_the_fault(s3: S3, fresh: Callabl
     assert s3.read(where.removeprefix(f"{s3.url}/")) == b"why"
 
 
+def wait_for_notes() -> None:
+    for thread in [thread for thread in threading.enumerate() if thread.name == "note"]:
+        thread.join(60)
+
+
 def test_notes_are_written_seldom_and_neither_fault_nor_slowness_is_felt(
     s3: S3, fresh: Callable[[], Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = fresh()
-    s3.fail("slow", "PUT .*progress.json", times=1)
-    began = time.monotonic()
+    run, go, put = fresh(), threading.Event(), bucket.ObjectStore.put
+
+    def slow(*arguments: Any) -> None:
+        assert go.wait(60)
+        put(*arguments)
+
+    monkeypatch.setattr(bucket.ObjectStore, "put", slow)
+    s3.heal()
     for number in range(50):
         run.note("progress.json", str(number))
-    assert time.monotonic() - began < 1
-    deadline = time.monotonic() + 20
-    while run.get("progress.json") is None and time.monotonic() < deadline:
-        time.sleep(0.1)
+    assert run.get("progress.json") is None, "nobody waited for it"
+    go.set()
+    wait_for_notes()
     assert run.get("progress.json") == "0"
     assert len([asked for asked in s3.asked() if asked.startswith("PUT")]) == 1
     monkeypatch.setattr(bucket, "NOTE_SECONDS", 0.0)
@@ -132,8 +141,7 @@ def test_notes_are_written_seldom_and_neither_fault_nor_slowness_is_felt(
     s3.heal()
     s3.fail("denied", "PUT .*progress.json", times=-1)
     run.note("progress.json", "refused")
-    for thread in [thread for thread in threading.enumerate() if thread.name == "note"]:
-        thread.join(20)
+    wait_for_notes()
     assert run.get("progress.json") == "0" and not felt
     assert [asked for asked in s3.asked() if asked.startswith("PUT")], "it was tried"
 

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +16,7 @@ from tasks.contracts import STEPS, Download, RegisteredVersion
 from tasks.schema import load as recipes
 from tasks.workspace.run import Run
 from tests.support import evaluated, tiny
+from tests.support.processes import until
 
 MakeRun = Callable[..., Run]
 
@@ -124,9 +124,7 @@ def when_running(task: Any, what: Callable[[], None]) -> threading.Thread:
     """Do something once the step's process runs."""
 
     def wait() -> None:
-        deadline = time.monotonic() + 30
-        while task._child is None and time.monotonic() < deadline:
-            time.sleep(0.01)
+        until(lambda: task._child)
         what()
 
     thread = threading.Thread(target=wait)

@@ -30,7 +30,7 @@ def test_pods_that_a_run_left_are_ended_and_no_other_run_s(
     run, other = (make_run(tiny_document, run_id, pods__grace_seconds=5) for run_id in ("left-behind", "goes-on"))
     left, kept = (park(each, "download")[1].pod_name for each in (run, other))
     end_pods(run, monkeypatch)
-    until(lambda: left not in there_now(kubernetes_api), seconds=30)
+    until(lambda: left not in there_now(kubernetes_api))
     (goes_on,) = [pod for pod in kubernetes_api.pods() if pod["metadata"]["name"] == kept]
     assert "deletionTimestamp" not in goes_on["metadata"]
     assert f"{left}: its task ended without it, so it is ended" in messages(pod_log)
@@ -42,7 +42,7 @@ def test_a_pod_that_a_worker_makes_meanwhile_is_ended_too(
     run = make_run(tiny_document, pods__grace_seconds=5)
     end_pods(run, monkeypatch, meanwhile=lambda: park(run, "download"))
     (pod,) = kubernetes_api.pods()
-    until(lambda: not there_now(kubernetes_api), seconds=30)
+    until(lambda: not there_now(kubernetes_api))
     assert "deletionTimestamp" in kubernetes_api.pods()[0]["metadata"], pod
 
 

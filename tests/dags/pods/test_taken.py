@@ -134,7 +134,7 @@ def test_a_pod_that_ended_well_while_its_worker_was_dead_is_read_and_removed(
 ) -> None:
     run = make_run(tiny_document)
     park(run, "download")
-    until(lambda: run.has(Download), seconds=30)
+    until(lambda: run.has(Download))
     perform(run, "download", try_number=2)
     (pod,) = kubernetes_api.pods()
     assert there_now(kubernetes_api) == []
@@ -162,7 +162,7 @@ def test_a_task_that_is_marked_or_cleared_ends_its_pod(
         asyncio.run(again(trigger).on_kill())
     else:
         task.on_kill()
-    until(lambda: not there_now(kubernetes_api), seconds=30)
+    until(lambda: not there_now(kubernetes_api))
     (pod,) = kubernetes_api.pods()
     assert "deletionTimestamp" in pod["metadata"] and any("ending pod" in message for message in messages(pod_log))
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.support.kubernetes_api.fake import KubernetesApi
 
 REAL = os.environ.get("LORAFLOW_TEST_KUBECONFIG")
-WAIT_SECONDS = 180.0 if REAL else 30.0
+WAIT_SECONDS = 180.0 if REAL else 120.0
 """Longest wait for a pod: on a real cluster an image may have to be pulled."""
 
 
@@ -76,8 +76,8 @@ class AnyCluster:
         return self.until(name, lambda pod: pod.status.phase in ("Succeeded", "Failed"))
 
     def printed(self, name: str, text: str) -> Any:
-        """Wait until a pod that runs has printed something."""
-        return self.until(name, lambda pod: pod.status.phase == "Running" and text in self.log(name))
+        """Wait until a pod has printed something; a short one may be over by then."""
+        return self.until(name, lambda pod: pod.status.phase != "Pending" and text in self.log(name))
 
     def start(self, manifest: dict[str, Any]) -> Any:
         """Create a pod and wait until it runs."""
