@@ -46,10 +46,11 @@ up: setup ## Start Airflow and MLflow on this machine and let them run
 down: ## End them, and whatever they run
 	@test ! -x .venv/bin/python || $(LORAFLOW) down
 
-test: setup ## Run the tests: make test [TESTS=tests/test_split.py]
+test: setup ## Run the tests of the product and of what has changed: make test [TESTS=tests/test_split.py]
 	.venv/bin/python $(PYTEST) $(TESTS)
 
-test-all: test ## Run the tests; then set-up and the tests without training on other Pythons of this machine
+test-all: PYTEST += --all
+test-all: test ## Run every test; then set-up and the tests without training on other Pythons of this machine
 	@.venv/bin/python -m tests.support.other_pythons $(PYTHONS) -- $(PYTEST) $(TESTS)
 
 test-cluster: setup ## Run on a real cluster what tests of pods need no fake: make test-cluster KUBECONFIG=FILE

@@ -15,6 +15,14 @@ from tasks.settings import TELEMETRY_OFF
 from tasks.workspace.perform import perform
 from tasks.workspace.run import Run
 from tests.support import tiny
+from tests.support.guarded import (  # noqa: F401  hooks
+    pytest_addoption,
+    pytest_collection_modifyitems,
+    pytest_report_header,
+    pytest_sessionfinish,
+    pytest_terminal_summary,
+    pytest_testnodedown,
+)
 from tests.support.kubernetes_api.fixture import any_cluster, kubernetes_api  # noqa: F401  fixtures for all
 from tests.support.mlflow_server import running as tracking_server
 from tests.support.moved_home import move_artifacts

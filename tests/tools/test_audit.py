@@ -11,6 +11,8 @@ import pytest
 
 from tasks.settings import CHECKOUT
 
+pytestmark = pytest.mark.guards(".ci", "requirements.lock", "docker/airflow.lock")
+
 spec = importlib.util.spec_from_file_location("audit", CHECKOUT / ".ci" / "audit.py")
 assert spec and spec.loader
 audit = importlib.util.module_from_spec(spec)

@@ -18,6 +18,10 @@ from tests.support.kubernetes_api.images import Image
 from tests.support.kubernetes_api.manifests import IMAGE, PATIENT, pod
 from tests.support.processes import until
 
+pytestmark = pytest.mark.guards(
+    "tests/support/kubernetes_api", "tests/support/http_server.py", "tasks/process/child.py", "requirements.lock"
+)
+
 
 @pytest.fixture
 def cluster(any_cluster: AnyCluster) -> AnyCluster:

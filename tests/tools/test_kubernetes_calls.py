@@ -15,6 +15,10 @@ from tests.support.kubernetes_api.fixture import AnyCluster
 from tests.support.kubernetes_api.manifests import pod
 from tests.support.processes import until
 
+pytestmark = pytest.mark.guards(
+    "tests/support/kubernetes_api", "tests/support/http_server.py", "tasks/process/child.py", "requirements.lock"
+)
+
 
 @pytest.fixture
 def cluster(any_cluster: AnyCluster) -> AnyCluster:

@@ -16,6 +16,10 @@ from tests.support.kubernetes_api.manifests import PATIENT, pod
 from tests.support.kubernetes_api.quantities import quantity
 from tests.support.kubernetes_api.selectors import by_labels
 
+pytestmark = pytest.mark.guards(
+    "tests/support/kubernetes_api", "tests/support/http_server.py", "tasks/process/child.py", "requirements.lock"
+)
+
 
 @pytest.fixture
 def cluster(any_cluster: AnyCluster) -> AnyCluster:

@@ -18,6 +18,10 @@ from tests.support.kubernetes_api.manifests import PATIENT, pod
 from tests.support.kubernetes_api.server import Handler
 from tests.support.processes import until
 
+pytestmark = pytest.mark.guards(
+    "tests/support/kubernetes_api", "tests/support/http_server.py", "tasks/process/child.py", "requirements.lock"
+)
+
 
 def test_no_pod_is_seen_without_its_life(kubernetes_api: KubernetesApi, any_cluster: AnyCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     cluster, found = kubernetes_api.cluster, []

@@ -8,6 +8,8 @@ import pytest
 
 from tests.support import other_pythons
 
+pytestmark = pytest.mark.guards("tests/support/other_pythons.py", "environment.py")
+
 OWN = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 

@@ -14,6 +14,8 @@ import pytest
 from tasks.settings import CHECKOUT
 from tests.support.http_server import serving
 
+pytestmark = pytest.mark.guards("docker/pin.sh")
+
 PIN = CHECKOUT / "docker" / "pin.sh"
 INDEX = "application/vnd.oci.image.index.v1+json"
 

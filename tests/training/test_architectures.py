@@ -31,7 +31,10 @@ from tests.support import tiny, tiny_models
 
 pytestmark = pytest.mark.trains
 
-CASES = ["ethos", "unsmile", "sentiment_ko", "stop_hate", "stop_hate with biases", "gitana"]
+BIASES = pytest.mark.guards(
+    "tasks/model", "tasks/training", "tasks/kinds", "tasks/merge.py", "tasks/recipes/stop_hate.yaml", "requirements.lock"
+)
+CASES = ["ethos", "unsmile", "sentiment_ko", "stop_hate", pytest.param("stop_hate with biases", marks=BIASES), "gitana"]
 """Recipes; Llama has no biases that could be trained, so its recipe is tried on one that has them as well."""
 
 STEPS, SAVED = 8, 4
