@@ -1,6 +1,5 @@
 """Airflow's REST API, as far as following a run needs it."""
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,6 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx
+from tenacity import RetryError, Retrying, retry_if_exception_type, retry_if_result, stop_after_attempt, wait_fixed
 
 from tasks.errors import RecipeError, ServiceError
 from tasks.secrets.redaction import in_one_line
@@ -112,8 +112,17 @@ class Airflow:
         return list(upstream.static_order())
 
     def _ask(self, method: str, path: str, **options: Any) -> Any:
+        """What Airflow answers; a GET is tried again after a timeout or a server error, such as a locked database."""
+        tries = Retrying(
+            retry=retry_if_exception_type(httpx.HTTPError) | retry_if_result(lambda answer: answer.status_code >= 500),
+            stop=stop_after_attempt(TRIES if method == "GET" else 1),
+            wait=wait_fixed(1),
+            reraise=True,
+        )
         try:
-            answer = self._request(method, path, options)
+            answer = tries(self._request, method, path, options)
+        except RetryError as error:
+            answer = error.last_attempt.result()
         except httpx.HTTPError as error:
             found = f"no answer ({error.__class__.__name__}: {error})"
             raise ServiceError(f"Airflow at {self.url}", found, "a running API server", "see loraflow up, or its logs") from None
@@ -125,24 +134,13 @@ class Airflow:
         return answer.json()
 
     def _request(self, method: str, path: str, options: dict[str, Any]) -> httpx.Response:
-        """The answer, under a token that is good: on loopback Airflow gives one to whoever asks.
-
-        A question (GET) is asked again where a busy machine lets it time out or Airflow finds its database locked.
-        """
-        for again in reversed(range(TRIES if method == "GET" else 1)):
-            try:
-                answer = self._http.request(method, path, **options)
-                if answer.status_code == 401:
-                    token = self._http.get("/auth/token").raise_for_status().json()["access_token"]
-                    self._http.headers["Authorization"] = f"Bearer {token}"
-                    answer = self._http.request(method, path, **options)
-                if answer.status_code < 500 or not again:
-                    return answer
-            except httpx.HTTPError:
-                if not again:
-                    raise
-            time.sleep(1)
-        raise AssertionError("the last try returns or raises")
+        """The answer, under a token that is good: on loopback Airflow gives one to whoever asks."""
+        answer = self._http.request(method, path, **options)
+        if answer.status_code == 401:
+            token = self._http.get("/auth/token").raise_for_status().json()["access_token"]
+            self._http.headers["Authorization"] = f"Bearer {token}"
+            answer = self._http.request(method, path, **options)
+        return answer
 
 
 def _run_path(dag_id: str, run_id: str) -> str:

@@ -208,12 +208,11 @@ class Objects:
                 found = "missing" if size is None else f"{size:,} bytes"
                 raise self._torn(f"{name}/{path}", found, f"{entry.bytes:,} bytes")
         todo = {path: entry for path, entry in wanted.items() if not _is_there(folder / path, entry)}
-        for again in reversed(range(TRIES)):
+        for _ in range(TRIES):
             todo = self._fetch(name, folder, todo)
             if not todo:
                 return
-            if not again:
-                raise self._torn(f"{name}/{next(iter(todo))}", "another sha256", "the one of its listing")
+        raise self._torn(f"{name}/{next(iter(todo))}", "another sha256", "the one of its listing")
 
     def _fetch(self, name: str, folder: Path, wanted: Listing) -> Listing:
         """Fetch files; returns those that do not fit their checksum."""

@@ -2,8 +2,9 @@
 
 import os
 import shutil
-import time
 from pathlib import Path
+
+from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_fixed
 
 REMOVE_TRIES = 25
 
@@ -38,15 +39,11 @@ def link_or_copy(source: Path, target: Path) -> None:
         place(str(source), str(target))
 
 
+@retry(retry=retry_if_exception_type(OSError), stop=stop_after_attempt(REMOVE_TRIES), wait=wait_fixed(0.2), reraise=True)
 def remove_folder(folder: Path) -> None:
     """Remove what a dead attempt left; a process that it started may outlive it by a moment, and still write there."""
-    for again in reversed(range(REMOVE_TRIES)):
-        try:
-            return shutil.rmtree(folder)
-        except FileNotFoundError:
-            if not folder.exists():
-                return
-        except OSError:
-            if not again:
-                raise
-        time.sleep(0.2)
+    try:
+        shutil.rmtree(folder)
+    except FileNotFoundError:
+        if folder.exists():
+            raise

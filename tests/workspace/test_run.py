@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tasks.contracts import CONTRACTS, STEPS, SWEEP_STEPS, BaseModelFiles, Download, MergedModel, Part, Promotion, SourceFile
 from tasks.errors import ContractError, RecipeError, ServiceError
 from tasks.workspace import storage
-from tasks.workspace.files import link_or_copy, write_atomically
+from tasks.workspace.files import link_or_copy, remove_folder, write_atomically
 from tasks.workspace.location import run_folder
 from tasks.workspace.run import Run
 
@@ -107,6 +107,17 @@ def test_a_child_that_outlives_a_dead_attempt_by_a_moment_stops_nothing(tmp_path
     monkeypatch.setattr(os, "rmdir", rmdir)
     Run(tmp_path).perform("merge", lambda run: MergedModel(run.relative(run.attempt), "float32", 1), contract=MergedModel)
     assert (tmp_path / "late").exists() and not stale.exists()
+
+
+def test_a_folder_that_cannot_be_removed_is_tried_for_five_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    remove_folder(tmp_path / "missing")
+    assert not waits
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError):
+        remove_folder(tmp_path / "file")
+    assert waits == [0.2] * 24
 
 
 def _hold(folder: str, ready: Any) -> None:
