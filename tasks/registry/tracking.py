@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -36,7 +37,7 @@ URL_FILE = "mlflow.url"
 
 
 def client() -> "MlflowClient":
-    """A client of the tracking server and registry that the settings name, after it has answered once.
+    """A client of the tracking server and registry that the settings name, which has answered this process once.
 
     Raises:
         ServiceError: it does not answer.
@@ -46,7 +47,6 @@ def client() -> "MlflowClient":
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # it prints the server's address with the password in it
     import mlflow
-    from mlflow.exceptions import MlflowException
 
     header_value("MLFLOW_TRACKING_TOKEN")
     uri, database = settings().mlflow_tracking_uri, settings().mlflow_database
@@ -63,9 +63,18 @@ def client() -> "MlflowClient":
         ) from None
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
-    found = mlflow.MlflowClient()
+    _check_answer(uri)
+    return mlflow.MlflowClient()
+
+
+@cache
+def _check_answer(uri: str) -> None:
+    """Ask the current tracking server one question. Only success is cached, so that a retry asks again."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
     try:
-        found.search_experiments(max_results=1)
+        mlflow.MlflowClient().search_experiments(max_results=1)
     except MlflowException as error:
         detail = in_one_line(error)
         if REFUSED.search(detail):
@@ -77,7 +86,6 @@ def client() -> "MlflowClient":
             "a tracking server",
             "start it, or mend LORAFLOW_MLFLOW_URI",
         ) from None
-    return found
 
 
 @contextmanager
