@@ -12,7 +12,7 @@ from tasks.errors import explain
 from tasks.schema.section import Section
 
 StepName = Annotated[str, Field(pattern=r"^[a-z]+$")]
-Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|[kMGT]i?)?$", max_length=20)]
+Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|[MGT]i?)?$", max_length=20)]
 Cores = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?m?$", max_length=20)]
 GPU = "nvidia.com/gpu"
 """What Kubernetes calls a GPU, as a resource."""
@@ -96,8 +96,8 @@ class Pods(Section):
 
 def amount(quantity: str) -> float:
     """A quantity of Kubernetes (4Gi, 500M, 250m) as a number: bytes, or cores."""
-    number, unit = quantity.rstrip("mkMGTi"), quantity.lstrip("0123456789.")
+    number, unit = quantity.rstrip("mkKMGTi"), quantity.lstrip("0123456789.")
     if unit in ("", "m"):
         return float(number) / (1000 if unit else 1)
-    power = "kMGT".index(unit[0]) + 1
+    power = "KMGT".index(unit[0].upper()) + 1
     return float(number) * float((1024 if unit.endswith("i") else 1000) ** power)

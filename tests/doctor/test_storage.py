@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from tasks.contracts import Finding
 from tasks.doctor import machine, storage, tracking_server
 from tasks.doctor.findings import Check, examine
 from tasks.doctor.scope import Scope
-from tasks.schema.pods import amount
+from tasks.schema.pods import Resources, amount
 from tasks.settings import settings
 from tests.support.http_server import serving
 from tests.support.s3_server import S3
@@ -160,9 +161,17 @@ def test_a_disk_without_room(home: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert cached.level == "ok"
 
 
-@pytest.mark.parametrize(("quantity", "expected"), [("4Gi", 4 * 2**30), ("500M", 5e8), ("1.5k", 1500), ("250m", 0.25), ("7", 7)])
-def test_quantities_of_kubernetes(quantity: str, expected: float) -> None:
-    assert amount(quantity) == expected
+@pytest.mark.parametrize("unit", ["", "m", "k", "Ki", "M", "Mi", "G", "Gi", "T", "Ti"])
+def test_a_quantity_is_read_as_kubernetes_reads_it(unit: str) -> None:
+    from kubernetes.utils import parse_quantity
+
+    quantity = Resources(memory=f"1.5{unit}").memory
+    assert amount(quantity) == float(parse_quantity(quantity))
+
+
+def test_a_quantity_that_kubernetes_refuses_is_refused() -> None:
+    with pytest.raises(ValidationError, match="memory"):
+        Resources(memory="4ki")
 
 
 def test_a_database_that_another_holds(home: Path) -> None:
