@@ -5,12 +5,11 @@ whoever comes later (another try, another worker) finds the one that runs.
 """
 
 import hashlib
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.schema.pods import GPU, LABEL, amount
+from tasks.schema.pods import GPU, amount
 from tasks.schema.recipe import Recipe
 from tasks.settings import TELEMETRY_OFF, Settings
 
@@ -66,23 +65,17 @@ class Work:
 
 def labels(work: Work) -> dict[str, str]:
     """Labels that find the pods of a recipe, a run, a step."""
+    from airflow.providers.cncf.kubernetes.pod_generator import make_safe_label_value  # slow to import
+
     found = {
         "app.kubernetes.io/name": "loraflow-step",
         "app.kubernetes.io/part-of": "loraflow",
         "loraflow/recipe": work.recipe.name,
-        "loraflow/run": label_value(work.run),
+        "loraflow/run": make_safe_label_value(work.run),
         "loraflow/step": work.step,
         "loraflow/generation": str(work.generation),
     }
-    return found | ({"loraflow/part": label_value(work.part)} if work.part else {})
-
-
-def label_value(text: str) -> str:
-    """The text as a label's value: itself where Kubernetes allows it, else cut, with a hash of the whole."""
-    if LABEL.fullmatch(text):
-        return text
-    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", text)[:50].strip("._-")
-    return f"{plain}-{hashlib.sha256(text.encode()).hexdigest()[:8]}".strip("-")
+    return found | ({"loraflow/part": make_safe_label_value(work.part)} if work.part else {})
 
 
 def pod(work: Work, settings: Settings) -> Json:

@@ -19,7 +19,6 @@ import boto3
 import pytest
 from kubernetes import client, config
 
-from dags.pods.spec import label_value
 from tests.pipeline import airflow_servers
 from tests.pipeline.airflow_servers import Airflow, AirflowRun
 from tests.support import hub_server, mlflow_server, postgres, s3_server
@@ -60,7 +59,9 @@ class Production:
 
     def pod(self, run: AirflowRun, step: str) -> client.V1Pod | None:
         """The pod of a run's step, while there is one."""
-        wanted = f"loraflow/step={step},loraflow/run={label_value(run.run.id.partition('/')[2])}"
+        from airflow.providers.cncf.kubernetes.pod_generator import make_safe_label_value
+
+        wanted = f"loraflow/step={step},loraflow/run={make_safe_label_value(run.run.id.partition('/')[2])}"
         found = self.pods.list_namespaced_pod(self.namespace, label_selector=wanted).items
         return found[0] if found else None
 

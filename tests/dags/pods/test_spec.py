@@ -10,6 +10,7 @@ import pytest
 from dags.pods import spec as pods
 from dags.pods.spec import Work
 from tasks.schema import load as recipes
+from tasks.schema.pods import LABEL
 from tasks.settings import settings
 from tests.support import tiny
 
@@ -21,7 +22,7 @@ def work(step: str = "train", part: str = "", generation: int = 0, **overrides: 
 
 
 @pytest.fixture(autouse=True)
-def cluster(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def cluster(airflow_home: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LORAFLOW_RUNS", "s3://bucket/runs")
     monkeypatch.setenv("LORAFLOW_RUNNER", "kubernetes")
     monkeypatch.setenv("LORAFLOW_IMAGE", "registry.example/loraflow/steps:1")
@@ -75,9 +76,12 @@ def test_a_run_s_pod_has_one_name_whatever_the_generation_and_labels_that_find_i
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("text", ["manual__2026-01-01T00-00-00-00-00", "-x", "a" * 120, "x_", "ä b", "a" * 49 + "-" * 9 + "b" * 9])
-def test_whatever_a_run_is_called_its_label_is_one(text: str) -> None:
-    assert pods.LABEL.fullmatch(pods.label_value(text)) and pods.label_value(text) != pods.label_value(text + "2")
+@pytest.mark.parametrize("name", ["manual__2026-01-01T00-00-00-00-00", "_x", "a" * 120, "x_", "a" * 49 + "-" * 9 + "b" * 9])
+def test_every_name_of_a_run_or_part_becomes_a_valid_label_of_its_own(name: str) -> None:
+    for label in ("run", "part"):
+        one, other = (pods.labels(Work(work().recipe, "/runs", text, "trial", 0, text))[f"loraflow/{label}"] for text in (name, name + "2"))
+        assert LABEL.fullmatch(one) and LABEL.fullmatch(other) and one != other
+        assert one == name or not LABEL.fullmatch(name)
 
 
 def test_requests_are_limits_and_a_step_has_its_own() -> None:
