@@ -8,11 +8,12 @@ import yaml
 
 from tests.pipeline.airflow_servers import Airflow, running
 from tests.support import tiny
+from tests.support.quick_steps import with_quick_steps
 
 
 @pytest.fixture(scope="module")  # its servers use a core even where nothing runs
 def airflow(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, tiny_csv: Path) -> Iterator[Airflow]:
-    """A real Airflow with the recipe `tiny`, which has a grid, and `hasty`, where a reviewer has a minute to answer."""
+    """A real Airflow, its steps quick ones, with the recipe `tiny`, which has a grid, and `hasty`, where a reviewer has a minute."""
     folder = tmp_path_factory.mktemp("pipeline")
     recipes, home = folder / "recipes", folder / "home"
     recipes.mkdir()
@@ -21,5 +22,5 @@ def airflow(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, tiny_csv:
     for name, changes in (("tiny", {"sweep": grid}), ("hasty", {"run": {"promotion": "manual", "approval_hours": 0.015}})):
         document = tiny.recipe_document(tiny_base, tiny_csv, name) | changes
         (recipes / f"{name}.yaml").write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
-    with running(home, recipes) as started:
+    with running(home, recipes, with_quick_steps({})) as started:
         yield started

@@ -1,6 +1,7 @@
-"""Whole runs of the tiny recipe through a real Airflow: what its users do, and what befalls its processes.
+"""Runs of the tiny recipe through a real Airflow: what its users do, and what happens to its processes.
 
-The tests share one Airflow and build on one another's runs, in this order.
+The steps are the quick ones of tests/support/quick_steps: real processes that write real manifests and train nothing. A whole run of
+real steps through Airflow is in test_demo.py. The tests share one Airflow and build on one another's runs, in this order.
 """
 
 import json
@@ -17,6 +18,7 @@ from tasks.contracts import STEPS, Adapter, Approval, Comparison, Evaluation, Pl
 from tasks.workspace.checkpoint_files import newest_whole
 from tasks.workspace.progress import read_position
 from tests.pipeline.airflow_servers import Airflow, AirflowRun, gone
+from tests.support.quick_steps import hold, release
 
 pytestmark = [pytest.mark.trains, pytest.mark.timeout(1200)]
 
@@ -29,8 +31,11 @@ def first(airflow: Airflow) -> AirflowRun:
 
 @pytest.fixture(scope="module")
 def second(airflow: Airflow, first: AirflowRun) -> AirflowRun:
-    """A run of the same recipe on the first one's data, with a training that takes its time."""
-    return airflow.trigger("tiny", data="latest", steps=600)
+    """A run of the same recipe on the first one's data; its long steps wait until a test has found their processes."""
+    run = airflow.trigger("tiny", data="latest", steps=60)
+    for step in ("train", "merge", "evaluate"):
+        hold(run.run, step)
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -102,16 +107,17 @@ def test_kill_9_of_the_step_and_of_its_task_is_followed_by_a_resuming_retry(seco
         assert second.task("train")["try_number"] == attempt and task is not None
         os.kill({"step": step, "task": task}[whom].pid, signal.SIGKILL)
         second.airflow.until(lambda step=step, task=task: gone(step) and gone(task), f"no orphan after kill -9 of the {whom}")
+    release(second.run, "train")
     second.wait("train", "success")
     adapter = second.run.read(Adapter)
-    assert (adapter.steps, envelope(second, "train")["generation"], second.task("train")["try_number"]) == (600, 0, 3)
+    assert (adapter.steps, envelope(second, "train")["generation"], second.task("train")["try_number"]) == (60, 0, 3)
     assert adapter.resumed_from_step > 0
     blocks = [record["event"] for record in second.log("train", 1) if record["level"] == "error"]
     assert blocks[0] == "train: ended by SIGKILL (often: out of memory). Fix: a retry goes on from what is whole"
 
 
 def test_kill_9_of_the_worker_is_followed_by_a_retry_that_ends_well(second: AirflowRun) -> None:
-    step = second.process("merge")
+    step = process_at_work(second, "merge")
     task = step.parent()
     assert task is not None
     worker = task.parent()
@@ -119,12 +125,13 @@ def test_kill_9_of_the_worker_is_followed_by_a_retry_that_ends_well(second: Airf
     os.kill(worker.pid, signal.SIGKILL)
     second.airflow.until(lambda: gone(step) and gone(task), "no orphan after kill -9 of the worker")
     assert not (second.run.folder / "merge.json").exists()
+    release(second.run, "merge")
     second.wait("merge", "success")
     assert second.task("merge")["try_number"] == 2
 
 
 def test_marking_a_task_failed_ends_its_process(second: AirflowRun) -> None:
-    step = second.process("evaluate")
+    step = process_at_work(second, "evaluate")
     second.mark("evaluate", "failed")
     second.airflow.until(lambda: gone(step), "no process after marking its task")
     assert second.end() == "failed"
@@ -206,6 +213,13 @@ def test_a_broken_recipe_takes_only_its_own_dag_away(airflow: Airflow, hasty: Ai
 
 def envelope(run: AirflowRun, step: str) -> dict[str, Any]:
     return dict(json.loads((run.run.folder / f"{step}.json").read_text(encoding="utf-8")))
+
+
+def process_at_work(run: AirflowRun, step: str) -> psutil.Process:
+    """The process of a step that is held, once its attempt has begun."""
+    process = run.process(step)
+    run.airflow.until(lambda: any((run.run.folder / step).glob("g0-a*")), f"an attempt of {step}")
+    return process
 
 
 def process_in_the_middle(run: AirflowRun) -> psutil.Process:

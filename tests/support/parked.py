@@ -15,12 +15,12 @@ import pytest
 
 from tasks.workspace.run import Run
 from tests.support.kubernetes_api.fake import KubernetesApi
-from tests.support.kubernetes_api.images import STEPS as IMAGE
+from tests.support.kubernetes_api.images import QUICK_STEPS as IMAGE
 
 
 @pytest.fixture
 def pod_log(airflow_home: Path, home: Path, kubernetes_api: KubernetesApi, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The settings of a cluster; what operators and triggers log: records with `event` and `log_level`."""
+    """The settings of a cluster whose pods run quick steps; what operators and triggers log: records with `event` and `log_level`."""
     import airflow.settings  # noqa: F401  sets its logging up
     from structlog.testing import capture_logs
 

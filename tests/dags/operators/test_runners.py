@@ -1,4 +1,7 @@
-"""A step as an operator: real steps in real processes, on the operator alone. With Airflow's servers: tests/pipeline."""
+"""A step as an operator: quick steps in real processes, on the operator alone. With Airflow's servers: tests/pipeline.
+
+One test runs a real step, which fails since a service does not answer.
+"""
 
 import json
 import os
@@ -15,8 +18,9 @@ import pytest
 from tasks.contracts import STEPS, Download, RegisteredVersion
 from tasks.schema import load as recipes
 from tasks.workspace.run import Run
-from tests.support import evaluated, tiny
+from tests.support import evaluated, quick_steps, tiny
 from tests.support.processes import until
+from tests.support.quick_steps import hold
 
 MakeRun = Callable[..., Run]
 
@@ -28,7 +32,7 @@ def log(airflow_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
     import dags.operators.runners  # noqa: F401  Airflow sets its logging up as it is imported
 
-    monkeypatch.delenv("PYTHONPATH", raising=False)  # the step finds its own code
+    monkeypatch.setenv("PYTHONPATH", str(quick_steps.FOLDER))  # the operator adds the folder of the step's code
     with capture_logs() as records:
         yield records
 
@@ -84,6 +88,7 @@ def test_a_fault_that_a_retry_may_mend_is_retried(make_run: MakeRun, tiny_docume
     run, task = make_run(tiny_document), operator("promote")
     evaluated.evaluate(run)
     run.write(RegisteredVersion("tiny", 1, "models:/tiny/1", "http://127.0.0.1:9"))
+    monkeypatch.delenv("PYTHONPATH")  # the real step
     monkeypatch.setenv("LORAFLOW_MLFLOW_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(SystemExit) as caught:
@@ -134,6 +139,7 @@ def when_running(task: Any, what: Callable[[], None]) -> threading.Thread:
 
 def test_kill_9_of_the_step_is_told_and_retried(make_run: MakeRun, tiny_document: Any, log: Any) -> None:
     run, task = make_run(tiny_document), operator("download")
+    hold(run, "download")
     killer = when_running(task, lambda: os.kill(task._child.pid, signal.SIGKILL))
     with pytest.raises(SystemExit) as caught:
         execute(task, run)
@@ -144,6 +150,7 @@ def test_kill_9_of_the_step_is_told_and_retried(make_run: MakeRun, tiny_document
 
 def test_on_kill_ends_the_step(make_run: MakeRun, tiny_document: Any, log: Any) -> None:
     run, task = make_run(tiny_document), operator("download")
+    hold(run, "download")
     before = signal.signal(signal.SIGTERM, lambda *_: task.on_kill())  # as Airflow's task process does
     pids: list[int] = []
     try:

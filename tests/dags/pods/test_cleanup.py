@@ -10,6 +10,7 @@ from tasks.workspace.run import Run
 from tests.support.kubernetes_api.fake import KubernetesApi
 from tests.support.parked import context, messages, park, perform, there_now
 from tests.support.processes import until
+from tests.support.quick_steps import hold
 
 pytest_plugins = ["tests.support.parked"]
 pytestmark = pytest.mark.usefixtures("pod_log")
@@ -28,6 +29,8 @@ def test_pods_that_a_run_left_are_ended_and_no_other_run_s(
     make_run: MakeRun, tiny_document: Any, kubernetes_api: KubernetesApi, pod_log: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, other = (make_run(tiny_document, run_id, pods__grace_seconds=5) for run_id in ("left-behind", "goes-on"))
+    for each in (run, other):
+        hold(each, "download")
     left, kept = (park(each, "download")[1].pod_name for each in (run, other))
     end_pods(run, monkeypatch)
     until(lambda: left not in there_now(kubernetes_api))
@@ -40,6 +43,7 @@ def test_a_pod_that_a_worker_makes_meanwhile_is_ended_too(
     make_run: MakeRun, tiny_document: Any, kubernetes_api: KubernetesApi, pod_log: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run(tiny_document, pods__grace_seconds=5)
+    hold(run, "download")
     end_pods(run, monkeypatch, meanwhile=lambda: park(run, "download"))
     (pod,) = kubernetes_api.pods()
     until(lambda: not there_now(kubernetes_api))

@@ -1,4 +1,7 @@
-"""A step as a pod: the real operator, trigger and client against a small API server that runs the pods' commands here."""
+"""A step as a pod: the real operator, trigger and client against a small API server that runs the pods' commands here.
+
+The pods' steps are quick ones, but for one real step. Pods with real steps: tests/pipeline/test_kubernetes.py.
+"""
 
 import json
 import re
@@ -14,7 +17,7 @@ from tasks.workspace.run import Run
 from tests.support import tiny
 from tests.support.kubernetes_api import faults
 from tests.support.kubernetes_api.fake import KubernetesApi
-from tests.support.kubernetes_api.images import STEPS as IMAGE
+from tests.support.kubernetes_api.images import QUICK_STEPS as IMAGE
 from tests.support.parked import context, fails, messages, operator, perform, there_now
 
 pytest_plugins = ["tests.support.parked"]
@@ -166,12 +169,12 @@ def test_a_pod_that_waits_in_a_queue_waits_and_then_runs(
         pod.spec.scheduling_gates = [V1PodSchedulingGate(name="kueue.x-k8s.io/admission")]
 
     monkeypatch.setattr(pod_step, "pod_mutation_hook", webhook)
-    run = make_run(tiny_document, pods__queue="gpus", pods__start_minutes=10 * HALF_A_SECOND)
+    run = make_run(tiny_document, pods__queue="gpus", pods__start_minutes=6 * HALF_A_SECOND)
 
     def admit(trigger: Any) -> None:
         patch = {"spec": {"schedulingGates": [{"$patch": "delete", "name": "kueue.x-k8s.io/admission"}]}}
         client = operator(run, "download").client
-        threading.Timer(7.0, lambda: client.patch_namespaced_pod(trigger.pod_name, "loraflow", patch)).start()
+        threading.Timer(4.0, lambda: client.patch_namespaced_pod(trigger.pod_name, "loraflow", patch)).start()
 
     perform(run, "download", parked=admit)
     assert run.has(Download) and any(message.endswith("waits in its queue") for message in messages(pod_log))

@@ -16,6 +16,7 @@ from tests.support.kubernetes_api import faults
 from tests.support.kubernetes_api.fake import KubernetesApi
 from tests.support.parked import again, context, fails, messages, operator, park, perform, there_now
 from tests.support.processes import until
+from tests.support.quick_steps import hold, release
 
 pytest_plugins = ["tests.support.parked"]
 pytestmark = pytest.mark.usefixtures("pod_log")
@@ -123,8 +124,9 @@ def test_a_worker_s_death_neither_kills_nor_doubles_a_pod(
     make_run: MakeRun, tiny_document: Any, kubernetes_api: KubernetesApi, pod_log: Any
 ) -> None:
     run = make_run(tiny_document)
+    hold(run, "download")
     park(run, "download")  # and nobody ever hears of this try again
-    perform(run, "download", try_number=2)
+    perform(run, "download", parked=lambda _: release(run, "download"), try_number=2)
     assert run.has(Download) and len(kubernetes_api.pods()) == 1
     assert any(message.endswith("was made by an earlier try, and goes on") for message in messages(pod_log))
 
@@ -157,6 +159,7 @@ def test_a_task_that_is_marked_or_cleared_ends_its_pod(
     deferred: bool, make_run: MakeRun, tiny_document: Any, kubernetes_api: KubernetesApi, pod_log: Any
 ) -> None:
     run = make_run(tiny_document, pods__grace_seconds=5)
+    hold(run, "download")
     task, trigger = park(run, "download")
     if deferred:
         asyncio.run(again(trigger).on_kill())
@@ -171,8 +174,9 @@ def test_a_cleared_task_waits_for_its_earlier_pod_to_end(
     make_run: MakeRun, tiny_document: Any, kubernetes_api: KubernetesApi, pod_log: Any
 ) -> None:
     run = make_run(tiny_document, pods__grace_seconds=5)
+    hold(run, "download")
     park(run, "download")
-    perform(run, "download", try_number=2, max_tries=3)
+    perform(run, "download", parked=lambda trigger: trigger.way or release(run, "download"), try_number=2, max_tries=3)
     first, second = kubernetes_api.pods()
     asked = [(request.method, request.code) for request in kubernetes_api.requests if "/log" not in request.path]
     told = asked.index(("DELETE", 200))
@@ -186,6 +190,7 @@ def test_what_ends_a_pod_leaves_the_next_one_of_its_name_alone(
     make_run: MakeRun, tiny_document: Any, kubernetes_api: KubernetesApi
 ) -> None:
     run = make_run(tiny_document)
+    hold(run, "download")
     task, trigger = park(run, "download")
     kubernetes_api.strike(faults.lose, trigger.pod_name)
     assert there_now(kubernetes_api) == []

@@ -6,9 +6,13 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.support.quick_steps import with_quick_steps
+
 CHECKOUT = Path(__file__).resolve().parents[3]
 STEPS = "loraflow/steps:test"
 """The image of the steps: this checkout and its environment."""
+QUICK_STEPS = "loraflow/quick-steps:test"
+"""The same with the quick steps of tests/support/quick_steps."""
 REFERENCE = re.compile(
     r"[a-z0-9]([a-z0-9._:-]*[a-z0-9])?(/[a-z0-9]([a-z0-9._-]*[a-z0-9])?)*(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[a-f0-9]{64})?"
 )
@@ -42,5 +46,6 @@ def known_images() -> dict[str, Image]:
     """The images that every fake knows; the public ones are there on a real cluster too."""
     plain = Image(env={"PYTHONUNBUFFERED": "1"})
     threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}  # many tiny trainings share few cores here
-    steps = Image(env={"PYTHONPATH": str(CHECKOUT), "PYTHONUNBUFFERED": "1", **threads}, user=1000)
-    return {STEPS: steps, "python:3.11-slim": plain}
+    env = {"PYTHONPATH": str(CHECKOUT), "PYTHONUNBUFFERED": "1", **threads}
+    steps, quick = Image(env=env, user=1000), Image(env=with_quick_steps(env), user=1000)
+    return {STEPS: steps, QUICK_STEPS: quick, "python:3.11-slim": plain}

@@ -2,6 +2,8 @@
 
 With this folder on PYTHONPATH, `python -m tasks STEP` runs the real command, with the real workspace, locks, claims and manifests; only the
 step's own function is one of `steps.py`. No step then imports torch, MLflow, DVC or Great Expectations.
+
+`hold` lets a step wait, for a test that has to find its process.
 """
 
 import os
@@ -9,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tasks.settings import CHECKOUT
+from tasks.workspace.run import Run
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -16,3 +19,13 @@ FOLDER = Path(__file__).resolve().parent
 def with_quick_steps(env: Mapping[str, str]) -> dict[str, str]:
     """An environment in which the processes below run the quick steps."""
     return {**env, "PYTHONPATH": os.pathsep.join(filter(None, (str(FOLDER), str(CHECKOUT), env.get("PYTHONPATH", ""))))}
+
+
+def hold(run: Run, step: str) -> None:
+    """Let a step of a run wait until `release`: `train` before its last optimiser step, any other before its work."""
+    run.put(f"{step}.held", "held")
+
+
+def release(run: Run, step: str) -> None:
+    """Let a held step go on, and its later attempts run through."""
+    run.put(f"{step}.held", "")

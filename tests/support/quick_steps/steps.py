@@ -2,8 +2,10 @@
 
 import sys
 import time
+from collections.abc import Callable
 
 from tasks.contracts import (
+    CONTRACTS,
     Adapter,
     Approval,
     BaseModelFiles,
@@ -13,6 +15,7 @@ from tasks.contracts import (
     Download,
     Emissions,
     Evaluation,
+    Manifest,
     MergedModel,
     Parity,
     Part,
@@ -42,6 +45,8 @@ from tasks.workspace.run import Run
 
 STEP_SECONDS = 0.01
 """Of one optimiser step: a test that kills a training in its middle asks for some hundred steps."""
+HELD_SECONDS = 0.1
+"""Between two looks whether a test still holds the step."""
 ROWS = 400
 NOTHING = Emissions(0.0, 0.0, 0.0, "world average", False, 1)
 PARTS: dict[PartName, int] = {"train": 310, "validation": 30, "test": 60}
@@ -164,11 +169,32 @@ def trial(run: Run) -> TrialScores:
 
 
 def compare(run: Run) -> Comparison:
-    """The trials' sizes in a table."""
-    trials = [run.read(TrialScores, part) for part in run.read(Plan).parts]
-    lines = ["| macro_f1 after epochs |", *(f"| {trial.trial.rows} rows |" for trial in trials)]
+    """The trials' sizes and epochs in a table."""
+    trials = [run.read(TrialScores, part).trial for part in run.read(Plan).parts]
+    epochs = sorted({each for trial in trials for each in trial.epochs})
+    lines = [f"| macro_f1 after epochs | {' | '.join(f'{each:g}' for each in epochs)} |"]
+    lines += [f"| {trial.rows} rows |" for trial in trials]
     print(*lines, sep="\n", file=sys.stderr)
     return Comparison(_written(run, "table.md", "\n".join(lines)), _written(run, "points.csv", ""), {})
+
+
+def _wait(run: Run, step: str, until: Callable[[], bool] = lambda: False) -> None:
+    """Wait while a test holds the step."""
+    while run.get(f"{step}.held") and not until():
+        time.sleep(HELD_SECONDS)
+
+
+def _held(work: Callable[[Run], Manifest]) -> Callable[[Run], Manifest]:
+    """The step, which waits before its work while a test holds it."""
+
+    def step(run: Run) -> Manifest:
+        _wait(run, work.__name__)
+        return work(run)
+
+    return step
+
+
+globals().update({name: _held(globals()[name]) for name in CONTRACTS.keys() & globals().keys() - {"train"}})
 
 
 def _only_new_data(run: Run, step: str) -> None:
@@ -183,6 +209,8 @@ def _count(run: Run, steps: int) -> int:
         progress.start_at(began)
         for step in range(began + 1, steps + 1):
             time.sleep(STEP_SECONDS)
+            if step == steps:
+                _wait(run, "train", until=asked)
             progress.reach(step, "loss 0.5")
             if asked() or step % run.recipe.train.save_steps == 0:
                 checkpoint = run.kept / f"checkpoint-{step}"
