@@ -1,4 +1,7 @@
-"""The whole pipeline with every step in a pod, on a production set; what befalls pods, workers and triggerers on the way.
+"""The whole pipeline with every step in a pod, on a production set; what happens to pods, workers and triggerers on the way.
+
+One run has real steps, and leaves everything where production keeps it. That a training which is killed on a bucket ends as an
+undisturbed one is in tests/runs/test_run_on_s3.py. The pods of the other runs run the quick steps of tests/support/quick_steps.
 
 `make test-cluster KUBECONFIG=…` runs those of these tests that need no switch of the fake on a real cluster.
 """
@@ -14,17 +17,16 @@ import psycopg2
 import pytest
 import yaml
 
-from tasks.contracts import STEPS, Adapter, DatasetVersion, Evaluation, Promotion, Publication, RegisteredVersion
+from tasks.contracts import STEPS, Adapter, Evaluation, Promotion, Publication, RegisteredVersion
 from tasks.schema import load as recipes
-from tasks.workspace.perform import perform
 from tasks.workspace.progress import read_position
-from tasks.workspace.run import Run
 from tests.pipeline import production
 from tests.pipeline.airflow_servers import AirflowRun
 from tests.pipeline.production import KUBECONFIG, Production
 from tests.support import tiny
-from tests.support.kubernetes_api import faults
+from tests.support.kubernetes_api import faults, images
 from tests.support.planted import leaks
+from tests.support.quick_steps import hold
 
 pytestmark = [pytest.mark.trains, pytest.mark.timeout(1800)]
 needs_the_fake = pytest.mark.skipif(bool(KUBECONFIG), reason="a real cluster has no switch for this")
@@ -40,7 +42,7 @@ def document(tiny_base: Path, tiny_csv: Path) -> dict[str, Any]:
     if KUBECONFIG:
         return recipes.load(recipes.RECIPES / "tweets.yaml")
     found = tiny.recipe_document(tiny_base, tiny_csv)
-    found["train"] |= {"num_train_epochs": 6}
+    found["train"] |= {"max_steps": 120}
     return found | {"pods": {"resources": {"cpu": "500m", "memory": "2Gi", "ephemeral_storage": "5Gi"}, "grace_seconds": 30}}
 
 
@@ -58,18 +60,15 @@ def production_set(tmp_path_factory: pytest.TempPathFactory, document: dict[str,
             yield found
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, document: dict[str, Any]) -> Run:
-    """The same recipe on the embedded default: steps here, one after the other, in a folder."""
-    home = tmp_path_factory.mktemp("undisturbed")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LORAFLOW_HOME", str(home))
-        run = Run(home / "runs" / RECIPE / "undisturbed")
-        run.folder.mkdir(parents=True)
-        run.freeze(recipes.resolve(document, "local", {recipes.FORM[name]: value for name, value in VALUES.items()}))
-        for step in STEPS[: STEPS.index("evaluate") + 1]:
-            perform(step, Run(run.folder))
-    return run
+@pytest.fixture
+def quick_steps(production_set: Production) -> Iterator[None]:
+    """The fake's image of the steps holds the quick ones; on a real cluster the real ones run."""
+    fake = production_set.fake
+    if fake:
+        fake.add_image(images.STEPS, images.known_images()[images.QUICK_STEPS])
+    yield
+    if fake:
+        fake.add_image(images.STEPS, images.known_images()[images.STEPS])
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +83,7 @@ def stormy(production_set: Production) -> AirflowRun:
 def test_an_eviction_in_the_middle_of_the_training_is_made_good_from_the_last_checkpoint(
     production_set: Production, stormy: AirflowRun
 ) -> None:
-    wait_for(lambda: trained_steps(stormy) > 12 if production_set.fake else trained_steps(stormy) > 0, stormy, "a training in its middle")
+    wait_for(lambda: in_the_middle(production_set, stormy), stormy, "a training in its middle")
     pod = production_set.pod(stormy, "train")
     assert pod is not None
     if production_set.fake:
@@ -119,14 +118,9 @@ def test_a_worker_that_dies_neither_ends_nor_doubles_the_pod(production_set: Pro
     assert stormy.task("evaluate")["try_number"] == 2
 
 
-def test_the_run_ends_with_the_figures_of_an_undisturbed_one(production_set: Production, stormy: AirflowRun, undisturbed: Run) -> None:
+def test_the_run_ends_with_a_version_that_passed_the_gate(stormy: AirflowRun) -> None:
     assert stormy.end() == "success", stormy.told()
-    here, there = undisturbed.read(Evaluation), stormy.run.read(Evaluation)
-    assert {name: score.value for name, score in there.tuned.items()} == pytest.approx(
-        {name: score.value for name, score in here.tuned.items()}, abs=1e-6
-    )
-    assert there.base == here.base and there.rows == here.rows
-    assert stormy.run.read(DatasetVersion).data_hash == undisturbed.read(DatasetVersion).data_hash
+    assert stormy.run.read(Evaluation).verdict.passed
     assert stormy.run.read(Promotion).promoted and stormy.run.read(RegisteredVersion).version >= 1
 
 
@@ -160,9 +154,8 @@ def test_the_log_of_a_step_is_in_airflow_line_by_line(stormy: AirflowRun) -> Non
 
 
 @needs_the_fake
-def test_a_training_that_ran_out_of_memory_goes_on_with_half_the_micro_batch(
-    production_set: Production, stormy: AirflowRun, undisturbed: Run
-) -> None:
+@pytest.mark.usefixtures("quick_steps")
+def test_a_training_that_ran_out_of_memory_goes_on_with_half_the_micro_batch(production_set: Production, stormy: AirflowRun) -> None:
     fake = production_set.fake
     assert fake and stormy.state == "success"
     fake.arm(faults.out_of_memory(), log="training 0/", **{"loraflow/step": "train"})
@@ -170,15 +163,17 @@ def test_a_training_that_ran_out_of_memory_goes_on_with_half_the_micro_batch(
     run.wait("train", "success")
     told = [record["event"] for record in run.log("train", 1)]
     assert any("OOMKilled" in line and "half the micro-batch" in line for line in told), told
-    assert run.run.halvings("train") == 1 and run.task("train")["try_number"] == 2
-    assert run.run.read(Adapter).final_loss == pytest.approx(undisturbed.read(Adapter).final_loss, rel=1e-3)
+    assert run.run.halvings("train") == run.run.read(Adapter).halvings == 1 and run.task("train")["try_number"] == 2
     run.mark("merge", "failed")  # what comes after is another test's matter
     run.end()
 
 
+@pytest.mark.usefixtures("quick_steps")
 def test_a_task_that_is_marked_failed_ends_its_pod(production_set: Production, stormy: AirflowRun) -> None:
     stormy.end()
-    run = production_set.airflow.trigger(RECIPE, data="latest", **(VALUES or {"steps": 600}))
+    run = production_set.airflow.trigger(RECIPE, data="latest", **VALUES)
+    if production_set.fake:
+        hold(run.run, "train")  # else it takes long enough by itself
     pod = wait_for(lambda: production_set.pod(run, "train"), run, "a pod of train")
     run.mark("train", "failed")  # at once: before any triggerer has taken the parked task up
     assert run.end() == "failed"
@@ -201,10 +196,13 @@ def test_no_secret_is_in_anything_that_the_runs_left(production_set: Production,
     assert not [place for place in (json.dumps(fake.pods()), *logs) if fake.token in place]
 
 
-def trained_steps(run: AirflowRun) -> int:
-    """How far the training is, as its progress file says."""
+def in_the_middle(where: Production, run: AirflowRun) -> bool:
+    """Whether a training has steps behind it and before it; on loopback a checkpoint in the bucket says so sooner than its progress."""
+    if where.s3:
+        kept = where.s3.list_objects_v2(Bucket=production.BUCKET, Prefix=f"{run.run.uri.partition(production.BUCKET + '/')[2]}/train/g0-kept/")
+        return any(each["Key"].endswith(".listing") for each in kept.get("Contents", ()))
     position = read_position(run.run)
-    return position.done if position and position.step == "train" and position.done < position.total else 0
+    return position is not None and position.step == "train" and 0 < position.done < position.total
 
 
 def another(where: Production, run: AirflowRun, step: str, uid: str) -> bool:
