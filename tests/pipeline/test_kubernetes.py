@@ -199,7 +199,9 @@ def test_no_secret_is_in_anything_that_the_runs_left(production_set: Production,
 def in_the_middle(where: Production, run: AirflowRun) -> bool:
     """Whether a training has steps behind it and before it; on loopback a checkpoint in the bucket says so sooner than its progress."""
     if where.s3:
-        kept = where.s3.list_objects_v2(Bucket=production.BUCKET, Prefix=f"{run.run.uri.partition(production.BUCKET + '/')[2]}/train/g0-kept/")
+        kept = where.s3.list_objects_v2(
+            Bucket=production.BUCKET, Prefix=f"{run.run.uri.partition(production.BUCKET + '/')[2]}/train/g0-kept/"
+        )
         return any(each["Key"].endswith(".listing") for each in kept.get("Contents", ()))
     position = read_position(run.run)
     return position is not None and position.step == "train" and 0 < position.done < position.total

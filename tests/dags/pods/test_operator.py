@@ -1,6 +1,6 @@
 """A step as a pod: the real operator, trigger and client against a small API server that runs the pods' commands here.
 
-The pods' steps are quick ones, but for one real step. Pods with real steps: tests/pipeline/test_kubernetes.py.
+The pods run quick steps. Pods with real steps: tests/pipeline/test_kubernetes.py.
 """
 
 import json
@@ -19,6 +19,7 @@ from tests.support.kubernetes_api import faults
 from tests.support.kubernetes_api.fake import KubernetesApi
 from tests.support.kubernetes_api.images import QUICK_STEPS as IMAGE
 from tests.support.parked import context, fails, messages, operator, perform, there_now
+from tests.support.quick_steps import hold
 
 pytest_plugins = ["tests.support.parked"]
 pytestmark = pytest.mark.usefixtures("pod_log")
@@ -121,6 +122,7 @@ def test_what_a_setting_is_wrong_about_is_final(
 def test_a_pod_whose_time_is_up_is_not_tried_again(home: Path, tiny_base: Path, kubernetes_api: KubernetesApi, pod_log: Any) -> None:
     document = tiny.recipe_document(tiny_base, home / "none.csv") | {"pods": {"deadline_hours": 1 / 3600, "grace_seconds": 5}}
     run = tiny.start_at_train(home / "runs/tiny/test", tiny_base, tiny.tweets(200), document)
+    hold(run, "train")
     assert fails(run, "train") == (64, "fail")
     assert "ended by the cluster (DeadlineExceeded)" in messages(pod_log)[-1]
 
