@@ -37,11 +37,12 @@ class Journey:
         airflow: address of Airflow's UI.
         recipe: name of the recipe whose DAG is visited.
         pictures: folder for the pictures; none are kept without it.
+        run: id of a run to begin at.
     """
 
-    def __init__(self, page: Page, airflow: str, recipe: str, pictures: Path | None = None) -> None:
+    def __init__(self, page: Page, airflow: str, recipe: str, pictures: Path | None = None, *, run: str = "") -> None:
         self.page, self._airflow, self._recipe, self._pictures = page, airflow, recipe, pictures
-        self.run = ""
+        self.run = self._run_page(run)
         """Address of the run's page, once there is one."""
 
     def open_dag(self) -> None:
@@ -104,7 +105,7 @@ class Journey:
         with self.page.expect_response(lambda answer: answer.request.method == "POST" and answer.url.endswith("/dagRuns")) as made:
             form.get_by_role("button", name="Trigger", exact=True).click()
         form.wait_for(state="hidden")
-        self.run = f"{self._airflow}/dags/retrain_{self._recipe}/runs/{made.value.json()['dag_run_id']}"
+        self.run = self._run_page(made.value.json()["dag_run_id"])
         self.page.goto(self.run)
         self.page.get_by_role("button", name="Show Graph").click()
 
@@ -154,6 +155,9 @@ class Journey:
         address = mlflow.url
         mlflow.close()
         return address
+
+    def _run_page(self, run_id: str) -> str:
+        return f"{self._airflow}/dags/retrain_{self._recipe}/runs/{run_id}"
 
     def _node(self, task: str, state: str) -> Locator:
         return self.page.locator(".react-flow__node").filter(has_text=task).filter(has_text=state)

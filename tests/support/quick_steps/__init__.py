@@ -16,9 +16,19 @@ from tasks.workspace.run import Run
 FOLDER = Path(__file__).resolve().parent
 
 
-def with_quick_steps(env: Mapping[str, str]) -> dict[str, str]:
-    """An environment in which the processes below run the quick steps."""
-    return {**env, "PYTHONPATH": os.pathsep.join(filter(None, (str(FOLDER), str(CHECKOUT), env.get("PYTHONPATH", ""))))}
+REAL_STEPS_FILE = "REAL_STEPS_FILE"
+"""Environment variable: a step that starts while this file exists is the real one."""
+
+
+def with_quick_steps(env: Mapping[str, str], real: Path | None = None) -> dict[str, str]:
+    """An environment in which the processes below run the quick steps.
+
+    Args:
+        env: the environment to extend.
+        real: a file; while it exists, steps that start are the real ones.
+    """
+    path = os.pathsep.join(filter(None, (str(FOLDER), str(CHECKOUT), env.get("PYTHONPATH", ""))))
+    return {**env, "PYTHONPATH": path} | ({REAL_STEPS_FILE: str(real)} if real else {})
 
 
 def hold(run: Run, step: str) -> None:

@@ -1,5 +1,6 @@
 """Python imports this at its start, before `python -m tasks STEP`: the step's module is then `steps.py` here."""
 
+import os
 import sys
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -19,5 +20,6 @@ class QuickStep(MetaPathFinder):
         return spec_from_file_location(fullname, STEPS) if fullname == self.module else None
 
 
-if "-m" in sys.orig_argv and sys.orig_argv[sys.orig_argv.index("-m") + 1 :][:1] == ["tasks"] and "--run" in sys.orig_argv:
+STEP = "-m" in sys.orig_argv and sys.orig_argv[sys.orig_argv.index("-m") + 1 :][:1] == ["tasks"] and "--run" in sys.orig_argv
+if STEP and not os.path.exists(os.environ.get("REAL_STEPS_FILE", "")):
     sys.meta_path.insert(0, QuickStep(sys.orig_argv[sys.orig_argv.index("-m") + 2]))
