@@ -3,24 +3,26 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import psutil
 
 from tasks.contracts import Adapter
 from tasks.registry import tracking
 from tasks.workspace.run import Run
+from tests.support.forked import Forked
 
 if TYPE_CHECKING:
     import torch
 
+Process: TypeAlias = subprocess.Popen[str] | Forked
+
 
 @contextmanager
-def step(name: str, run: Run, *options: str, code: str = "") -> Iterator["subprocess.Popen[str]"]:
+def step(name: str, run: Run, *options: str, code: str = "") -> Iterator[Forked]:
     """A step in a process (and a group) of its own; whatever is left of it afterwards is killed.
 
     Args:
@@ -29,9 +31,7 @@ def step(name: str, run: Run, *options: str, code: str = "") -> Iterator["subpro
         options: further ones of the command.
         code: Python that the process runs before its command.
     """
-    module = ["-m", "tasks"] if not code else ["-c", f"{code}\nfrom tasks.cli import main\nmain()"]
-    argv = [sys.executable, *module, name, "--run", run.uri, *options]
-    with subprocess.Popen(argv, start_new_session=True, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+    with Forked([name, "--run", run.uri, *options], code) as process:
         try:
             yield process
         finally:
@@ -39,13 +39,13 @@ def step(name: str, run: Run, *options: str, code: str = "") -> Iterator["subpro
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-def ended(process: "subprocess.Popen[str]", seconds: float = 120) -> tuple[int, str]:
+def ended(process: Process, seconds: float = 120) -> tuple[int, str]:
     """Exit code of a process that ends by itself, and what it printed."""
     _, printed = process.communicate(timeout=seconds)
     return process.returncode, printed
 
 
-def until(found: Callable[[], Any], process: "subprocess.Popen[str] | None" = None, seconds: float = 120) -> Any:
+def until(found: Callable[[], Any], process: Process | None = None, seconds: float = 120) -> Any:
     """What is found, once it is; fails where the process that is to bring it about ends first."""
     deadline = time.monotonic() + seconds
     while not (value := found()):
@@ -55,13 +55,13 @@ def until(found: Callable[[], Any], process: "subprocess.Popen[str] | None" = No
     return value
 
 
-def kill(process: "subprocess.Popen[str]") -> None:
+def kill(process: Process) -> None:
     """Kill a step and its group, as a lost machine does, while it is still at work."""
     os.killpg(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
 
 
-def children(process: "subprocess.Popen[str]") -> list[psutil.Process]:
+def children(process: Process) -> list[psutil.Process]:
     """Processes below a process."""
     return list(psutil.Process(process.pid).children(recursive=True))
 
