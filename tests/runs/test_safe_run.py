@@ -1,14 +1,18 @@
-"""`loraflow run` at a shell: a trial leaves champion, challenger and publications alone; --promote does what the recipe says."""
+"""`loraflow run`: a trial leaves champion, challenger and publications alone; --promote does what the recipe says."""
 
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from tasks.cli import main
 from tasks.registry import tracking
 from tasks.settings import CHECKOUT
 
@@ -33,7 +37,34 @@ def recipe(home: Path, tiny_document: dict[str, Any], monkeypatch: pytest.Monkey
     return path
 
 
-def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+@dataclass(frozen=True)
+class Done:
+    """A command that has ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Done]]:
+    """`loraflow run tiny`, whole, in this process: it has the libraries imported."""
+    handler = signal.getsignal(signal.SIGTERM)
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, getattr(sys, name))  # the command puts its own over them
+
+    def done(*arguments: str) -> Done:
+        monkeypatch.setattr(sys, "argv", ["loraflow", "run", "tiny", *arguments])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        return Done(end.value.code or 0, *capfd.readouterr())
+
+    yield done
+    signal.signal(signal.SIGTERM, handler)
+
+
+def at_a_shell(*arguments: str) -> "subprocess.CompletedProcess[str]":
     argv = [sys.executable, "-m", "tasks", "run", "tiny", *arguments]
     return subprocess.run(argv, cwd=CHECKOUT, env=dict(os.environ), capture_output=True, text=True, timeout=500)
 
@@ -43,7 +74,7 @@ def published(home: Path) -> dict[str, tuple[int, int]]:
 
 
 @pytest.mark.timeout(1200)
-def test_a_trial_leaves_what_a_real_run_made(recipe: Path, home: Path) -> None:
+def test_a_trial_leaves_what_a_real_run_made(recipe: Path, home: Path, run: Callable[..., Done]) -> None:
     real = run("--run-id", "real", "--promote")
     assert real.returncode == 0, real.stderr[-3000:]
     assert "run: tiny/real: the gate decides whether the new version becomes the champion" in real.stderr
@@ -88,13 +119,16 @@ def test_a_trial_leaves_what_a_real_run_made(recipe: Path, home: Path) -> None:
         ),
     ],
 )
-def test_what_contradicts_is_refused_before_anything_is_done(recipe: Path, home: Path, arguments: list[str], message: str) -> None:
+def test_what_contradicts_is_refused_before_anything_is_done(
+    recipe: Path, home: Path, run: Callable[..., Done], arguments: list[str], message: str
+) -> None:
     done = run(*arguments)
     assert done.returncode == 64 and message in done.stderr, done.stderr
     assert not home.exists()
 
 
 def test_a_run_that_fails_shows_how_far_it_came_before_the_fault(recipe: Path, home: Path) -> None:
-    done = run("--run-id", "lost", "--set", f"data.source.file={home}/none.csv", "--set", "run.push=false")
+    """At a real shell."""
+    done = at_a_shell("--run-id", "lost", "--set", f"data.source.file={home}/none.csv", "--set", "run.push=false")
     assert done.returncode == 68 and f"Run {home}/runs/tiny/lost" in " ".join(done.stdout.split()), done.stdout
     assert "PreflightError" in done.stderr
