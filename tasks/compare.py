@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 
 from tasks.contracts import Comparison, Plan, TrialScores
-from tasks.metrics import plots
+from tasks.metrics import markdown, plots
 from tasks.registry import tracking
 from tasks.schema.sweep import Sweep
 from tasks.schema.sweep_grid import grid_of
@@ -65,13 +65,12 @@ def lines_of(trials: list[TrialScores], metric: str, seed: int) -> Lines:
 def table(lines: Lines, metric: str, grid: Sweep) -> str:
     """Markdown: the grid's own seed a line for each size, largest first; then mean and standard deviation where there are more."""
     epochs = sorted(grid.epochs)
-    rows = [[f"{metric} after epochs", *map(str, epochs)], ["---"] * (len(epochs) + 1)]
-    rows += [[f"{size:,} rows", *(f"{lines[size][number][0]:.3f}" for number in epochs)] for size in sorted(lines, reverse=True)]
+    rows = [[f"{size:,} rows", *(f"{lines[size][number][0]:.3f}" for number in epochs)] for size in sorted(lines, reverse=True)]
     if grid.repeat_rows is not None:
         line = lines[grid.repeat_rows]
         spread = [f"{statistics.fmean(line[number]):.3f} ± {statistics.stdev(line[number]):.3f}" for number in epochs]
         rows.append([f"{grid.repeat_rows:,} rows, mean of {1 + len(grid.repeat_seeds)} seeds ± standard deviation", *spread])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return markdown.table([f"{metric} after epochs", *map(str, epochs)], rows)
 
 
 def _csv(trials: list[TrialScores]) -> str:

@@ -12,7 +12,8 @@ from airflow.sdk import Param
 from dags.operators import retries
 from dags.operators.mlflow_link import MlflowLink
 from dags.operators.start import run_of
-from tasks.contracts import Approval, Evaluation, RegisteredVersion, Scores
+from tasks.contracts import Approval, Evaluation, RegisteredVersion
+from tasks.metrics.score_table import score_table
 from tasks.workspace.run import Run
 
 
@@ -69,22 +70,13 @@ def _approval(answer: Any, yes: str) -> Approval:
 
 def question(evaluation: Evaluation, version: RegisteredVersion, run: Run, until: datetime) -> str:
     """What the reviewer reads, in Markdown: the figures side by side, the gate's opinion, where to look further."""
-    columns: dict[str, Scores] = {f"version {version.version} (challenger)": evaluation.tuned}
-    if evaluation.champion is not None:
-        columns[f"version {evaluation.champion_version} (champion)"] = evaluation.champion
-    columns["base model"] = evaluation.base
-    if evaluation.majority is not None:
-        columns["majority class"] = evaluation.majority
-    rows = [["metric", *columns], ["---"] * (len(columns) + 1)]
-    rows += [[metric, *(_cell(scores, metric) for scores in columns.values())] for metric in evaluation.tuned]
-    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     parity, confidence = evaluation.parity, run.recipe.evaluate.confidence
     champion = "" if evaluation.champion is not None else "There is no champion yet. "
     return "\n\n".join(
         (
             f"**{version.name} version {version.version}**, scored on the same {evaluation.rows:,} test rows, "
             f"with {confidence:.0%} intervals. {champion}",
-            table,
+            score_table(evaluation, f"challenger (version {version.version})").markdown(),
             f"Merged model and adapter agree on {parity.same_labels} of {parity.rows} rows; largest difference of a score "
             f"{parity.largest_difference:.2g}.",
             f"The gate would say **{'yes' if evaluation.verdict.passed else 'no'}**:",
@@ -93,8 +85,3 @@ def question(evaluation: Evaluation, version: RegisteredVersion, run: Run, until
             f"No answer until {until:%Y-%m-%d %H:%M %Z} means no.",
         )
     )
-
-
-def _cell(scores: Scores, metric: str) -> str:
-    score = scores.get(metric)
-    return f"{score.value:.3f} ({score.low:.3f} to {score.high:.3f})" if score else "-"

@@ -4,10 +4,11 @@ import base64
 from collections.abc import Mapping
 from pathlib import Path
 
-from tasks.contracts import BaseModelFiles, DatasetVersion, Evaluation, Scores
+from tasks.contracts import BaseModelFiles, DatasetVersion, Evaluation
 from tasks.evaluation import gate
 from tasks.kinds.base import kind_of
 from tasks.metrics.plots import DOTS_PER_INCH
+from tasks.metrics.score_table import score_table
 from tasks.workspace.files import write_atomically
 from tasks.workspace.run import Run
 
@@ -36,11 +37,6 @@ def write(
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    columns: dict[str, Scores] = {"tuned": evaluation.tuned, "base": evaluation.base}
-    if evaluation.majority is not None:
-        columns["majority class"] = evaluation.majority
-    if evaluation.champion is not None:
-        columns[f"champion (v{evaluation.champion_version})"] = evaluation.champion
     pictures = {title: _picture(run.path(path)) for title, path in evaluation.figures.items()}
     page = environment.get_template("report.html.j2").render(
         run=run.id,
@@ -48,7 +44,7 @@ def write(
         evaluation=evaluation,
         version=version,
         base=base,
-        columns=columns,
+        scores=score_table(evaluation),
         reasons=[_judged(line) for line in evaluation.verdict.reasons],
         pictures=pictures,
         cut_rows=cut_rows,

@@ -1,1 +1,1 @@
-"""Numbers and pictures."""
+"""Numbers, and the tables and pictures that show them."""

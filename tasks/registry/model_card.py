@@ -4,7 +4,6 @@ It holds no text of the data, and no path of the machine that made it.
 """
 
 import math
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -17,10 +16,11 @@ from tasks.contracts import (
     MergedModel,
     Promotion,
     RegisteredVersion,
-    Scores,
     ValidRows,
 )  # fmt: skip
 from tasks.kinds.base import kind_of
+from tasks.metrics import markdown
+from tasks.metrics.score_table import score_table
 from tasks.schema.data import Source
 from tasks.schema.recipe import Recipe
 from tasks.workspace.progress import clock
@@ -71,7 +71,7 @@ def render(run: Run, what: What, repositories: dict[What, str]) -> str:
         validation=_validation(run),
         adapter=run.read(Adapter),
         evaluation=run.read(Evaluation),
-        results=_results(run.read(Evaluation)),
+        results=score_table(run.read(Evaluation), "this model", "predecessor").markdown(),
         promotion=run.read(Promotion),
         wording=kind_of(recipe).wording(recipe),
         hyperparameters=_hyperparameters(recipe),
@@ -79,7 +79,7 @@ def render(run: Run, what: What, repositories: dict[What, str]) -> str:
         registered=run.read(RegisteredVersion),
         where=_where(what, repositories),
         snippet=_snippet(recipe, what, repositories, base),
-        lineage=_table(["", ""], [[key, value] for key, value in run.read(RegisteredVersion).tags.items() if key in LINEAGE]),
+        lineage=markdown.table(["", ""], [[key, value] for key, value in run.read(RegisteredVersion).tags.items() if key in LINEAGE]),
         clock=clock,
     )
 
@@ -140,20 +140,11 @@ def _eval_results(run: Run) -> "list[EvalResult]":
     ]
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table; line breaks and bars in cells are made harmless."""
-
-    def line(cells: Sequence[object]) -> str:
-        return "| " + " | ".join(" ".join(str(cell).replace("|", "\\|").split()) for cell in cells) + " |"
-
-    return "\n".join([line(head), "|" + "---|" * len(head), *map(line, rows)])
-
-
 def _facts(run: Run) -> str:
     recipe, base, adapter, data = run.recipe, run.read(Download).base_model, run.read(Adapter), run.read(DatasetVersion)
     registered = run.read(RegisteredVersion)
     labels = [["Labels", ", ".join(f"`{name}`" for name in recipe.labels.names)]] if recipe.labels.names else []
-    return _table(
+    return markdown.table(
         ["", ""],
         [
             *labels,
@@ -170,24 +161,7 @@ def _parts(run: Run) -> str:
     names = run.recipe.labels.names
     parts = run.read(DatasetVersion).parts
     rows = [[name, f"{part.rows:,}", *(f"{part.labels.get(label, 0):,}" for label in names)] for name, part in parts.items()]
-    return _table(["part", "rows", *names], rows)
-
-
-def _results(evaluation: Evaluation) -> str:
-    models: dict[str, Scores] = {"this model": evaluation.tuned, "base model": evaluation.base}
-    if evaluation.majority is not None:
-        models["majority class"] = evaluation.majority
-    if evaluation.champion is not None:
-        models[f"predecessor (version {evaluation.champion_version})"] = evaluation.champion
-    rows = [[metric, *(_interval(scores, metric) for scores in models.values())] for metric in evaluation.tuned]
-    return _table(["metric", *models], rows)
-
-
-def _interval(scores: Scores, metric: str) -> str:
-    score = scores.get(metric)
-    if score is None or not math.isfinite(score.value):
-        return "-"
-    return f"{score.value:.3f} ({score.low:.3f} to {score.high:.3f})"
+    return markdown.table(["part", "rows", *names], rows)
 
 
 def _source(recipe: Recipe) -> str:
@@ -219,7 +193,7 @@ def _hyperparameters(recipe: Recipe) -> str:
         ["adapted layers", targets if isinstance(targets, str) else ", ".join(targets)],
         *([key, getattr(recipe.train, key)] for key in TRAIN_KEYS),
     ]
-    return _table(["", ""], rows)
+    return markdown.table(["", ""], rows)
 
 
 def _where(what: What, repositories: dict[What, str]) -> str:

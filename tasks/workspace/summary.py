@@ -19,11 +19,10 @@ from tasks.contracts import (
     Promotion,
     Publication,
     RegisteredVersion,
-    Score,
-    Scores,
     ValidRows,
 )
 from tasks.errors import ContractError, explain
+from tasks.metrics.score_table import score_table
 from tasks.workspace import outcome
 from tasks.workspace.progress import clock
 from tasks.workspace.run import Run
@@ -56,20 +55,12 @@ def summary(run: Run) -> RenderableType:
 
 def scores(run: Run, evaluation: Evaluation) -> Table:
     """Metrics of the models on the same test rows, each with its interval."""
-    models: dict[str, Scores] = {"tuned": evaluation.tuned, "base": evaluation.base}
-    if evaluation.majority is not None:
-        models["majority class"] = evaluation.majority
-    if evaluation.champion is not None:
-        models[f"champion (version {evaluation.champion_version})"] = evaluation.champion
+    found = score_table(evaluation)
     title = f"The same {evaluation.rows:,} test rows, {run.recipe.evaluate.confidence:.0%} intervals"
-    table = Table("metric", *models, title=title, title_justify="left", box=SIMPLE_HEAD)
-    for metric in evaluation.tuned:
-        table.add_row(Text(metric), *(_cell(model.get(metric)) for model in models.values()))
+    table = Table(*found.head, title=title, title_justify="left", box=SIMPLE_HEAD)
+    for metric, cells in found.rows:
+        table.add_row(Text(metric), *map(str, cells))
     return table
-
-
-def _cell(score: Score | None) -> str:
-    return f"{score.value:.3f} ({score.low:.3f} to {score.high:.3f})" if score else "-"
 
 
 def _data(run: Run) -> Iterator[Row]:

@@ -67,7 +67,7 @@ def test_a_reviewer_sees_the_figures_and_approves(first: AirflowRun, second: Air
     asked = first.airflow.ask("GET", f"{first.path}/taskInstances/approve/-1/hitlDetails")
     assert asked["subject"] == "Make version 1 of tiny the champion?"
     assert f"| macro_f1 | {evaluation.tuned['macro_f1'].value:.3f} (" in asked["body"]
-    for text in ("version 1 (challenger)", "There is no champion yet.", f"({version.url})", *evaluation.verdict.reasons):
+    for text in ("challenger (version 1)", "There is no champion yet.", f"({version.url})", *evaluation.verdict.reasons):
         assert text in asked["body"]
     first.answer("Approve", reason="reads well")
     assert first.end() == "success", first.told()

@@ -98,7 +98,7 @@ def test_a_trial_leaves_what_a_real_run_made(recipe: Path, home: Path, run: Call
         f"Model report {home}/runs/tiny/trial/evaluate/g0-a1/report.html",
         f"Training rows {home}/runs/tiny/trial/train/g0-a1/rows.parquet",
         f"Run {home}/runs/tiny/trial",
-        "metric tuned base majority class champion (version 1)",
+        "metric tuned base model majority class champion (version 1)",
     ):
         assert expected in said, trial.stdout
     assert "run: tiny/trial: promotes and publishes nothing; with --promote it does" in trial.stderr
