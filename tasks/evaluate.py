@@ -6,7 +6,8 @@ Writes  Evaluation                                         runs/<id>/evaluate.js
 """
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,23 +16,35 @@ from tasks.contracts import Adapter, DatasetVersion, Download, Evaluation, Merge
 from tasks.errors import ContractError, RecipeError
 from tasks.evaluation import gate, parity, report, scoring
 from tasks.evaluation.scoring import Rows
+from tasks.evaluation.tokenizers import Tokenizers
 from tasks.kinds.base import AnswerTooLong, Columns, classes_of, kind_of, place_of, words
 from tasks.metrics import plots
 from tasks.model import memory
 from tasks.model.halving import halved, within_memory
 from tasks.model.load import load_adapter, load_model
-from tasks.model.new_tokens import new_rows
+from tasks.model.new_tokens import NewRows, new_rows
 from tasks.model.padding import check_padding
 from tasks.model.tokenizer import Tokens
 from tasks.registry import tracking
 from tasks.registry.champion import champion_version, version_model, version_recipe
 from tasks.schema.recipe import Recipe
-from tasks.secrets.redaction import in_one_line
 from tasks.workspace.progress import Progress
 from tasks.workspace.run import Run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model that is put to the test part."""
+
+    what: str
+    """Its name for progress and messages."""
+    recipe: Recipe
+    """How it is asked."""
+    tokens: Tokens
+    load: Callable[[], Any]
 
 
 def evaluate(run: Run) -> Evaluation:
@@ -48,16 +61,19 @@ def _evaluate(run: Run, tracked: TrackedRun) -> Evaluation:
     client = tracking.client()
 
     tuned_folder, base_folder, classes = run.path(merged.path), run.path(base.path), classes_of(recipe)
-    rows, cut_rows, left_out_rows = scoring.fitting(recipe, _tokens(tuned_folder), rows)
-    columns = {"tuned": _assess(run, "tuned model", recipe, partial(load_model, tuned_folder, dtype, classes), tuned_folder, rows)}
-    with_adapter = partial(load_adapter, base_folder, run.path(adapter.path), dtype, classes, new_rows(recipe, base_folder))
-    same = _compare(run, "adapter on its base", with_adapter, base_folder, rows, columns["tuned"], parity.TOLERANCE)
+    tokenizers, added, drawn = Tokenizers(), recipe.prompt.new_tokens, new_rows(recipe, base_folder)
+    tuned = Candidate("tuned model", recipe, tokenizers.of(tuned_folder, added), partial(load_model, tuned_folder, dtype, classes))
+    rows, cut_rows, left_out_rows = scoring.fitting(recipe, tuned.tokens, rows)
+    columns = {"tuned": _assess(run, tuned, rows)}
+    with_adapter = partial(load_adapter, base_folder, run.path(adapter.path), dtype, classes, drawn)
+    adapted = Candidate("adapter on its base", recipe, tokenizers.of(base_folder, added), with_adapter)
+    same = _compare(run, adapted, rows, columns["tuned"], parity.TOLERANCE)
     quantized = None
     if choice := recipe.base_model.quantization:
-        load, tolerance = partial(with_adapter, quantization=choice), parity.QUANTIZED_TOLERANCE
-        quantized = _compare(run, "adapter on its quantised base", load, base_folder, rows, columns["tuned"], tolerance)
-    columns["base"] = _assess(run, "base model", recipe, partial(_load_base, recipe, base_folder), base_folder, rows)
-    rival, champion_columns = _assess_champion(run, client, rows)
+        packed = replace(adapted, what="adapter on its quantised base", load=partial(with_adapter, quantization=choice))
+        quantized = _compare(run, packed, rows, columns["tuned"], parity.QUANTIZED_TOLERANCE)
+    columns["base"] = _assess(run, replace(adapted, what="base model", load=partial(_load_base, recipe, base_folder, drawn)), rows)
+    rival, champion_columns = _assess_champion(run, client, tokenizers, rows)
     if champion_columns is not None:
         columns["champion"] = champion_columns
 
@@ -97,23 +113,23 @@ def _learning_curve(run: Run, tracked: TrackedRun) -> dict[str, str]:
     return drawn
 
 
-def _load_base(recipe: Recipe, folder: Path) -> Any:
+def _load_base(recipe: Recipe, folder: Path, drawn: NewRows | None) -> Any:
     """The base model; a head that it lacks is the one that the training began with."""
     from transformers import set_seed
 
     set_seed(recipe.train.seed)
-    return load_model(folder, recipe.base_model.dtype, classes_of(recipe), rows=new_rows(recipe, folder))
+    return load_model(folder, recipe.base_model.dtype, classes_of(recipe), rows=drawn)
 
 
-def _assess(run: Run, what: str, recipe: Recipe, load: Callable[[], Any], tokenizer: Path, rows: Rows, *, sampled: bool = True) -> Columns:
+def _assess(run: Run, candidate: Candidate, rows: Rows, *, sampled: bool = True) -> Columns:
     """What a model makes of the rows, and where sampled what it writes freely; it is gone from memory afterwards.
 
     Raises:
         ContractError: the model does not load, or what it says is not finite.
         RecipeError: it cannot read rows in batches.
     """
-    recipe = halved(recipe, run.halvings("evaluate"))
-    tokens, model = _tokens(tokenizer, recipe.prompt.new_tokens), load()
+    recipe, what, tokens = halved(candidate.recipe, run.halvings("evaluate")), candidate.what, candidate.tokens
+    model = candidate.load()
     check_padding(recipe, model, tokens)
     with Progress(run, "evaluate", f"scoring the {what}", len(rows), "rows") as progress:
         columns = scoring.said_of(recipe, model, tokens, rows, f"evaluate: {what}", progress.advance)
@@ -125,24 +141,22 @@ def _assess(run: Run, what: str, recipe: Recipe, load: Callable[[], Any], tokeni
     return columns
 
 
-def _compare(run: Run, what: str, load: Callable[[], Any], base: Path, rows: Rows, tuned: Columns, tolerance: float) -> Parity:
+def _compare(run: Run, adapted: Candidate, rows: Rows, tuned: Columns, tolerance: float) -> Parity:
     """Put sampled rows to the adapter on a base, and compare with what the merged model said of them.
 
     Args:
         run: whose recipe says how many rows.
-        what: the model, for progress and messages.
-        load: gives the base model with the adapter.
-        base: folder of the base model's tokenizer.
+        adapted: the adapter on the base.
         rows: the test part.
         tuned: what the merged model made of all its rows.
         tolerance: where models answer in no words, what still counts as the same.
     """
     chosen = parity.sample(len(rows), run.recipe.evaluate.parity_rows)
-    adapted = _assess(run, what, run.recipe, load, base, [rows[place] for place in chosen], sampled=False)
-    return parity.compare(tuned, adapted, chosen, tolerance)
+    found = _assess(run, adapted, [rows[place] for place in chosen], sampled=False)
+    return parity.compare(tuned, found, chosen, tolerance)
 
 
-def _assess_champion(run: Run, client: "MlflowClient", rows: Rows) -> tuple[gate.Champion | None, Columns | None]:
+def _assess_champion(run: Run, client: "MlflowClient", tokenizers: Tokenizers, rows: Rows) -> tuple[gate.Champion | None, Columns | None]:
     """The present champion and what it makes of the same rows, by the prompt of its own recipe.
 
     A champion that cannot be scored (other labels, files gone, an answer longer than its recipe has room for) is no fault of this run:
@@ -160,7 +174,8 @@ def _assess_champion(run: Run, client: "MlflowClient", rows: Rows) -> tuple[gate
                 return gate.Champion(number, None, found), None
             model = version_model(recipe.name, number, Path(folder))
             load = partial(load_model, model, theirs.base_model.dtype, classes_of(theirs))
-            return gate.Champion(number, None), _assess(run, f"champion, version {number}", theirs, load, model, rows)
+            champion = Candidate(f"champion, version {number}", theirs, tokenizers.of(model, theirs.prompt.new_tokens), load)
+            return gate.Champion(number, None), _assess(run, champion, rows)
         except (AnswerTooLong, ContractError, RecipeError) as error:
             return gate.Champion(number, None, str(error)), None
 
@@ -177,16 +192,6 @@ def _majority(recipe: Recipe, parts: "Mapping[Any, Part]", rows: Rows) -> Column
         return tuple(parts[part].labels.get(name, 0) for part in ("train", "validation") if part in parts)
 
     return kind_of(recipe).majority(recipe, max(recipe.labels.names, key=frequency), rows)
-
-
-def _tokens(folder: Path, new_tokens: Sequence[str] = ()) -> Tokens:
-    try:
-        tokens = Tokens(folder, new_tokens)
-        tokens.encode("a")
-    except Exception as error:  # the library raises a bare Exception for a file that it cannot read
-        detail = in_one_line(error)
-        raise ContractError(str(folder), f"no usable tokenizer ({detail})", "the model's own", "fetch or merge it again") from None
-    return tokens
 
 
 def _write_predictions(run: Run, rows: Rows, columns: Mapping[str, Columns]) -> Path:

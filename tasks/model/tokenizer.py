@@ -1,10 +1,11 @@
 """A tokenizer as transformers reads it from a model's folder; what a text spells like a control token stays text."""
 
+import hashlib
 import json
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from inspect import signature
@@ -153,6 +154,17 @@ class Tokens:
         if lost:
             file.write_text(json.dumps(saved | lost, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
+    def reading(self) -> Hashable:
+        """All that decides which ids `encode` gives: two tokenizers for which it is equal give the same ids for any text.
+
+        Vocabulary and merges stand for themselves in the files (written out anew, large ones take seconds); what transformers made of
+        the rest is asked of the tokenizer.
+        """
+        contents = [(self.folder / name).read_bytes() if (self.folder / name).exists() else b"" for name in TOKENIZER_FILES]
+        files = tuple(hashlib.sha256(content).hexdigest() for content in contents)
+        steps = _state(self._fast.normalizer), _state(self._fast.pre_tokenizer)
+        return type(self._tokenizer), files, steps, frozenset(self.added_tokens.items()), self._control_ids
+
     def id_of(self, token: str) -> int | None:
         """Id of a token as it stands in the vocabulary; None where it does not."""
         found: int | None = self._fast.token_to_id(token)
@@ -234,6 +246,14 @@ class _Spelling:
             BREAK if any(before.endswith(first) for first, _ in halves) else "",
             BREAK if any(after.startswith(last) for _, last in halves) else "",
         )
+
+
+def _state(step: Any) -> Hashable:
+    """The settings of a normaliser or pre-tokeniser; one that is written in Python tells none and equals no other."""
+    try:
+        return None if step is None else bytes(step.__getstate__())
+    except Exception:  # tokenizers raises nothing narrower
+        return object()
 
 
 def _load(folder: Path) -> Any:

@@ -1,6 +1,7 @@
 """The gap between the merged model and the adapter on the quantised base that it was trained on: measured, shown, never a refusal."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,13 +94,13 @@ def test_one_model_at_a_time_is_in_memory(run: Run, monkeypatch: pytest.MonkeyPa
     alive: list[weakref.ref[Any]] = []
     assess = evaluate._assess
 
-    def watched(one: Run, what: str, recipe: Any, load: Any, *given: Any, **keys: Any) -> Any:
+    def watched(one: Run, candidate: evaluate.Candidate, *given: Any, **keys: Any) -> Any:
         def loaded() -> Any:
-            assert not [model for model in alive if model() is not None], f"before {what}"
-            alive.append(weakref.ref(model := load()))
+            assert not [model for model in alive if model() is not None], f"before {candidate.what}"
+            alive.append(weakref.ref(model := candidate.load()))
             return model
 
-        return assess(one, what, recipe, loaded, *given, **keys)
+        return assess(one, replace(candidate, load=loaded), *given, **keys)
 
     monkeypatch.setattr(evaluate, "_assess", watched)
     perform("evaluate", run)
