@@ -215,7 +215,7 @@ def test_plain_http_is_refused_before_a_byte_is_sent(server: FileServer, start: 
 def test_the_mirror_comes_first(server: FileServer, start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
     monkeypatch.setenv("LORAFLOW_MIRROR", str(tmp_path / "mirror"))
     run = start(mirror="set/rows.csv", url=f"{server.url}/rows.csv", sha256=SHA)
-    with pytest.raises(ServiceError, match=r"LORAFLOW_MIRROR: .*/mirror is no folder, .*; mount or correct it"):
+    with pytest.raises(ServiceError, match=r"LORAFLOW_MIRROR: .*/mirror is no folder, .*. Fix: mount or correct it"):
         done(run)
     server.files["/rows.csv"] = Served(ROWS)
     (tmp_path / "mirror/set").mkdir(parents=True)
@@ -233,7 +233,7 @@ def test_the_mirror_comes_first(server: FileServer, start: Any, tmp_path: Path, 
 
 
 def test_a_mirror_as_the_only_source(start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(DataError, match=r"data.source: LORAFLOW_MIRROR is not set, set/rows.csv expected there"):
+    with pytest.raises(DataError, match=r"data.source: LORAFLOW_MIRROR is not set .expected: set/rows.csv there"):
         done(start(mirror="set/rows.csv"))
     monkeypatch.setenv("LORAFLOW_MIRROR", str(tmp_path))
     with pytest.raises(DataError, match=r"data.source: set/rows.csv is not in LORAFLOW_MIRROR \(/.*\)"):

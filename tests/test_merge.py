@@ -88,5 +88,5 @@ def test_an_adapter_of_another_model_is_refused(trained: Run) -> None:
     changed = {name.replace("layers.1.", "layers.7."): tensor for name, tensor in load_file(file).items()}
     file.unlink()
     save_file(changed, file, metadata={"format": "pt"})
-    with pytest.raises(ContractError, match="weights without a counterpart: .*layers.*; train again"):
+    with pytest.raises(ContractError, match="weights without a counterpart: .*layers.*. Fix: train again"):
         perform("merge", Run(trained.folder), generation=1)

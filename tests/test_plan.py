@@ -65,7 +65,7 @@ def test_the_grid_is_no_part_of_what_a_model_depends_on(document: dict[str, Any]
         ({"rows": [12, 12]}, "rows is [12, 12] (expected: each value once). Fix: remove the others"),
         ({"epochs": [0]}, "sweep.epochs.0 is 0"),
         ({"repeat_rows": 13}, "repeat_rows is 13 (expected: one of rows (12, 24)). Fix: correct it"),
-        ({"repeat_seeds": []}, "repeat_rows and repeat_seeds go together; give both or neither"),
+        ({"repeat_seeds": []}, "repeat_rows and repeat_seeds go together. Fix: give both or neither"),
         ({"repeat_seeds": [3]}, "sweep.repeat_seeds holds train.seed 3 (expected: further seeds). Fix: remove it"),
         ({"rows": [2, 12]}, "sweep.rows holds 2 with 3 labels (expected: a row of each). Fix: use more rows"),
         ({"metrics": ["f2"]}, "sweep names the metric 'f2', one of macro_f1, accuracy (expected: roc_auc). Fix: correct the name"),

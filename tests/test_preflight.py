@@ -83,8 +83,8 @@ def test_faults_of_every_kind_are_told_at_once(
     assert text.startswith("tiny/test: preflight: 5 of ")
     for line in (
         "\n  base model: base_model.name: /nowhere is no folder (expected: a model's folder). Fix: correct it",
-        "\n  GPU: none here, train.fp16 needs one; set train.fp16 to false",
-        f"\n  data file: file: {tmp_path}/empty.csv is empty; bring the whole file there",
+        "\n  GPU: none here, train.fp16 needs one. Fix: set train.fp16 to false",
+        f"\n  data file: file: {tmp_path}/empty.csv is empty. Fix: bring the whole file there",
         "\n  MLflow: MLflow at http://127.0.0.1:9: no answer (",
         "\n  Hub token: HF_TOKEN is not set (expected: a token that may write). Fix: make one at https://huggingface.co/settings/tokens",
     ):
@@ -148,7 +148,7 @@ def test_a_check_that_does_not_end_is_not_waited_for(monkeypatch: pytest.MonkeyP
 def test_an_error_is_a_finding_after_those_before_it() -> None:
     def look() -> Iterator[Finding]:
         yield good("one", "well")
-        raise DataError("rows", "none", "some expected", "add some")
+        raise DataError("rows", "none", "some", "add some")
 
     def bug() -> Iterator[Finding]:
         raise KeyError("x")

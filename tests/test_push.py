@@ -214,7 +214,7 @@ def test_a_second_push_to_a_hub_adds_no_commit_and_removes_what_is_left_over(
     ("path", "status", "code", "message"),
     [
         ("/api/repos/create", 403, 66, "Hub repository team/tiny-lora: refused ("),
-        ("/commit/", 403, 66, "leave to write expected; look at HF_TOKEN's rights and the namespace"),
+        ("/commit/", 403, 66, "leave to write). Fix: look at HF_TOKEN's rights and the namespace"),
         ("/commit/", 500, 75, "not reached or broken off ("),
     ],
 )
@@ -230,7 +230,7 @@ def test_a_hub_that_says_no(
 
 def test_a_hub_that_is_not_there(promoted: Run, to_hub: dict[str, str]) -> None:
     done = command(promoted, {**to_hub, "HF_ENDPOINT": "http://127.0.0.1:9"})
-    assert done.returncode == 75 and "an answer expected; look at HF_ENDPOINT and the network, then retry" in done.stderr, done.stderr
+    assert done.returncode == 75 and "an answer). Fix: look at HF_ENDPOINT and the network, then retry" in done.stderr, done.stderr
 
 
 def test_a_token_that_no_header_can_hold(promoted: Run, server: HubState, to_hub: dict[str, str]) -> None:

@@ -209,7 +209,11 @@ def test_drawn_rows_keep_the_classes_shares(labels: list[str], share: float, see
 
 
 def test_more_rows_than_there_are_is_an_error() -> None:
-    with pytest.raises(DataError, match=r"train.rows: 5 rows asked for, at most the 2 of the training part; ask for fewer"):
+    with pytest.raises(
+        DataError,
+        match=r"train.rows: 5 rows asked for \(expected: at most the 2 of the training "
+        r"part\)\. Fix: ask for fewer",
+    ):
         sample_rows(["a", "b"], 5, 0)
     assert sorted(sample_rows(["a", "b"], None, 0)) == [0, 1]
 

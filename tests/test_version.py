@@ -167,7 +167,7 @@ def test_versions_are_made_kept_and_fetched(run_on: Callable[..., Run], home: Pa
 
 
 def test_first_version_has_to_be_made(run_on: Callable[..., Run], home: Path) -> None:
-    with pytest.raises(DataError, match=r"no version latest; run it with data: new first"):
+    with pytest.raises(DataError, match=r"no version latest. Fix: run it with data: new first"):
         _version(run_on("early", data="latest"))
 
 

@@ -57,11 +57,11 @@ class Source(Section):
         if len(given) > 1 or (not given and self.mirror is None):
             yield explain(f"{len(given)} sources given ({', '.join(given) or 'none'})", "exactly one of pypi, hub, file, url")
         if (self.pypi or self.hub) is None and self.member is not None:
-            yield "member is given without pypi or hub; remove it or name the package"
+            yield explain("member is given without pypi or hub", fix="remove it or name the package")
         if (self.pypi or self.hub) is not None and self.member is None:
             yield explain("member is missing", f"a path inside {self.pypi or self.hub}", "add it")
         if (self.hub is None) != (self.revision is None):
-            yield "hub and revision go together; give both or neither"
+            yield explain("hub and revision go together", fix="give both or neither")
         if self.sha256 is None and (self.pypi or self.hub or self.url):
             yield explain("sha256 is missing", "a checksum for what comes over a network", "add it")
 
@@ -112,9 +112,9 @@ class Table(Section):
         if self.turns and self.answer != self.text:
             yield explain(f"answer is {self.answer!r} with turns", f"the dialogue's column {self.text!r}", "text and answer are in it")
         if taken := sorted(set(self.fields) & set(PART_COLUMNS)):
-            yield f"fields names {taken[0]!r}, a column that the data set has already; rename the field"
+            yield explain(f"fields names {taken[0]!r}, a column that the data set has already", fix="rename the field")
         if self.header is not None and self.format != "csv":
-            yield f"header is given with format {self.format}, whose objects name their fields; remove it"
+            yield explain(f"header is given with format {self.format}, whose objects name their fields", fix="remove it")
 
     def columns(self) -> tuple[str, ...]:
         """The columns that the file must have, each once."""
@@ -225,4 +225,4 @@ class Split(Section):
 
     def _problems(self) -> Iterator[str]:
         if self.groups != "none" and self.by == "shuffle":
-            yield f"groups is {self.groups} with by: shuffle, whose parts follow from the order alone; use by: stratified"
+            yield explain(f"groups is {self.groups} with by: shuffle, whose parts follow from the order alone", fix="use by: stratified")

@@ -85,7 +85,7 @@ class Labels(Section):
         rule = self.rule.labels() if self.rule else ()
         for name in (*rule, *([self.positive] if self.positive is not None else [])):
             if name not in self.names:
-                yield f"{name!r} is not among the names {list(self.names)}; use one of them"
+                yield explain(f"{name!r} is not among the names {list(self.names)}", fix="use one of them")
         if isinstance(self.rule, Threshold) and len(self.names) != 2:
             yield explain(f"{len(self.names)} names with a threshold rule", "2", "a threshold parts two classes")
         if rule and (without := [name for name in self.names if name not in rule]):

@@ -74,7 +74,7 @@ class Pods(Section):
                     remedy = f"did you mean {near[0]}?" if near else f"one of: {', '.join(CONTRACTS)}"
                     yield explain(f"{key} holds {step}", "the name of a step", f"{remedy}")
         if "preflight" in self.gpu_steps:
-            yield "gpu_steps holds preflight, which looks whether a GPU is worth asking for; remove it"
+            yield explain("gpu_steps holds preflight, which looks whether a GPU is worth asking for", fix="remove it")
         for key, value in self.node_selector.items():
             if not LABEL.fullmatch(value) or not LABEL.fullmatch(key.rpartition("/")[2]) or not key:
                 yield explain(f"node_selector holds {key}: {value!r:.80}", "a label of Kubernetes", "correct it")

@@ -141,7 +141,7 @@ def _training_problems(recipe: Recipe) -> Iterator[str]:
     """What does not fit between kind, prompt and training."""
     train, head = recipe.train, recipe.kind == "sequence_classification"
     if head and recipe.prompt.answer:
-        yield "prompt.answer is given with a classification head, which needs none; remove it"
+        yield explain("prompt.answer is given with a classification head, which needs none", fix="remove it")
     if recipe.kind == "structured_generation":
         yield from _structure_problems(recipe)
     elif recipe.prompt.stop or recipe.prompt.new_tokens:
@@ -150,7 +150,7 @@ def _training_problems(recipe: Recipe) -> Iterator[str]:
     if recipe.kind == "chat":
         yield from _chat_problems(recipe)
     elif recipe.prompt.chat_template or recipe.prompt.system or recipe.prompt.cut != "end":
-        yield f"prompt.chat_template, system or cut is given with {recipe.kind}, which has no turns; remove it"
+        yield explain(f"prompt.chat_template, system or cut is given with {recipe.kind}, which has no turns", fix="remove it")
     elif not recipe.prompt.template:
         yield explain("prompt.template is missing", f"the prompt of {recipe.kind}", "add it")
     elif not head and not recipe.prompt.answer:
@@ -166,7 +166,7 @@ def _training_problems(recipe: Recipe) -> Iterator[str]:
     if train.eval_strategy != "no" and not recipe.split.validation:
         yield explain("train.eval_strategy asks for a validation part", "split.validation above 0", "enlarge it")
     if (train.eval_strategy == "steps") != (train.eval_steps is not None):
-        yield "train.eval_strategy steps and train.eval_steps go together; give both or neither"
+        yield explain("train.eval_strategy steps and train.eval_steps go together", fix="give both or neither")
     known = ("loss", *METRICS[recipe.kind]) if head else ("loss",)
     if train.metric_for_best_model and (train.eval_strategy == "no" or train.metric_for_best_model not in known):
         yield explain(f"train.metric_for_best_model is {train.metric_for_best_model!r}", f"one of {', '.join(known)} with an eval_strategy")
@@ -185,7 +185,7 @@ def _answer_problems(recipe: Recipe) -> Iterator[str]:
     if several and (bad := [name for name in recipe.labels.names if name != " ".join(name.split())]):
         yield explain(f"labels.names holds {bad[0]!r}", "names of one line without outer blanks", "rename it")
     if recipe.evaluate.decoding != "free" and not several:
-        yield f"evaluate.decoding is given with {recipe.kind}, which writes no labels; remove it"
+        yield explain(f"evaluate.decoding is given with {recipe.kind}, which writes no labels", fix="remove it")
     if recipe.evaluate.label_score != "token" and recipe.kind != "label_scoring":
         yield explain(f"evaluate.label_score is given with {recipe.kind}", "label_scoring with it", "remove it")
     elif recipe.evaluate.label_score != "token" and recipe.train.loss_on == "labels":
@@ -196,7 +196,7 @@ def _chat_problems(recipe: Recipe) -> Iterator[str]:
     """What does not fit a chat."""
     prompt = recipe.prompt
     if prompt.template or prompt.answer:
-        yield "prompt.template or prompt.answer is given with chat, whose prompt is the chat template's; remove it"
+        yield explain("prompt.template or prompt.answer is given with chat, whose prompt is the chat template's", fix="remove it")
     if recipe.labels.names:
         yield explain("labels.names is given with chat", "answers without labels", "remove it")
     if any(table.answer is None for table in recipe.data.tables()):
@@ -226,7 +226,7 @@ def _structure_problems(recipe: Recipe) -> Iterator[str]:
     if recipe.evaluate.max_new_tokens >= prompt.max_tokens:
         yield explain(f"evaluate.max_new_tokens is {recipe.evaluate.max_new_tokens}", "less than prompt.max_tokens", "lower it")
     if prompt.new_tokens and not isinstance(targets, str) and "lm_head" in targets:
-        yield "lora.target_modules holds lm_head, whose rows of new tokens are kept with the adapter; remove it"
+        yield explain("lora.target_modules holds lm_head, whose rows of new tokens are kept with the adapter", fix="remove it")
 
 
 def _data_problems(recipe: Recipe) -> Iterator[str]:
@@ -237,9 +237,9 @@ def _data_problems(recipe: Recipe) -> Iterator[str]:
     if not labels.names and any(table.label is not None for table in data.tables()):
         yield explain("data.label is given without labels.names", "the classes", "add them, or remove it")
     if recipe.kind != "structured_generation" and any(table.fields for table in data.tables()):
-        yield f"data.fields is given with {recipe.kind}, which writes no fields; remove it"
+        yield explain(f"data.fields is given with {recipe.kind}, which writes no fields", fix="remove it")
     if recipe.kind != "chat" and any(table.answer or table.rejected or table.turns for table in data.tables()):
-        yield f"data.answer, rejected or turns is given with {recipe.kind}, which has no replies; remove it"
+        yield explain(f"data.answer, rejected or turns is given with {recipe.kind}, which has no replies", fix="remove it")
     if recipe.multi_label and (bad := [name for name in labels.names if LABEL_SEPARATOR in name]):
         yield explain(f"labels.names holds {bad[0]!r}", f"names without {LABEL_SEPARATOR!r}, which parts a row's labels", "rename it")
     if split.balance != "none" and (recipe.multi_label or not labels.names):

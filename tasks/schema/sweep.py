@@ -34,6 +34,6 @@ class Sweep(Section):
             if len(set(values)) < len(values):
                 yield explain(f"{key} is {list(values)}", "each value once", "remove the others")
         if (self.repeat_rows is None) != (not self.repeat_seeds):
-            yield "repeat_rows and repeat_seeds go together; give both or neither"
+            yield explain("repeat_rows and repeat_seeds go together", fix="give both or neither")
         if self.repeat_rows is not None and self.repeat_rows not in self.rows:
             yield explain(f"repeat_rows is {self.repeat_rows}", f"one of rows ({', '.join(map(str, self.rows))})", "correct it")

@@ -88,7 +88,7 @@ def test_a_tokenizers_code_is_not_run(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", ["gptq", "awq", "bitsandbytes", "fp8"])
 def test_quantised_weights_are_refused(folder: Path, method: str) -> None:
     change(folder, "config.json", quantization_config={"quant_method": method, "bits": 4})
-    with pytest.raises(RecipeError, match=rf"the weights are stored quantised \({method}\), .*; name the unquantised model"):
+    with pytest.raises(RecipeError, match=rf"the weights are stored quantised \({method}\), .*. Fix: name the unquantised model"):
         check(folder)
 
 
@@ -148,7 +148,8 @@ def test_a_padding_token_without_a_row_is_replaced(folder: Path) -> None:
 
 def test_layers_that_the_model_lacks(folder: Path) -> None:
     check(folder, {"lora": {"target_modules": ["q_proj", "up_proj", "lm_head"]}})
-    message = r"lora.target_modules: 'c_attn' is no layer of this base model, names of its layers expected \(embed_tokens, lm_head, q_proj,"
+    message = r"lora.target_modules: 'c_attn' is no layer of this base model \(expected: names of its layers "
+        r"\(embed_tokens, lm_head, q_proj,"
     with pytest.raises(RecipeError, match=message):
         check(folder, {"lora": {"target_modules": ["q_proj", "c_attn"]}})
     with pytest.raises(RecipeError, match="'lm_head' is no layer"):

@@ -254,7 +254,7 @@ def test_what_the_hub_refuses(hub: FileServer, progress: ShowProgress, monkeypat
     hub.add_model("team/pickled", {"config.json": b'{"architectures": ["LlamaForCausalLM"]}', "pytorch_model.bin": b"x"})
     for name, revision, message in [
         ("team/gated", None, "team/gated on the Hub: gated (expected: access). Fix: ask for it on the model's page and set HF_TOKEN"),
-        ("team/private", None, "team/private on the Hub: no such model, or a private one, .*; correct base_model.name"),
+        ("team/private", None, "team/private on the Hub: no such model, or a private one, .*. Fix: correct base_model.name"),
         (NAME, "v9", f"{NAME} on the Hub: no revision v9, a commit (expected: branch or tag). Fix: correct base_model.revision"),
         ("team/forbidden", None, "team/forbidden on the Hub: HTTP 403 (expected: access). Fix: set HF_TOKEN"),
         (

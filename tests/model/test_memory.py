@@ -111,7 +111,7 @@ def test_an_evaluation_halves_what_it_scores_at_once(trained: Run, monkeypatch: 
         torch.empty(10**15)
 
     monkeypatch.setattr(scoring, "said_of", too_much)
-    told = rf"^evaluate: the machine's memory ran out .* with {size} rows .*; a retry takes {size // 2} rows a forward pass$"
+    told = rf"^evaluate: the machine's memory ran out .* with {size} rows .*. Fix: a retry takes {size // 2} rows a forward pass$"
     with pytest.raises(OutOfMemoryError, match=told):
         perform("evaluate", trained)
     assert trained.halvings("evaluate") == 1

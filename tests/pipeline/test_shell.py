@@ -77,7 +77,7 @@ def test_a_bad_value_is_told_before_a_run_exists(up: Shell) -> None:
         "\nRecipeErrors\ntrigger form of tiny: rank is '0' (expected: a whole number from 1 to 1024). Fix: correct the value\n"
     )
     code, said = up.type("retrain", "tiny", "--param", "ranks=4")
-    assert code == 64 and said.endswith("trigger form of tiny: ranks is not a field; did you mean rank?\n")
+    assert code == 64 and said.endswith("trigger form of tiny: ranks is not a field. Fix: did you mean rank?\n")
     assert up.run_states() == {}
 
 

@@ -166,7 +166,9 @@ def test_what_dvcs_configuration_cannot_hold_is_refused_before_anything_is_writt
 
 def test_a_folder_whose_models_mlflow_would_not_find_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LORAFLOW_HOME", str(home / "a%20b"))
-    with pytest.raises(SettingsError, match="LORAFLOW_HOME: .*a%20b/mlflow holds '%20', which MLflow takes for ' '.*; rename the folder"):
+    with pytest.raises(
+        SettingsError, match="LORAFLOW_HOME: .*a%20b/mlflow holds '%20', which MLflow takes for ' '.*. Fix: rename the folder"
+    ):
         tracking.client()
     monkeypatch.setenv("LORAFLOW_MLFLOW_URI", "http://127.0.0.1:1")
     assert settings().mlflow_database is None, "a server keeps its models itself"

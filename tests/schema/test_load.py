@@ -82,7 +82,7 @@ def test_ethos_is_the_tutorials() -> None:
         ({"data": {"source": {"member": "a.csv"}}}, "member is given without pypi or hub. Fix: remove it or name the package"),
         (
             {"data": {"source": {"file": None, "hub": "a/b", "member": "c.csv", "sha256": "0" * 64}}},
-            "hub and revision go together; give both or neither",
+            "hub and revision go together. Fix: give both or neither",
         ),
         (
             {"data": {"source": {"file": None, "hub": "a/b", "member": "c.csv", "revision": "0" * 40}}},
@@ -95,7 +95,7 @@ def test_ethos_is_the_tutorials() -> None:
             {"data": {"format": "json", "header": ["text"]}},
             "header is given with format json, whose objects name their fields. Fix: remove it",
         ),
-        ({"data": {"fields": {"text": "a"}}}, "fields names 'text', a column that the data set has already; rename the field"),
+        ({"data": {"fields": {"text": "a"}}}, "fields names 'text', a column that the data set has already. Fix: rename the field"),
         ({"data": {"fields": {"Text": "a"}}}, "tiny.yaml: data.fields.Text.[key] is 'Text' (expected: string should match pattern"),
         ({"data": {"fields": {"why": "a"}}}, "data.fields is given with label_scoring, which writes no fields. Fix: remove it"),
         ({"data": {"answer": "b"}}, "data.answer, rejected or turns is given with label_scoring, which has no replies. Fix: remove it"),

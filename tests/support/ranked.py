@@ -14,7 +14,7 @@ def fails(how: str) -> None:
     anywhere(False)
     if rank() == 1:
         if how == "data":
-            raise DataError("train.parquet: row 7", "the text is empty", "words expected", "add an expectation")
+            raise DataError("train.parquet: row 7", "the text is empty", "words", "add an expectation")
         if how == "bug":
             raise KeyError("nobody knows")
         if events := os.environ.get("EVENTS"):

@@ -155,7 +155,7 @@ def test_a_pod_that_ends_well_and_leaves_no_manifest_is_no_success(
     run = make_run(tiny_document)
     kubernetes_api.arm(lambda *_: (run.folder / "download.json").unlink(), at="exiting")
     assert fails(run, "download") == (66, "fail")
-    assert "its manifest expected; let LORAFLOW_RUNS name the same place here and in the pod" in messages(pod_log)[-1]
+    assert "its manifest). Fix: let LORAFLOW_RUNS name the same place here and in the pod" in messages(pod_log)[-1]
 
 
 def test_a_pod_that_waits_in_a_queue_waits_and_then_runs(

@@ -123,8 +123,8 @@ FAULTS: dict[str, tuple[dict[str, Any], float, Action, int, str]] = {
     ),
     "no secret": (
         waiting("CreateContainerConfigError", 'secret "hub" not found'), 30, Action.FINAL, 78,
-        'cannot start (CreateContainerConfigError: secret "hub" not found), what LORAFLOW_POD_SECRETS and LORAFLOW_POD_CONFIG_MAPS name '
-        "expected; make it: kubectl -n team get secrets,configmaps",
+        'cannot start (CreateContainerConfigError: secret "hub" not found) (expected: what LORAFLOW_POD_SECRETS and LORAFLOW_POD_CONFIG_MAPS name '
+        "Fix: make it: kubectl -n team get secrets,configmaps",
     ),
     "not started": (
         waiting("ContainerCreating"), 51, Action.RETRY, 75,
@@ -134,7 +134,7 @@ FAULTS: dict[str, tuple[dict[str, Any], float, Action, int, str]] = {
     "no command": (
         pod({"terminated": {"exitCode": 128, "reason": "StartError", "message": 'exec: "python": not found'}}, phase="Failed"), 40,
         Action.FINAL, 78,
-        'image registry.example/steps:1 cannot run its command (StartError: exec: "python": not found), an image of the steps expected; '
+        'image registry.example/steps:1 cannot run its command (StartError: exec: "python": not found) (expected: an image of the steps). Fix: '
         "set LORAFLOW_IMAGE",
     ),
     "killed": (ended(137), 40, Action.RETRY, 137, "ended with exit code 137 (SIGKILL, often for want of memory). Fix: "
@@ -181,7 +181,7 @@ def test_a_step_whose_batch_cannot_be_halved_is_not_tried_again_with_the_same_me
     terms = Terms("merge", "i", "4Gi", "1Gi", 1, 1, 1)
     finding = at(40, ended(137, "OOMKilled"), terms)
     assert finding and (finding.action, finding.exit_code) == (Action.FINAL, 64)
-    assert finding.words.endswith("to do with 4Gi expected; raise pods.step_resources.merge.memory")
+    assert finding.words.endswith("to do with 4Gi). Fix: raise pods.step_resources.merge.memory")
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def test_out_of_memory_where_nothing_can_be_halved_is_final(
 ) -> None:
     kubernetes_api.arm(faults.out_of_memory(), log="download: run")
     assert fails(make_run(tiny_document), "download") == (64, "fail")
-    assert messages(pod_log)[-1].endswith("to do with 4Gi expected; raise pods.step_resources.download.memory")
+    assert messages(pod_log)[-1].endswith("to do with 4Gi). Fix: raise pods.step_resources.download.memory")
 
 
 @pytest.mark.parametrize("point", ["exiting", "finished"])

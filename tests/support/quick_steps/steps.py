@@ -141,7 +141,7 @@ def promote(run: Run) -> Promotion:
         if not approval.approved:
             return Promotion(False, policy, number, None, reason)
     elif not found.verdict.passed:
-        raise GateError(f"{run.recipe.name} version {number}", "the gate refused it", "every check to hold expected", reason)
+        raise GateError(f"{run.recipe.name} version {number}", "the gate refused it", "every check to hold", reason)
     return Promotion(True, policy, number, found.champion_version, reason)
 
 
