@@ -217,7 +217,7 @@ def test_a_balanced_training_part_leaves_the_majority_to_validation(trained: Run
         ),
         (
             [("a", "negative"), ("b", "angry")],
-            r"test.parquet: row 3: label 'angry' (expected: one of \['negative', 'neutral', 'positive'\])",
+            r"test.parquet: row 3: label 'angry' \(expected: one of \['negative', 'neutral', 'positive'\]\)",
         ),
         ([("a", "negative"), (" ", "neutral")], "test.parquet: row 3: the text is empty (expected: a text). Fix: add an expectation"),
     ],

@@ -319,9 +319,9 @@ def test_remote_of_a_team_repository(run_on: Callable[..., Run], home: Path, tmp
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        (None, r"data/tiny/v1: train.parquet: not readable \(.*\) (expected: a parquet file)"),
-        ({"text": ["a"]}, r"column label is missing, row, text (expected: label). Fix: name another version, or make a new one"),
-        ({"text": ["a"], "label": ["angry"]}, r"label 'angry', one of negative, neutral (expected: positive)"),
+        (None, r"data/tiny/v1: train.parquet: not readable \(.*\) \(expected: a parquet file\)"),
+        ({"text": ["a"]}, r"column label is missing \(expected: row, text, label\)\. Fix: name another version, or make a new one"),
+        ({"text": ["a"], "label": ["angry"]}, r"label 'angry' \(expected: one of negative, neutral, positive\)"),
     ],
 )
 def test_a_version_that_does_not_fit(

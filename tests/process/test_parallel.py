@@ -70,12 +70,12 @@ def test_two_processes_train_as_one_killed_stopped_and_resumed(home: Path, tiny_
 @pytest.mark.parametrize(
     ("how", "kind", "text"),
     [
-        ("data", DataError, r"^train.parquet: row 7: the text is empty (expected: words). Fix: add an expectation$"),
+        ("data", DataError, r"^train.parquet: row 7: the text is empty \(expected: words\)\. Fix: add an expectation$"),
         ("bug", RuntimeError, r"^process 2 of 2 failed:\n(?s:.*)KeyError: 'nobody knows'"),
         (
             "killed",
             ServiceError,
-            r"^train: process 2 of 2 ended by SIGKILL (expected: all of them at work). Fix: a retry goes on from what is",
+            r"^train: process 2 of 2 ended by SIGKILL \(expected: all of them at work\)\. Fix: a retry goes on from what is",
         ),
     ],
 )

@@ -141,7 +141,7 @@ def test_dvcs_remote_is_an_odd_prefix_of_a_bucket(home: Path, s3: S3, make_run: 
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [
-        ("HOME", "/a\nb", r"LORAFLOW_HOME: holds '\\n' (expected: text without control characters and line breaks)"),
+        ("HOME", "/a\nb", r"LORAFLOW_HOME: holds '\\n' \(expected: text without control characters and line breaks\)"),
         ("RUNS", "/a\x85b", r"LORAFLOW_RUNS: holds '\\x85'"),
         ("DVC_REMOTE", "/a\u2028b", r"LORAFLOW_DVC_REMOTE: holds '\\u2028'"),
         ("MIRROR", os.fsdecode(b"/caf\xe9"), r"LORAFLOW_MIRROR: holds '\\udce9'"),

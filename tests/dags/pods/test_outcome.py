@@ -123,8 +123,8 @@ FAULTS: dict[str, tuple[dict[str, Any], float, Action, int, str]] = {
     ),
     "no secret": (
         waiting("CreateContainerConfigError", 'secret "hub" not found'), 30, Action.FINAL, 78,
-        'cannot start (CreateContainerConfigError: secret "hub" not found) (expected: what LORAFLOW_POD_SECRETS and LORAFLOW_POD_CONFIG_MAPS name '
-        "Fix: make it: kubectl -n team get secrets,configmaps",
+        'cannot start (CreateContainerConfigError: secret "hub" not found) (expected: what '
+        "LORAFLOW_POD_SECRETS and LORAFLOW_POD_CONFIG_MAPS name). Fix: make it: kubectl -n team get secrets,configmaps",
     ),
     "not started": (
         waiting("ContainerCreating"), 51, Action.RETRY, 75,
@@ -134,8 +134,8 @@ FAULTS: dict[str, tuple[dict[str, Any], float, Action, int, str]] = {
     "no command": (
         pod({"terminated": {"exitCode": 128, "reason": "StartError", "message": 'exec: "python": not found'}}, phase="Failed"), 40,
         Action.FINAL, 78,
-        'image registry.example/steps:1 cannot run its command (StartError: exec: "python": not found) (expected: an image of the steps). Fix: '
-        "set LORAFLOW_IMAGE",
+        'image registry.example/steps:1 cannot run its command (StartError: exec: "python": not found) (expected: an image '
+        "of the steps). Fix: set LORAFLOW_IMAGE",
     ),
     "killed": (ended(137), 40, Action.RETRY, 137, "ended with exit code 137 (SIGKILL, often for want of memory). Fix: "
         "the lines above say why"),
