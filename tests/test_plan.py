@@ -68,7 +68,7 @@ def test_the_grid_is_no_part_of_what_a_model_depends_on(document: dict[str, Any]
         ({"repeat_seeds": []}, "repeat_rows and repeat_seeds go together. Fix: give both or neither"),
         ({"repeat_seeds": [3]}, "sweep.repeat_seeds holds train.seed 3 (expected: further seeds). Fix: remove it"),
         ({"rows": [2, 12]}, "sweep.rows holds 2 with 3 labels (expected: a row of each). Fix: use more rows"),
-        ({"metrics": ["f2"]}, "sweep names the metric 'f2', one of macro_f1, accuracy (expected: roc_auc). Fix: correct the name"),
+        ({"metrics": ["f2"]}, "sweep names the metric 'f2' (expected: one of macro_f1, accuracy, roc_auc). Fix: correct the name"),
         ({"sizes": [1]}, "sweep.sizes is not a key of sweep"),
     ],
 )
