@@ -19,7 +19,7 @@ PAGE = """
 *Sizes* and *epochs* are the grid. With a constant learning rate one training of a size is scored after each number of epochs. *Repeat
 size* is trained with the *repeat seeds* as well, for mean and spread; `none` in both means no repeats. *Seed* trains the whole grid.
 
-Every training and every point of the grid is a run of its own in MLflow, nested below the sweep's; `compare` puts table and pictures
+Every training and every point of the grid is a run of its own in MLflow, nested below the sweep's; `sweep_compare` puts table and pictures
 there too. No model is kept, registered or promoted: take what you learned into the recipe, and retrain.
 """
 
@@ -48,7 +48,7 @@ def sweep(form: Form) -> DAG:
             >> step("version", trigger_rule="none_failed")  # validate and split are skipped where the data are there already
             >> planned
             >> trials
-            >> step("compare")
+            >> step("sweep_compare")
             >> runners.closing(form.recipe)
         )
     return dag

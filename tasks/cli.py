@@ -17,6 +17,7 @@ from rich.table import Table
 
 from tasks.contracts import (
     CONTRACTS,
+    FORMER_STEPS,
     STEPS,
     SWEEP_STEPS,
     Approval,
@@ -45,7 +46,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 RunOption = Annotated[str, typer.Option("--run", help="Folder of the run, or its URL in an object store.")]
 Generation = Annotated[int, typer.Option(help="How often the step was asked for anew; what an earlier one left does not count.")]
-Part = Annotated[str, typer.Option(help="Which part of its work a step is to do that does it in parts: of trial, the trial's name.")]
+Part = Annotated[str, typer.Option(help="Which part of its work a step is to do that does it in parts: of sweep_trial, the trial's name.")]
 Profile = Annotated[str, typer.Option(help="Profile of the recipe: local or full. Default: LORAFLOW_PROFILE.")]
 Set = Annotated[list[str], typer.Option("--set", help="A recipe key to replace, section.key=value; may be given again.")]
 
@@ -95,8 +96,17 @@ def _perform(step: str, run: Run, generation: int = 0, part: str = "") -> None:
     perform(step, run, generation, part)
 
 
+def _former_step_command(step: str, former: str) -> None:
+    @app.command(former, hidden=True)
+    def command(run: RunOption, generation: Generation = 0, part: Part = "") -> None:
+        print(f"the step {former} is now {step}, and the former name will go. Fix: use loraflow {step}", file=sys.stderr)
+        _perform(step, Run(run), generation, part)
+
+
 for _step in CONTRACTS:
     _step_command(_step)
+for _step, _former in FORMER_STEPS.items():
+    _former_step_command(_step, _former)
 
 
 @app.command("start")

@@ -101,7 +101,7 @@ def test_a_part_cannot_leave_the_runs_folder(tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.getbasetemp() / "parts"
     run = Run(folder)
     with pytest.raises((ContractError, Reached)):
-        run.perform("trial", reached, contract=None, part=part)  # type: ignore[arg-type]
+        run.perform("sweep_trial", reached, contract=None, part=part)  # type: ignore[arg-type]
     if folder.exists():
         assert all(re.fullmatch(r"trial\.[a-z0-9-]+(\.lock)?", path.name) for path in folder.iterdir())
 

@@ -25,10 +25,10 @@ def step(name: str, recipe: Recipe, **options: Any) -> BaseOperator:
 
 def trials(recipe: Recipe) -> tuple[BaseOperator, MappedOperator]:
     """The operator of `plan`, and of `trial` for each trial that it plans, so many at once as the settings say."""
-    planned = _kind("plan", recipe, "Plan", LocalPlan)(**_own("plan", recipe))
+    planned = _kind("sweep_plan", recipe, "Plan", LocalPlan)(**_own("sweep_plan", recipe))
     taken = (
-        _kind("trial", recipe, "Trial", LocalTrial)
-        .partial(**_own("trial", recipe), max_active_tis_per_dagrun=settings().sweep_trainings, map_index_template="{{ task.part }}")
+        _kind("sweep_trial", recipe, "Trial", LocalTrial)
+        .partial(**_own("sweep_trial", recipe), max_active_tis_per_dagrun=settings().sweep_trainings, map_index_template="{{ task.part }}")
         .expand(part=XComArg(planned))
     )
     return planned, taken

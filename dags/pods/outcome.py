@@ -18,7 +18,7 @@ from tasks import errors
 from tasks.errors import LoraflowError, OutOfMemoryError, RecipeError, ServiceError, SettingsError, explain
 from tasks.settings import Settings
 
-HALVING = ("train", "trial", "evaluate")
+HALVING = ("train", "sweep_trial", "evaluate")
 """Steps that take half the rows at once after they ran out of memory."""
 LOST_NODE = ("NodeLost", "NodeShutdown", "Shutdown", "Terminated")
 """Reasons of a pod whose node went away or went down; `Terminated` is that of a graceful shutdown."""

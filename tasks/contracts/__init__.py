@@ -24,7 +24,7 @@ from tasks.contracts.sweep import Comparison, Plan, Point, Trial, TrialScores
 from tasks.contracts.training import Adapter, Emissions, MergedModel, TrackedRun
 
 __all__ = [
-    "CONTRACTS", "SCHEMA", "STEPS", "SWEEP_STEPS", "Adapter", "Approval", "BaseModelFiles", "Comparison", "DatasetParts",
+    "CONTRACTS", "FORMER_STEPS", "SCHEMA", "STEPS", "SWEEP_STEPS", "Adapter", "Approval", "BaseModelFiles", "Comparison", "DatasetParts",
     "DatasetVersion", "Download", "Emissions", "Evaluation", "FileName", "Finding", "Manifest", "MergedModel", "Parity", "Part",
     "PartName", "Plan", "Point", "Preflight", "Promotion", "Publication", "RegisteredVersion", "Score", "Scores", "SourceFile",
     "TrackedRun", "Trial", "TrialScores", "ValidRows", "Verdict",
@@ -57,7 +57,10 @@ STEPS = (
 """The steps of a retraining, in the order of the arrows."""
 
 SWEEP_STEPS = (*STEPS[: STEPS.index(DatasetVersion.step) + 1], Plan.step, TrialScores.step, Comparison.step)
-"""The steps of a sweep, likewise; `trial` is taken once for each trial of the plan."""
+"""The steps of a sweep, likewise; `sweep_trial` is done once for each trial of the plan."""
+
+FORMER_STEPS = {Plan.step: "plan", TrialScores.step: "trial", Comparison.step: "compare"}
+"""Steps to the names that they had before; recipes and the command line still take them, with a warning."""
 
 CONTRACTS: dict[str, type[Manifest]] = {contract.step: contract for contract in get_args(Manifest) if contract is not Approval}
 """Every step to its contract."""

@@ -23,7 +23,7 @@ class Trial:
 class Plan:
     """From `plan`: the trainings that the grid of a sweep asks for."""
 
-    step: ClassVar[str] = "plan"
+    step: ClassVar[str] = "sweep_plan"
     trials: tuple[Trial, ...]
     tracked: TrackedRun
     """The sweep's MLflow run; the trials' runs are its children."""
@@ -47,7 +47,7 @@ class Point:
 class TrialScores:
     """From `trial`: how one training of a sweep scores after each of its numbers of epochs."""
 
-    step: ClassVar[str] = "trial"
+    step: ClassVar[str] = "sweep_trial"
     trial: Trial
     tracked: TrackedRun
     points: tuple[Point, ...]
@@ -64,7 +64,7 @@ class TrialScores:
 class Comparison:
     """From `compare`: the grid of a sweep as table and pictures."""
 
-    step: ClassVar[str] = "compare"
+    step: ClassVar[str] = "sweep_compare"
     table: str
     """Markdown: a line for each size, a column for each number of epochs."""
     points: str

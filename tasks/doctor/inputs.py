@@ -30,9 +30,9 @@ def base_model(scope: Scope) -> Iterator[Finding]:
             yield of_error("base model", error)
     if scope.here("download", "train", "merge"):
         yield from machine.room(scope, weights, cached)
-    if scope.here("train", "trial", "merge", "evaluate"):
+    if scope.here("train", "sweep_trial", "merge", "evaluate"):
         yield from machine.memory(weights)
-    if scope.here("train", "trial"):
+    if scope.here("train", "sweep_trial"):
         yield from machine.gpu(scope, weights)
     yield from machine.pod_room(scope, weights)
 

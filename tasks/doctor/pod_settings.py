@@ -12,7 +12,7 @@ from tasks.secrets.redaction import without_credentials
 from tasks.settings import Settings
 
 NEEDS = {
-    "mlflow_uri": {"train", "evaluate", "register", "promote", "push", "trial", "compare"},
+    "mlflow_uri": {"train", "evaluate", "register", "promote", "push", "sweep_trial", "sweep_compare"},
     "data_repo": {"version"},
     "dvc_remote": {"version"},
     "hub": {"push"},

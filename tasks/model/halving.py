@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-TRAINING = ("train", "trial")
+TRAINING = ("train", "sweep_trial")
 """Steps that train; of the others `evaluate` has batches."""
 
 
@@ -80,7 +80,7 @@ def lack_of_memory(recipe: Recipe, step: str, halvings: int, found: str) -> OutO
     size, passes = now.train.per_device_train_batch_size, now.train.gradient_accumulation_steps
     smaller, more = then.train.per_device_train_batch_size, then.train.gradient_accumulation_steps
     had, takes = f"{_rows(size)} x {passes} a step", f"{_rows(smaller)} x {more}, as many a step as before"
-    if step not in TRAINING or (step == "trial" and size == 1 < now.evaluate.batch_size):  # a trial scores as well
+    if step not in TRAINING or (step == "sweep_trial" and size == 1 < now.evaluate.batch_size):  # a trial scores as well
         size, smaller = now.evaluate.batch_size, then.evaluate.batch_size
         had, takes = _rows(size), _rows(smaller)
     if size > 1:

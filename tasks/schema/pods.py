@@ -2,22 +2,23 @@
 
 import difflib
 import re
+import warnings
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tasks.contracts import CONTRACTS
+from tasks.contracts import CONTRACTS, FORMER_STEPS
 from tasks.errors import explain
 from tasks.schema.section import Section
 
-StepName = Annotated[str, Field(pattern=r"^[a-z]+$")]
+StepName = Annotated[str, Field(pattern=r"^[a-z_]+$")]
 Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|[MGT]i?)?$", max_length=20)]
 Cores = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?m?$", max_length=20)]
 GPU = "nvidia.com/gpu"
 """What Kubernetes calls a GPU, as a resource."""
 
-TRAININGS = ("train", "trial")
+TRAININGS = ("train", "sweep_trial")
 """Steps that train, and so take all the GPUs of the recipe."""
 
 LABEL = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?")
@@ -69,7 +70,12 @@ class Pods(Section):
         for key in ("steps", "step_resources", "gpu_steps"):
             named = getattr(self, key)
             for step in () if named == "all" else named:
-                if step not in CONTRACTS:
+                if step in FORMER_STEPS.values():
+                    (now,) = (name for name, former in FORMER_STEPS.items() if former == step)
+                    warnings.warn(
+                        f"pods.{key}: {step} is now {now}, and the former name will go. Fix: write {now}", UserWarning, stacklevel=2
+                    )
+                elif step not in CONTRACTS:
                     near = difflib.get_close_matches(step, CONTRACTS, n=1)
                     remedy = f"did you mean {near[0]}?" if near else f"one of: {', '.join(CONTRACTS)}"
                     yield explain(f"{key} holds {step}", "the name of a step", f"{remedy}")
@@ -81,17 +87,22 @@ class Pods(Section):
 
     def take(self, step: str) -> bool:
         """Whether a step runs as a pod, where the runner has pods."""
-        return self.steps == "all" or step in self.steps
+        return self.steps == "all" or not _names(step).isdisjoint(self.steps)
 
     def gpus_of(self, step: str, training: int) -> int:
         """How many GPUs the pod of a step asks for; `training` is `train.gpus`."""
-        if step not in self.gpu_steps:
+        if _names(step).isdisjoint(self.gpu_steps):
             return 0
         return training if step in TRAININGS else 1
 
     def resources_of(self, step: str) -> Resources:
         """What the pod of a step asks for."""
-        return self.step_resources.get(step, self.resources)
+        return next((found for name, found in self.step_resources.items() if name in _names(step)), self.resources)
+
+
+def _names(step: str) -> set[str]:
+    """A step's name, and the one that it had before."""
+    return {step, FORMER_STEPS.get(step, step)}
 
 
 def amount(quantity: str) -> float:

@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from tasks.contracts import Manifest
+from tasks.contracts import FORMER_STEPS, Manifest, Plan
 from tasks.errors import ContractError, DataError, RecipeError, ServiceError
 from tasks.schema import load as recipes
 from tasks.schema.recipe import Recipe
@@ -144,17 +144,28 @@ class Run:
         generation = generation if generation is not None else self._generation or 0
         noted = self._memory(step, part)
         before = noted.get("halvings", 0) if noted.get("generation") == generation else 0
-        self.put(f"{_name(step, part or self.part)}.memory.json", json.dumps({"generation": generation, "halvings": before + 1}))
+        self.put(f"{self._name(step, part or self.part)}.memory.json", json.dumps({"generation": generation, "halvings": before + 1}))
 
     def _memory(self, step: str, part: str) -> dict[str, Any]:
         try:
-            return dict(json.loads(self.get(f"{_name(step, part or self.part)}.memory.json") or "{}"))
+            return dict(json.loads(self.get(f"{self._name(step, part or self.part)}.memory.json") or "{}"))
         except (ValueError, TypeError):
             return {}
 
+    def _name(self, step: str, part: str = "") -> str:
+        """Name of what a step, or a part of its work, has in the run's storage."""
+        if step in FORMER_STEPS and self._has_former_names:
+            step = FORMER_STEPS[step]
+        return f"{step}.{part}" if part else step
+
+    @cached_property
+    def _has_former_names(self) -> bool:
+        """Whether this is a sweep that was planned before its steps were renamed; it keeps the former names to its end."""
+        return self.storage.get(f"{FORMER_STEPS[Plan.step]}.json") is not None
+
     def has(self, contract: type[Manifest]) -> bool:
         """Whether the step of this contract is done."""
-        return self.storage.get(f"{contract.step}.json") is not None
+        return self.storage.get(f"{self._name(contract.step)}.json") is not None
 
     def read(self, contract: type[M], part: str = "") -> M:
         """What an earlier step handed on; remembered as an input of this one.
@@ -166,7 +177,7 @@ class Run:
         Raises:
             ContractError: that step is not done, or its manifest does not fit the contract.
         """
-        name = _name(contract.step, part)
+        name = self._name(contract.step, part)
         where, raw = self.address(f"{name}.json"), self.storage.get(f"{name}.json")
         if raw is None:
             raise ContractError(where, "not there", f"the manifest of {name}", f"run {contract.step} first")
@@ -183,11 +194,11 @@ class Run:
     def write(self, manifest: Manifest, *, generation: int = 0, started: datetime | None = None) -> None:
         """Write a manifest; from here on the step is done."""
         text = dump(manifest, inputs=self._read, generation=generation, started=started)
-        self.put(f"{_name(manifest.step, self.part)}.json", text)
+        self.put(f"{self._name(manifest.step, self.part)}.json", text)
 
     def envelope(self, step: str, part: str = "") -> Envelope | None:
         """The step's valid manifest: readable, and its inputs as they were; None where there is none."""
-        where = f"{_name(step, part)}.json"
+        where = f"{self._name(step, part)}.json"
         raw = self.storage.get(where)
         if raw is None:
             return None
@@ -223,15 +234,15 @@ class Run:
         if part and not re.fullmatch(PART, part):
             raise ContractError(f"{self.id}: {step}", f"part is {part!r:.60}", "letters, digits and -", "name a part of the plan")
         self.part = part
-        with self.storage.lock(_name(step, part)):
+        with self.storage.lock(self._name(step, part)):
             done = self.generation(step, part)
             if done is not None and done >= generation:
                 again = f"to repeat it, clear the task, or add --generation {done + 1}"
-                print(f"{_name(step, part)}: done already, so nothing is done now; {again}", file=sys.stderr, flush=True)
+                print(f"{self._name(step, part)}: done already, so nothing is done now; {again}", file=sys.stderr, flush=True)
                 return self.read(contract, part)
             self._generation = generation
             try:
-                return self._attempt(_name(step, part), work, generation)
+                return self._attempt(self._name(step, part), work, generation)
             finally:
                 self._generation = None
 
@@ -249,8 +260,3 @@ class Run:
         self.write(manifest, generation=generation, started=started)
         self.storage.clean_up()
         return manifest
-
-
-def _name(step: str, part: str) -> str:
-    """Name of what a step has in the run's place."""
-    return f"{step}.{part}" if part else step

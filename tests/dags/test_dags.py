@@ -236,9 +236,9 @@ def test_a_recipe_with_a_grid_has_a_sweep_as_well(airflow_home: Path, recipes_fo
     assert "Up to 50 whole numbers from 1 to 1000, separated by a comma and a blank. " in help_of_epochs
     assert help_of_epochs.endswith("If empty: 1 in profile local; 1, 2 in profile full.")
     assert "nested below the sweep's" in dag.doc_md and "Licence of the data" in dag.doc_md
-    assert (dag.max_active_runs, dag.get_task("trial").max_active_tis_per_dagrun) == (1, 1)
+    assert (dag.max_active_runs, dag.get_task("sweep_trial").max_active_tis_per_dagrun) == (1, 1)
     monkeypatch.setenv("LORAFLOW_SWEEP_TRAININGS", "4")
-    assert sweep_of(recipes_folder).get_task("trial").max_active_tis_per_dagrun == 4
+    assert sweep_of(recipes_folder).get_task("sweep_trial").max_active_tis_per_dagrun == 4
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_only_what_the_steps_in_pods_use_is_asked_for(monkeypatch: pytest.Monkey
     assert missing("train", "evaluate") == []
     assert len(missing("version")) == 2 and len(missing("push")) == 1
     monkeypatch.delenv("LORAFLOW_MLFLOW_URI")
-    assert missing("split") == [] and len(missing("trial")) == 1
+    assert missing("split") == [] and len(missing("sweep_trial")) == 1
 
 
 @pytest.mark.parametrize(

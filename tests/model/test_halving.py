@@ -61,7 +61,7 @@ def test_a_single_row_that_does_not_fit_is_final(recipe: Recipe) -> None:
         "row). Fix: raise the memory (pods.resources.memory, or a larger GPU) or lower prompt.max_tokens, or set "
         "train.activation_checkpointing: true"
     )
-    scores = lack_of_memory(sized(recipe, 1, scored=4), "trial", 0, "memory ran out")
+    scores = lack_of_memory(sized(recipe, 1, scored=4), "sweep_trial", 0, "memory ran out")
     assert isinstance(scores, OutOfMemoryError) and str(scores).endswith("a retry takes 2 rows a forward pass"), "a trial scores as well"
-    assert isinstance(lack_of_memory(sized(recipe, 1, scored=1), "trial", 0, "memory ran out"), RecipeError)
+    assert isinstance(lack_of_memory(sized(recipe, 1, scored=1), "sweep_trial", 0, "memory ran out"), RecipeError)
     assert isinstance(lack_of_memory(sized(recipe, 8, scored=2), "evaluate", 1, "memory ran out"), RecipeError)

@@ -160,25 +160,25 @@ def test_a_cleared_approval_asks_anew_and_a_refusal_is_recorded(hasty: AirflowRu
 def test_a_sweep_maps_its_grid_over_data_made_once_and_compares(airflow: Airflow, second: AirflowRun) -> None:
     sweep = airflow.trigger("tiny", use="sweep", data="latest", sizes=[12, 30], epochs=[1, 3])
     assert sweep.end() == "success", sweep.told()
-    trials = sweep.instances("trial")
+    trials = sweep.instances("sweep_trial")
     assert {one["rendered_map_index"] for one in trials} == {"rows-30-seed-3", "rows-12-seed-3", "rows-12-seed-4"}
     spans = sorted((one["start_date"], one["end_date"]) for one in trials)
     assert all(before[1] <= after[0] for before, after in pairwise(spans)), "one training at a time"
     states = sweep.states()
     assert {states.pop(name) for name in ("validate", "split")} == {"skipped"}
-    assert states == dict.fromkeys(("start", "preflight", "download", "version", "plan", "trial", "compare"), "success")
+    assert states == dict.fromkeys(("start", "preflight", "download", "version", "sweep_plan", "sweep_trial", "sweep_compare"), "success")
     table = sweep.run.path(sweep.run.read(Comparison).table).read_text(encoding="utf-8")
     assert "| macro_f1 after epochs | 1 | 3 |" in table and "| 30 rows |" in table
-    assert {line for line in table.splitlines() if line.startswith("|")} <= {record["event"] for record in sweep.log("compare")}
-    assert sweep.link("compare") == sweep.run.read(Plan).tracked.url
+    assert {line for line in table.splitlines() if line.startswith("|")} <= {record["event"] for record in sweep.log("sweep_compare")}
+    assert sweep.link("sweep_compare") == sweep.run.read(Plan).tracked.url
 
-    written = (sweep.run.folder / "trial.rows-12-seed-4.json").read_bytes()
+    written = (sweep.run.folder / "sweep_trial.rows-12-seed-4.json").read_bytes()
     (place,) = [one["map_index"] for one in trials if one["rendered_map_index"] == "rows-30-seed-3"]
-    sweep.clear(("trial", place), downstream=True)
+    sweep.clear(("sweep_trial", place), downstream=True)
     airflow.until(lambda: sweep.state not in ("success", "failed"), "the sweep goes on")
     assert sweep.end() == "success", sweep.told()
-    assert envelope(sweep, "trial.rows-30-seed-3")["generation"] == envelope(sweep, "compare")["generation"] == 1
-    assert (sweep.run.folder / "trial.rows-12-seed-4.json").read_bytes() == written
+    assert envelope(sweep, "sweep_trial.rows-30-seed-3")["generation"] == envelope(sweep, "sweep_compare")["generation"] == 1
+    assert (sweep.run.folder / "sweep_trial.rows-12-seed-4.json").read_bytes() == written
 
 
 def test_a_combination_that_the_form_cannot_express_is_refused_by_start(airflow: Airflow, hasty: AirflowRun) -> None:

@@ -166,8 +166,8 @@ def test_out_of_memory_is_remembered_for_one_generation(s3: S3, fresh: Callable[
         assert run.halvings("merge") == 1
         begin(run, runs_out, generation=2)
         assert json.loads(run.get("merge.memory.json") or "") == {"generation": 2, "halvings": 1}, "of the generation that ran"
-        run.note_out_of_memory("trial", 0, "a")
-        assert (run.halvings("trial", "a"), run.halvings("trial", "b")) == (1, 0)
+        run.note_out_of_memory("sweep_trial", 0, "a")
+        assert (run.halvings("sweep_trial", "a"), run.halvings("sweep_trial", "b")) == (1, 0)
 
 
 LIGHT = """

@@ -47,7 +47,7 @@ def test_any_manifest_round_trips(
 
 def test_every_step_has_a_contract_named_after_it() -> None:
     assert STEPS == ("preflight", "download", "validate", "split", "version", "train", "merge", "evaluate", "register", "promote", "push")
-    assert SWEEP_STEPS == ("preflight", "download", "validate", "split", "version", "plan", "trial", "compare")
+    assert SWEEP_STEPS == ("preflight", "download", "validate", "split", "version", "sweep_plan", "sweep_trial", "sweep_compare")
     assert set(CONTRACTS) == {*STEPS, *SWEEP_STEPS}
     assert all(contract.step == step for step, contract in CONTRACTS.items())
     assert Part("p", 1, {}) == Part("p", 1, {})

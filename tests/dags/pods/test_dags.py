@@ -36,7 +36,7 @@ def test_the_steps_that_a_recipe_names_are_pods_and_the_others_processes(recipes
     assert set(kinds(dag_of(recipes_folder)).values()) == {"PodStep"}
     write_recipe(recipes_folder, "gridded", sweep=GRID)
     swept = kinds(sweep_of(recipes_folder))
-    assert (swept.pop("plan"), swept.pop("trial"), set(swept.values())) == ("PodPlan", "PodTrial", {"PodStep"})
+    assert (swept.pop("sweep_plan"), swept.pop("sweep_trial"), set(swept.values())) == ("PodPlan", "PodTrial", {"PodStep"})
     write_recipe(recipes_folder, "first", pods={"steps": ["train", "evaluate"]})
     some = kinds(dag_of(recipes_folder))
     assert {step for step, kind in some.items() if kind == "PodStep"} == {"train", "evaluate"}
@@ -54,7 +54,7 @@ def test_a_dag_of_pods_is_kept_by_airflow_and_read_again(recipes_folder: Path, m
     for dag in (dag_of(recipes_folder), sweep_of(recipes_folder)):
         again = DagSerialization.from_dict(json.loads(json.dumps(DagSerialization.to_dict(dag))))
         assert set(again.task_ids) == set(dag.task_ids)
-        assert [link.name for link in dag.get_task("evaluate" if "evaluate" in dag.task_ids else "trial").operator_extra_links] == [
+        assert [link.name for link in dag.get_task("evaluate" if "evaluate" in dag.task_ids else "sweep_trial").operator_extra_links] == [
             "MLflow"
         ]
 

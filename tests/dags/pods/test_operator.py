@@ -228,13 +228,15 @@ def test_a_plan_hands_its_trials_on_and_a_trial_does_its_part(home: Path, tiny_b
         home / "runs/tiny/test", tiny_base, tiny.tweets(200), tiny.recipe_document(tiny_base, home / "x") | {"sweep": grid}
     )
     for try_number in (1, 2):  # the second finds the manifest
-        names = perform(run, "plan", make=lambda: PodPlan(step="plan", recipe="tiny", task_id="plan"), try_number=try_number)
+        names = perform(
+            run, "sweep_plan", make=lambda: PodPlan(step="sweep_plan", recipe="tiny", task_id="sweep_plan"), try_number=try_number
+        )
         assert names == [trial.name for trial in run.read(Plan).trials] and len(names) == 2
     assert len(kubernetes_api.pods()) == 1
     with pytest.raises(SystemExit) as caught:
         kubernetes_api.arm(faults.out_of_memory(), log="trial: run")
-        perform(run, "trial", make=lambda: PodTrial(step="trial", recipe="tiny", part=names[1], task_id="trial"))
+        perform(run, "sweep_trial", make=lambda: PodTrial(step="sweep_trial", recipe="tiny", part=names[1], task_id="sweep_trial"))
     pod = kubernetes_api.pods()[-1]
     assert caught.value.code == 71 and pod["metadata"]["labels"]["loraflow/part"] == names[1]
     assert pod["spec"]["containers"][0]["command"][-2:] == ["--part", names[1]]
-    assert (run.halvings("trial", names[1]), run.halvings("trial", names[0])) == (1, 0)
+    assert (run.halvings("sweep_trial", names[1]), run.halvings("sweep_trial", names[0])) == (1, 0)

@@ -60,26 +60,28 @@ def test_the_schema_refuses_what_is_no_pod() -> None:
 def test_the_command_is_the_one_typed_by_hand_and_no_shell_s() -> None:
     run = ["--run", "s3://bucket/runs/tiny/manual__2026"]
     assert container()["command"] == ["python", "-m", "tasks", "train", *run, "--generation", "0"]
-    assert container(work("trial", "r12-s3", 2))["command"][3:] == ["trial", *run, "--generation", "2", "--part", "r12-s3"]
+    assert container(work("sweep_trial", "r12-s3", 2))["command"][3:] == ["sweep_trial", *run, "--generation", "2", "--part", "r12-s3"]
     assert "args" not in container()
 
 
 def test_a_run_s_pod_has_one_name_whatever_the_generation_and_labels_that_find_it() -> None:
-    first, other = pod(work("trial", "r12-s3")), pod(work("trial", "r12-s3", 5))
+    first, other = pod(work("sweep_trial", "r12-s3")), pod(work("sweep_trial", "r12-s3", 5))
     assert first["metadata"]["name"] == other["metadata"]["name"]
-    names = {work(step, part).pod_name for step in ("train", "trial") for part in ("", "r12-s3", "r12-s4")}
+    names = {work(step, part).pod_name for step in ("train", "sweep_trial") for part in ("", "r12-s3", "r12-s4")}
     assert len(names) == 6 and all(len(name) <= 63 for name in names)
-    assert len(Work(work().recipe, "s3://b/tiny/x", "x", "trial", 0, "p" * 80).pod_name) <= 63
+    assert len(Work(work().recipe, "s3://b/tiny/x", "x", "sweep_trial", 0, "p" * 80).pod_name) <= 63
     assert other["metadata"]["labels"] == {
         "app.kubernetes.io/name": "loraflow-step", "app.kubernetes.io/part-of": "loraflow", "loraflow/recipe": "tiny",
-        "loraflow/run": "manual__2026", "loraflow/step": "trial", "loraflow/generation": "5", "loraflow/part": "r12-s3",
+        "loraflow/run": "manual__2026", "loraflow/step": "sweep_trial", "loraflow/generation": "5", "loraflow/part": "r12-s3",
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["manual__2026-01-01T00-00-00-00-00", "_x", "a" * 120, "x_", "a" * 49 + "-" * 9 + "b" * 9])
 def test_every_name_of_a_run_or_part_becomes_a_valid_label_of_its_own(name: str) -> None:
     for label in ("run", "part"):
-        one, other = (pods.labels(Work(work().recipe, "/runs", text, "trial", 0, text))[f"loraflow/{label}"] for text in (name, name + "2"))
+        one, other = (
+            pods.labels(Work(work().recipe, "/runs", text, "sweep_trial", 0, text))[f"loraflow/{label}"] for text in (name, name + "2")
+        )
         assert LABEL.fullmatch(one) and LABEL.fullmatch(other) and one != other
         assert one == name or not LABEL.fullmatch(name)
 

@@ -153,7 +153,7 @@ def push(run: Run) -> Publication:
     return Publication(card, card, card)
 
 
-def plan(run: Run) -> Plan:
+def sweep_plan(run: Run) -> Plan:
     """The trials of the recipe's grid."""
     run.read(DatasetVersion)
     tracked = _tracked(run)
@@ -161,14 +161,14 @@ def plan(run: Run) -> Plan:
     return Plan(trials_of(run.recipe), tracked)
 
 
-def trial(run: Run) -> TrialScores:
+def sweep_trial(run: Run) -> TrialScores:
     """One of them, scored after each of its numbers of epochs."""
     one = next(each for each in run.read(Plan).trials if each.name == run.part)
     points = tuple(Point(epochs, _scores(0.5 + epochs / 100), _tracked(run)) for epochs in one.epochs)
     return TrialScores(one, _tracked(run), points, 60, 10, 1.0, NOTHING)
 
 
-def compare(run: Run) -> Comparison:
+def sweep_compare(run: Run) -> Comparison:
     """The trials' sizes and epochs in a table."""
     trials = [run.read(TrialScores, part).trial for part in run.read(Plan).parts]
     epochs = sorted({each for trial in trials for each in trial.epochs})

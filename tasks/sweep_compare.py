@@ -1,8 +1,8 @@
 """Compare the points of a sweep: a table and a picture for each metric.
 
-Reads   Plan, TrialScores                runs/<id>/plan.json, trial.<trial>.json
+Reads   Plan, TrialScores                runs/<id>/sweep_plan.json, trial.<trial>.json
 Uses    sweep.*                          of the recipe
-Writes  Comparison                       runs/<id>/compare.json
+Writes  Comparison                       runs/<id>/sweep_compare.json
 """
 
 import csv
@@ -23,7 +23,7 @@ Lines = dict[int, dict[int, list[float]]]
 """Of one metric: size to number of epochs to the value of each seed, the grid's own first."""
 
 
-def compare(run: Run) -> Comparison:
+def sweep_compare(run: Run) -> Comparison:
     """Put the sweep's points side by side: a table, and for each metric a picture of it over the epochs, one line a size."""
     recipe, planned, grid = run.recipe, run.read(Plan), grid_of(run.recipe)
     trials = [run.read(TrialScores, trial.name) for trial in planned.trials]
@@ -41,7 +41,7 @@ def compare(run: Run) -> Comparison:
     with tracking.tracked(run) as tracked:
         energy = {"train.energy_kwh": sum(each.emissions.energy_kwh for each in trials)}
         tracking.metrics(tracked, energy | {"train.co2eq_kg": sum(each.emissions.co2eq_kg for each in trials)})
-        with tracking.answering("compare"):
+        with tracking.answering("sweep_compare"):
             for path in (written, points, *figures.values()):
                 tracking.client().log_artifact(tracked.run_id, str(path), "sweep")
     return Comparison(run.relative(written), run.relative(points), {name: run.relative(path) for name, path in figures.items()})

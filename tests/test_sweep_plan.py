@@ -1,5 +1,7 @@
 """Which trainings a sweep takes, and what its grid may not be."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from tasks.registry import tracking
 from tasks.schema import load as recipes
 from tasks.schema.recipe import Recipe
 from tasks.schema.sweep_grid import recipe_of, trials_of
+from tasks.settings import CHECKOUT
 from tasks.workspace.perform import perform
 from tasks.workspace.run import Run
 from tests.support import tiny
@@ -80,7 +83,7 @@ def test_a_grid_that_does_not_fit_is_refused(document: dict[str, Any], changes: 
 
 def test_plan_writes_the_trials_down_and_opens_the_sweep_s_run(home: Path, tiny_base: Path, document: dict[str, Any]) -> None:
     run = tiny.start_at_train(home / "runs/tiny/grid", tiny_base, tiny.tweets(120), document)
-    perform("plan", run)
+    perform("sweep_plan", run)
     planned = run.read(Plan)
     assert planned.trials == trials_of(run.recipe)
     shown = tracking.client().get_run(planned.tracked.run_id)
@@ -90,9 +93,25 @@ def test_plan_writes_the_trials_down_and_opens_the_sweep_s_run(home: Path, tiny_
 def test_more_rows_than_the_training_part_has_are_told_before_any_training(home: Path, tiny_base: Path, document: dict[str, Any]) -> None:
     run = tiny.start_at_train(home / "runs/tiny/grid", tiny_base, tiny.tweets(80), document)
     with pytest.raises(DataError, match=r"sweep.rows: 24 rows asked for \(expected: at most the 20 of the training part\)"):
-        perform("plan", run)
+        perform("sweep_plan", run)
 
 
 def test_a_recipe_without_a_grid_has_no_sweep(make_run: Callable[..., Run], tiny_document: dict[str, Any]) -> None:
     with pytest.raises(RecipeError, match=r"tiny.yaml: sweep is missing \(expected: a grid for a sweep\)"):
         trials_of(make_run(tiny_document).recipe)
+
+
+def test_former_names_of_the_steps_are_taken_with_a_warning(make_run: Callable[..., Run], document: dict[str, Any]) -> None:
+    run = make_run(document)
+    command = [sys.executable, "-m", "tasks", "plan", "--run", str(run.folder)]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert "the step plan is now sweep_plan, and the former name will go. Fix: use loraflow sweep_plan" in done.stderr
+    assert done.returncode == 66 and "version.json: not there" in done.stderr, "it is the same step"
+
+
+def test_a_recipe_may_name_them_in_pods(tiny_document: dict[str, Any]) -> None:
+    tiny_document["pods"] = {"steps": ["train", "trial"], "gpu_steps": ["trial"], "step_resources": {"trial": {"memory": "9Gi"}}}
+    with pytest.warns(UserWarning, match=r"pods.gpu_steps: trial is now sweep_trial, and the former name will go. Fix: write sweep_trial"):
+        pods = recipes.resolve(tiny_document).pods
+    assert pods.take("sweep_trial") and pods.gpus_of("sweep_trial", 2) == 2 and pods.resources_of("sweep_trial").memory == "9Gi"
+    assert not pods.take("sweep_plan") and pods.gpus_of("train", 2) == 0

@@ -1,8 +1,8 @@
 """Train once for a sweep, and score the model on the test part after each of its numbers of epochs.
 
-Reads   Download, DatasetVersion, Plan                 runs/<id>/download.json, version.json, plan.json
+Reads   Download, DatasetVersion, Plan                 runs/<id>/download.json, version.json, sweep_plan.json
 Uses    prompt.*, lora.*, train.*, evaluate.*          of the recipe, with the trial's own rows, seed and epochs
-Writes  TrialScores                                    runs/<id>/trial.<trial>.json
+Writes  TrialScores                                    runs/<id>/sweep_trial.<trial>.json
 """
 
 import sys
@@ -36,7 +36,7 @@ KEPT_SCORES = TypeAdapter(dict[int, Scores])
 """Number of epochs to scores, as attempts of one trial hand them on."""
 
 
-def trial(run: Run) -> TrialScores:
+def sweep_trial(run: Run) -> TrialScores:
     """Train one of the sweep's trials; its adapter is not kept, its scores and which rows it trained on are."""
     began, one = time.monotonic(), _trial(run)
     recipe, kept = recipe_of(run.recipe, one), run.kept / "scores.json"
@@ -44,9 +44,9 @@ def trial(run: Run) -> TrialScores:
     part = scoring.read_rows(recipe, run.path(run.read(DatasetVersion).parts["test"].path))
     rows, _, _ = scoring.fitting(recipe, tokens, part)
     with tracking.tracked(run, one.name) as tracked:
-        taken = TrialInputs(job_of(run, recipe, tracked, "trial"), one, rows, kept)
-        work = partial(in_ranks, recipe.train.gpus, trained_and_scored, taken, "trial")
-        found = within_memory(run, recipe, "trial", work)
+        taken = TrialInputs(job_of(run, recipe, tracked, "sweep_trial"), one, rows, kept)
+        work = partial(in_ranks, recipe.train.gpus, trained_and_scored, taken, "sweep_trial")
+        found = within_memory(run, recipe, "sweep_trial", work)
         assert found
         steps, emissions = found
         scores = _read(kept)
@@ -104,7 +104,7 @@ def _scorer(taken: TrialInputs, tokens: Tokens) -> "TrainerCallback":
             found = scoring.measure(recipe, taken.rows, columns)
             write_atomically(kept, KEPT_SCORES.dump_json(_read(kept) | {number: found}, indent=2).decode())
             figures = ", ".join(f"{name} {found[name].value:.3f}" for name in shown)
-            print(f"trial: {one.name}, epoch {number}: {figures}", file=sys.stderr, flush=True)
+            print(f"sweep_trial: {one.name}, epoch {number}: {figures}", file=sys.stderr, flush=True)
             tracking.metrics(job.tracked, tracking.figures_of("tuned", found), step=state.global_step)
 
     return Scorer()

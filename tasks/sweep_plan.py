@@ -2,7 +2,7 @@
 
 Reads   DatasetVersion          runs/<id>/version.json
 Uses    sweep.*, train.*        of the recipe
-Writes  Plan                    runs/<id>/plan.json
+Writes  Plan                    runs/<id>/sweep_plan.json
 """
 
 import sys
@@ -14,7 +14,7 @@ from tasks.schema.sweep_grid import grid_of, trials_of
 from tasks.workspace.run import Run
 
 
-def plan(run: Run) -> Plan:
+def sweep_plan(run: Run) -> Plan:
     """Say which trainings the grid takes, and open the MLflow run that they are nested below."""
     recipe, part = run.recipe, run.read(DatasetVersion).parts["train"]
     grid, trials = grid_of(recipe), trials_of(recipe)
@@ -24,5 +24,5 @@ def plan(run: Run) -> Plan:
     with tracking.tracked(run) as tracked:
         tracking.parameters(tracked, {f"sweep.{key}": value for key, value in grid.model_dump(mode="json").items()})
     for trial in trials:
-        print(f"plan: {trial.name}, scored after epoch {', '.join(map(str, trial.epochs))}", file=sys.stderr)
+        print(f"sweep_plan: {trial.name}, scored after epoch {', '.join(map(str, trial.epochs))}", file=sys.stderr)
     return Plan(trials, tracked)

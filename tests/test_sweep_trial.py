@@ -35,7 +35,7 @@ def start(home: Path, tiny_base: Path) -> Start:
         document["train"] |= {"save_steps": 2}
         document["evaluate"]["resamples"] = 100
         run = tiny.start_at_train(home / "runs/tiny" / run_id, tiny_base, tiny.tweets(120), document)
-        perform("plan", run)
+        perform("sweep_plan", run)
         return run
 
     return begin
@@ -48,14 +48,14 @@ def scores(run: Run, part: str = NAME) -> dict[int, dict[str, Any]]:
 def test_a_trial_scored_on_the_way_is_the_shorter_training(start: Start) -> None:
     both, short = start("both"), start("short", epochs=[1])
     for run in (both, short):
-        perform("trial", run, part=NAME)
+        perform("sweep_trial", run, part=NAME)
     assert list(scores(both)) == [1, 2] and scores(both)[1] == scores(short)[1] != scores(both)[2]
     made = both.read(TrialScores, NAME)
     assert (made.trial.rows, made.steps, made.test_rows) == (24, 6, 60)
     assert made.emissions.energy_kwh > 0
     assert made.rows_file and pq.read_table(both.path(made.rows_file))["passes"].to_pylist() == [2] * 24
 
-    perform("trial", both, part="rows-24-seed-4")
+    perform("sweep_trial", both, part="rows-24-seed-4")
     assert scores(both, "rows-24-seed-4") != scores(both)
 
     client = tracking.client()
@@ -78,7 +78,7 @@ def test_a_trial_scored_on_the_way_is_the_shorter_training(start: Start) -> None
 
 def test_a_killed_trial_goes_on_and_keeps_what_was_scored(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     undisturbed, killed = start("undisturbed"), start("killed")
-    perform("trial", undisturbed, part=NAME)
+    perform("sweep_trial", undisturbed, part=NAME)
     said, calls = scoring.said_of, []
 
     def dies_at_the_second(*args: Any, **options: Any) -> Any:
@@ -89,18 +89,18 @@ def test_a_killed_trial_goes_on_and_keeps_what_was_scored(start: Start, monkeypa
 
     monkeypatch.setattr(scoring, "said_of", dies_at_the_second)
     with pytest.raises(KeyboardInterrupt):
-        perform("trial", killed, part=NAME)
-    kept = killed.folder / f"trial.{NAME}" / "g0-kept"
+        perform("sweep_trial", killed, part=NAME)
+    kept = killed.folder / f"sweep_trial.{NAME}" / "g0-kept"
     assert (kept / "checkpoint-4").is_dir() and (kept / "scores.json").exists()
 
-    perform("trial", killed, part=NAME)
+    perform("sweep_trial", killed, part=NAME)
     assert len(calls) == 3, "after one epoch it was scored before the kill"
     assert scores(killed) == scores(undisturbed)
     assert not kept.exists()
-    perform("trial", killed, part=NAME)
+    perform("sweep_trial", killed, part=NAME)
     assert len(calls) == 3, "a trial that is done returns at once"
-    perform("plan", killed, 1)
-    assert killed.generation("trial", NAME) is None, "another plan makes the trials anew"
+    perform("sweep_plan", killed, 1)
+    assert killed.generation("sweep_trial", NAME) is None, "another plan makes the trials anew"
 
 
 def test_a_trial_that_nobody_planned_is_refused(start: Start) -> None:
@@ -114,4 +114,4 @@ def test_a_trial_that_nobody_planned_is_refused(start: Start) -> None:
         ("../x", r"tiny/named: trial: part is '../x' \(expected: letters, digits and -\)"),
     ):
         with pytest.raises(ContractError, match=message):
-            perform("trial", run, part=part)
+            perform("sweep_trial", run, part=part)

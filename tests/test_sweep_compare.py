@@ -37,7 +37,7 @@ def run(home: Path, tiny_base: Path) -> Run:
 
 
 def test_the_table_has_a_line_a_size_and_the_spread_over_seeds(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    perform("compare", run)
+    perform("sweep_compare", run)
     table = run.path(run.read(Comparison).table).read_text(encoding="utf-8")
     assert "60 test rows, seed 3" in table and table.partition("\n\n")[2].strip() in capsys.readouterr().err
     # 200 rows after 4 epochs: 0.14, 0.16 and 0.18 of the three seeds, so mean 0.16 and standard deviation 0.02
@@ -52,7 +52,7 @@ def test_the_table_has_a_line_a_size_and_the_spread_over_seeds(run: Run, capsys:
 
 
 def test_every_point_is_a_line_every_metric_a_picture_and_mlflow_has_them(run: Run) -> None:
-    perform("compare", run)
+    perform("sweep_compare", run)
     made = run.read(Comparison)
     with run.path(made.points).open(encoding="utf-8") as stream:
         lines = list(csv.DictReader(stream))
@@ -73,6 +73,10 @@ def test_every_point_is_a_line_every_metric_a_picture_and_mlflow_has_them(run: R
     metrics = client.get_run(run_id).data.metrics
     assert (metrics["train.energy_kwh"], metrics["train.co2eq_kg"]) == (2.0, 1.0), "what all trainings spent"
 
-    (run.folder / "trial.rows-200-seed-4.json").unlink()
-    with pytest.raises(ContractError, match=r"trial.rows-200-seed-4.json: not there \(expected: the manifest of trial.rows-200-seed-4\)"):
-        perform("compare", run, 1)
+    (run.folder / "sweep_trial.rows-200-seed-4.json").unlink()
+    with pytest.raises(
+        ContractError,
+        match=r"sweep_trial.rows-200-seed-4.json: not there \(expected: the manifest of "
+        r"trial.rows-200-seed-4\)",
+    ):
+        perform("sweep_compare", run, 1)
