@@ -100,7 +100,7 @@ def _evaluate(run: Run, tracked: TrackedRun) -> Evaluation:
         left_out_rows=left_out_rows,
         quantized=quantized,
     )
-    report.write(run, evaluation, version, base, cut_rows=cut_rows, replies=_replies(rows, columns))
+    report.write(run, evaluation, cut_rows=cut_rows, replies=_replies(rows, columns))
     _log(client, tracked, run, evaluation, measured)
     return evaluation
 

@@ -4,7 +4,7 @@ import base64
 from collections.abc import Mapping
 from pathlib import Path
 
-from tasks.contracts import BaseModelFiles, DatasetVersion, Evaluation
+from tasks.contracts import DatasetVersion, Download, Evaluation
 from tasks.evaluation import gate
 from tasks.kinds.base import kind_of
 from tasks.metrics.plots import DOTS_PER_INCH
@@ -13,22 +13,12 @@ from tasks.workspace.files import write_atomically
 from tasks.workspace.run import Run
 
 
-def write(
-    run: Run,
-    evaluation: Evaluation,
-    version: DatasetVersion,
-    base: BaseModelFiles,
-    *,
-    cut_rows: int,
-    replies: Mapping[str, Mapping[str, str]],
-) -> None:
+def write(run: Run, evaluation: Evaluation, *, cut_rows: int, replies: Mapping[str, Mapping[str, str]]) -> None:
     """Write the page where the evaluation says that it is.
 
     Args:
-        run: whose recipe and pictures the page shows.
+        run: whose recipe, data set, base model and pictures the page shows.
         evaluation: what was found.
-        version: the data set.
-        base: the base model.
         cut_rows: test rows whose text was cut to fit max_tokens.
         replies: place of a test row to what each model wrote to it; the row's own text is not shown.
     """
@@ -37,6 +27,7 @@ def write(
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    version, base = run.read(DatasetVersion), run.read(Download).base_model
     pictures = {title: _picture(run.path(path)) for title, path in evaluation.figures.items()}
     page = environment.get_template("report.html.j2").render(
         run=run.id,

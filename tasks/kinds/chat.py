@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tasks.errors import DataError, RecipeError
 from tasks.kinds.answers import prompt as framing
 from tasks.kinds.answers.chat_prompt import Message, messages_of, render
-from tasks.kinds.answers.generation import generate, log_probabilities
+from tasks.kinds.answers.generation import Decoding, generate, log_probabilities
 from tasks.kinds.answers.generation import loss as loss
 from tasks.kinds.answers.prompt import literal
 from tasks.kinds.base import Advance, AnswerTooLong, Columns, Example, Metrics, Row, Wording, in_proportion, silent
@@ -83,10 +83,8 @@ def respond(recipe: Recipe, model: Any, tokens: Tokens, texts: Sequence[str], ad
     """
     room = recipe.prompt.max_tokens - recipe.evaluate.max_new_tokens
     prompts = [_fitted(recipe, tokens, messages_of(recipe, text), room)[0] for text in texts]
-    written = generate(
-        model, tokens, prompts, max_new_tokens=recipe.evaluate.max_new_tokens, stop_ids=stop_ids(recipe, tokens),
-        batch_size=recipe.evaluate.batch_size, advance=advance,
-    )  # fmt: skip
+    decoding = Decoding(recipe.evaluate.max_new_tokens, stop_ids(recipe, tokens), recipe.evaluate.batch_size)
+    written = generate(model, tokens, prompts, decoding, advance)
     return {"reply": [tokens.decode([number for number in ids if number not in tokens.special_ids]).strip() for ids in written]}
 
 

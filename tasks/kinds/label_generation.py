@@ -14,7 +14,7 @@ from typing import Any
 
 from tasks.errors import DataError, RecipeError
 from tasks.kinds.answers import prompt as framing
-from tasks.kinds.answers.generation import answers_log_probabilities, generate, loss
+from tasks.kinds.answers.generation import Decoding, answers_log_probabilities, generate, loss
 from tasks.kinds.answers.label_answers import LABELS, none_label, parse, speller, write
 from tasks.kinds.answers.multi_label import columns_of, figures, majority, metrics, response
 from tasks.kinds.answers.prompt import build_prompt, check_room, template
@@ -89,9 +89,7 @@ def respond(recipe: Recipe, model: Any, tokens: Tokens, texts: Sequence[str], ad
     size, limit = recipe.evaluate.batch_size, recipe.evaluate.max_new_tokens
     allowed = speller(recipe, tokens) if recipe.evaluate.decoding == "constrained" else None
     half = in_proportion(advance, 2 * len(texts), len(texts))
-    written = generate(
-        model, tokens, prompts, max_new_tokens=limit, stop_ids=_stop_ids(recipe, tokens), batch_size=size, allowed=allowed, advance=half
-    )  # fmt: skip
+    written = generate(model, tokens, prompts, Decoding(limit, _stop_ids(recipe, tokens), size, allowed), half)
     answers = [parse(recipe, tokens.decode(ids)) if len(ids) < limit else None for ids in written]  # at the limit its end is missing
     named = [frozenset(answer or ()) - {none_label(recipe)} for answer in answers]
     sets = [_looked_at(recipe, chosen) for chosen in named]

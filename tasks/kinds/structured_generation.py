@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tasks.errors import DataError, RecipeError
 from tasks.kinds.answers import prompt as framing
-from tasks.kinds.answers.generation import generate, log_probabilities
+from tasks.kinds.answers.generation import Decoding, generate, log_probabilities
 from tasks.kinds.answers.generation import loss as loss
 from tasks.kinds.answers.prompt import build_prompt, check_room, least_tokens, literal, template
 from tasks.kinds.base import Advance, Columns, Example, Metrics, Row, Wording, silent
@@ -108,10 +108,9 @@ def respond(recipe: Recipe, model: Any, tokens: Tokens, texts: Sequence[str], ad
     """
     room = recipe.prompt.max_tokens - recipe.evaluate.max_new_tokens
     stops = tokens.end_ids if recipe.prompt.stop is None else tokens.encode(recipe.prompt.stop)
-    written = generate(
-        model, tokens, [build_prompt(recipe, tokens, text, room)[0] for text in texts], max_new_tokens=recipe.evaluate.max_new_tokens,
-        stop_ids=stops, batch_size=recipe.evaluate.batch_size, advance=advance,
-    )  # fmt: skip
+    prompts = [build_prompt(recipe, tokens, text, room)[0] for text in texts]
+    decoding = Decoding(recipe.evaluate.max_new_tokens, stops, recipe.evaluate.batch_size)
+    written = generate(model, tokens, prompts, decoding, advance)
     parsed = [parse(recipe, tokens.decode(ids)) or {} for ids in written]
     return {name: [answer.get(name, "") for answer in parsed] for name in response(recipe)}
 

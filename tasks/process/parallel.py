@@ -60,7 +60,7 @@ def in_ranks(count: int, work: Callable[[J], R], job: J, what: str) -> R:
     kills = kernel_kills()
     with tempfile.TemporaryDirectory(prefix="loraflow-ranks-") as name:
         folder = Path(name)
-        context: Any = start_processes(_take_part, (count, folder, os.getpid(), work, job, what), nprocs=count, join=False)  # type: ignore[no-untyped-call]
+        context: Any = start_processes(_take_part, (_Group(count, folder, os.getpid(), what), work, job), nprocs=count, join=False)  # type: ignore[no-untyped-call]
         try:
             with sigterm.on_sigterm(lambda: _pass_on(context)) as asked:
                 _join(context, folder, what, asked, kills)
@@ -124,6 +124,19 @@ def _join(context: Any, folder: Path, what: str, asked: Callable[[], bool], kill
 
 
 @dataclass(frozen=True)
+class _Group:
+    """The processes that work together."""
+
+    count: int
+    folder: Path
+    """Where they meet, and leave result and faults."""
+    parent: int
+    """Process id."""
+    what: str
+    """What they work on, for messages."""
+
+
+@dataclass(frozen=True)
 class _Fault:
     """How a process failed."""
 
@@ -135,26 +148,26 @@ class _Fault:
     text: str
 
 
-def _take_part(number: int, count: int, folder: Path, parent: int, work: Callable[[J], R], job: J, what: str) -> None:
+def _take_part(number: int, group: _Group, work: Callable[[J], R], job: J) -> None:
     """One of the processes, from its start to its end."""
-    if tell_the_kernel := dies_with(parent):  # torch asks for SIGINT, which a process that waits for the others does not hear
+    if tell_the_kernel := dies_with(group.parent):  # torch asks for SIGINT, which a process that waits for the others does not hear
         tell_the_kernel()
     redact_output()
-    sigterm.listen(what, lambda: os._exit(InterruptedRunError.exit_code), patient=True)
+    sigterm.listen(group.what, lambda: os._exit(InterruptedRunError.exit_code), patient=True)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches all of them; the parent sees to it
     quiet_libraries()
     warnings.simplefilter("ignore")
     try:
-        _meet(number, count, folder)
+        _meet(number, group.count, group.folder)
         result = work(job)
         if number == 0:
-            _write(folder / "result", result)
+            _write(group.folder / "result", result)
         _leave()
     except BaseException as error:
         known: LoraflowError | Shortage | None = error if isinstance(error, (LoraflowError, Shortage)) else None
         if known is None and (found := shortage(error)):
             known = Shortage(found)
-        _write(folder / f"fault-{number}", _Fault(number, time.monotonic(), known, traceback.format_exc()))
+        _write(group.folder / f"fault-{number}", _Fault(number, time.monotonic(), known, traceback.format_exc()))
         sys.stderr.flush()
         os._exit(error.exit_code if isinstance(error, LoraflowError) else 1)  # a library's thread may wait for the others for ever
 

@@ -35,6 +35,20 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Prepared:
+    """A training that one process is ready to begin."""
+
+    recipe: Recipe
+    """With batches that fit into memory."""
+    model: Any
+    """A PeftModel, its adapter untrained."""
+    tokens: Tokens
+    rows: TrainingRows
+    held_out: list[Example]
+    """The validation part; empty where the training is not scored on it."""
+
+
+@dataclass(frozen=True)
 class Fitted:
     """A base model with its trained adapter, and how the training went."""
 
@@ -63,32 +77,23 @@ def fit(job: Job, watched_by: "Callable[[Tokens], TrainerCallback] | None" = Non
         InterruptedRunError: SIGTERM came; a last checkpoint is saved.
         RecipeError: the base model cannot read rows in batches.
     """
-    from transformers import set_seed
-
-    recipe, step_of_checkpoint = halved(job.recipe, job.halvings), step_of(job.resume_from)
-    tokens, rows = Tokens(job.base, recipe.prompt.new_tokens), new_rows(recipe, job.base)
-    drawn = training_rows(recipe, tokens, job.train_part)
-    scored = held_out(recipe, tokens, job.validation_part)
-    set_seed(recipe.train.seed)  # the adapter's start is drawn with it
-    loaded = load_model(job.base, recipe.base_model.dtype, classes_of(recipe), recipe.base_model.quantization, rows)
-    check_padding(recipe, loaded, tokens)
-    model = with_adapter(recipe, loaded, rows)
+    prepared, step_of_checkpoint = _prepared(job), step_of(job.resume_from)
     if rank():
-        _train(job, recipe, model, tokens, drawn.examples, scored, [])
+        _train(job, prepared, [])
         return None
-    with _shown(job, total_steps_of(recipe, len(drawn.examples))) as (meter, callbacks):
-        callbacks += [watched_by(tokens)] if watched_by else []
-        tracking.metrics(job.tracked, _batches(recipe, job.halvings), step=step_of_checkpoint)
-        trainer = _train(job, recipe, model, tokens, drawn.examples, scored, callbacks)
+    with _shown(job, total_steps_of(prepared.recipe, len(prepared.rows.examples))) as (meter, callbacks):
+        callbacks += [watched_by(prepared.tokens)] if watched_by else []
+        tracking.metrics(job.tracked, _batches(prepared.recipe, job.halvings), step=step_of_checkpoint)
+        trainer = _train(job, prepared, callbacks)
         state = trainer.state
         emissions = meter.emissions()
     spent = {"train.energy_kwh": emissions.energy_kwh, "train.co2eq_kg": emissions.co2eq_kg}
-    tracking.metrics(job.tracked, spent | {"train.left_out_rows": float(drawn.left_out)})
+    tracking.metrics(job.tracked, spent | {"train.left_out_rows": float(prepared.rows.left_out)})
     losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
     return Fitted(
-        model=model,
-        tokens=tokens,
-        rows=drawn,
+        model=prepared.model,
+        tokens=prepared.tokens,
+        rows=prepared.rows,
         passes=trainer.passes_of_rows(kept_step(state)),
         steps=int(state.global_step),
         epochs=float(state.epoch or 0),
@@ -96,6 +101,20 @@ def fit(job: Job, watched_by: "Callable[[Tokens], TrainerCallback] | None" = Non
         resumed_from_step=step_of_checkpoint,
         emissions=emissions,
     )
+
+
+def _prepared(job: Job) -> Prepared:
+    """Read the rows, load the base model and put the adapter in."""
+    from transformers import set_seed
+
+    recipe = halved(job.recipe, job.halvings)
+    tokens, new = Tokens(job.base, recipe.prompt.new_tokens), new_rows(recipe, job.base)
+    drawn = training_rows(recipe, tokens, job.train_part)
+    scored = held_out(recipe, tokens, job.validation_part)
+    set_seed(recipe.train.seed)  # the adapter's start is drawn with it
+    loaded = load_model(job.base, recipe.base_model.dtype, classes_of(recipe), recipe.base_model.quantization, new)
+    check_padding(recipe, loaded, tokens)
+    return Prepared(recipe, with_adapter(recipe, loaded, new), tokens, drawn, scored)
 
 
 @contextmanager
@@ -117,9 +136,7 @@ def _batches(recipe: Recipe, halvings: int) -> dict[str, float]:
     }
 
 
-def _train(
-    job: Job, recipe: Recipe, model: Any, tokens: Tokens, examples: list[Example], scored: list[Example], callbacks: "list[TrainerCallback]"
-) -> Any:
+def _train(job: Job, prepared: Prepared, callbacks: "list[TrainerCallback]") -> Any:
     """Train this process's share to the end; returns the trainer."""
 
     def noticed() -> None:
@@ -127,10 +144,8 @@ def _train(
             sigterm.say(f"{job.step}: SIGTERM: this step is brought to its end and saved\n")
 
     with sigterm.on_sigterm(noticed) as asked:
-        final = last_checkpoint(asked, job.step)
-        trainer = _trainer(
-            recipe, job.run.kept, model, tokens, examples, scored, [*callbacks, completion_callback(job.run.save_checkpoint), final]
-        )
+        own = [completion_callback(job.run.save_checkpoint), last_checkpoint(asked, job.step)]
+        trainer = _trainer(prepared, job.run.kept, [*callbacks, *own])
         trainer.train(resume_from_checkpoint=str(job.resume_from) if job.resume_from else None)
     return trainer
 
@@ -220,19 +235,18 @@ def training_arguments(recipe: Recipe, folder: Path) -> Any:
     return arguments
 
 
-def _trainer(
-    recipe: Recipe, folder: Path, model: Any, tokens: Tokens, examples: list[Example], scored: list[Example], callbacks: list[Any]
-) -> Any:
+def _trainer(prepared: Prepared, folder: Path, callbacks: "list[TrainerCallback]") -> Any:
     from transformers import PrinterCallback
 
     from tasks.training.trainer import TrainingLoop
 
+    recipe, tokens, examples = prepared.recipe, prepared.tokens, prepared.rows.examples
     classes = classes_of(recipe)
     trainer = TrainingLoop(
-        model=model,
+        model=prepared.model,
         args=training_arguments(recipe, folder),
         train_dataset=dataset(examples),
-        eval_dataset=dataset(scored) if scored else None,
+        eval_dataset=dataset(prepared.held_out) if prepared.held_out else None,
         data_collator=partial(collate_classes, pad_id=tokens.pad_id)
         if classes
         else partial(

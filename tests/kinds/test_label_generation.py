@@ -16,7 +16,7 @@ from tasks.contracts import Evaluation, MergedModel
 from tasks.errors import DataError, RecipeError, RecipeErrors
 from tasks.kinds import label_generation
 from tasks.kinds.answers import label_answers, multi_label
-from tasks.kinds.answers.generation import answers_log_probabilities, generate, log_probabilities
+from tasks.kinds.answers.generation import Decoding, answers_log_probabilities, generate, log_probabilities
 from tasks.kinds.base import Example, Row
 from tasks.model.batches import IGNORED, collate
 from tasks.model.load import load_model
@@ -323,7 +323,6 @@ def test_a_whole_run_trains_merges_evaluates_registers_and_serves(home: Path, ba
 
 
 def test_generate_stops_at_what_is_allowed(recipe: Recipe, tokens: Tokens, model: Any) -> None:
-    found = generate(
-        model, tokens, [[2, 5], [2, 6, 7]], max_new_tokens=5, stop_ids=[1], batch_size=2, allowed=lambda ids: [9] if len(ids) < 2 else [1]
-    )
+    decoding = Decoding(max_new_tokens=5, stop_ids=[1], batch_size=2, allowed=lambda ids: [9] if len(ids) < 2 else [1])
+    found = generate(model, tokens, [[2, 5], [2, 6, 7]], decoding)
     assert found == [[9, 9], [9, 9]]

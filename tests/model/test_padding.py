@@ -24,6 +24,7 @@ from tasks.model.tokenizer import Tokens
 from tasks.schema import load as recipes
 from tasks.schema.recipe import Recipe
 from tasks.training import fit
+from tasks.training.examples import TrainingRows
 from tasks.training.job import Job
 from tests.support import tiny
 from tests.support.tiny_families import END, OFFSET, PAD, SOUND, UNSOUND, VOCABULARY, built, configuration, family_of
@@ -102,7 +103,7 @@ def test_positions_go_to_models_that_take_them_an_adapter_beside_or_not(tokens: 
     examples, plain = examples_of(recipe, tokens), family_of(family)
     tuned = fit.with_adapter(recipe, built(type(plain), configuration(family)))
     batch = pad_left([example.prompt for example in examples], PAD)
-    loop = fit._trainer(recipe, tmp_path, tuned, tokens, examples, [], [])
+    loop = fit._trainer(fit.Prepared(recipe, tuned, tokens, TrainingRows(examples, [], 0), []), tmp_path, [])
     for taken in (inputs_of(plain, batch), inputs_of(tuned, batch), loop._prepare_inputs(batch)):
         assert ("position_ids" in taken) == given and {"input_ids", "attention_mask"} <= taken.keys()
 
@@ -161,7 +162,7 @@ def test_a_model_writes_alike_alone_and_in_a_batch(tokens: Tokens, family: str) 
     import torch
 
     model, prompts = family_of(family), prompts_of(tokens)
-    one, many = (generation.generate(model, tokens, prompts, max_new_tokens=6, stop_ids=[END], batch_size=size) for size in (1, 4))
+    one, many = (generation.generate(model, tokens, prompts, generation.Decoding(6, [END], size)) for size in (1, 4))
     assert one == many and any(one)
     longest = max(one, key=len)
     ids = prompts[one.index(longest)]
@@ -185,7 +186,8 @@ def test_a_row_carries_the_same_loss_alone_and_in_a_batch(tokens: Tokens, tmp_pa
             torch.nn.init.normal_(weight, std=0.1)
     losses = {}
     for size in (1, 4):
-        loop = fit._trainer(recipe_of(size=size, train={"loss_on": "sequence"}), tmp_path, model, tokens, examples, examples, [])
+        sized = recipe_of(size=size, train={"loss_on": "sequence"})
+        loop = fit._trainer(fit.Prepared(sized, model, tokens, TrainingRows(examples, [], 0), examples), tmp_path, [])
         losses[size] = loop.evaluate()["eval_loss"]
     assert losses[1] == pytest.approx(losses[4], rel=1e-4)
     features = [{"input_ids": example.prompt, "example": example} for example in examples]

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,16 +17,22 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+@dataclass(frozen=True)
+class Decoding:
+    """How a model writes."""
+
+    max_new_tokens: int
+    """Longest continuation."""
+    stop_ids: Sequence[int]
+    """Tokens that end a continuation."""
+    batch_size: int
+    """Prompts a forward pass."""
+    allowed: Callable[[Sequence[int]], list[int]] | None = None
+    """Of the tokens written so far to those that may follow; without it any token may."""
+
+
 def generate(
-    model: Any,
-    tokens: Tokens,
-    prompts: Sequence[Sequence[int]],
-    *,
-    max_new_tokens: int,
-    stop_ids: Sequence[int],
-    batch_size: int,
-    allowed: Callable[[Sequence[int]], list[int]] | None = None,
-    advance: Advance = silent,
+    model: Any, tokens: Tokens, prompts: Sequence[Sequence[int]], decoding: Decoding, advance: Advance = silent
 ) -> list[list[int]]:
     """The most probable continuation of each prompt, token by token (greedy).
 
@@ -33,10 +40,7 @@ def generate(
         model: causal language model, on its device, in any state (set to evaluation here).
         tokens: tokenizer of the model.
         prompts: (n_rows,) token ids of the prompts.
-        max_new_tokens: longest continuation.
-        stop_ids: tokens that end a continuation.
-        batch_size: prompts a forward pass.
-        allowed: of the tokens written so far to those that may follow; without it any token may.
+        decoding: how they are continued.
         advance: told how many prompts each batch did.
 
     Returns:
@@ -45,14 +49,15 @@ def generate(
     import torch
 
     written: list[list[int]] = [[] for _ in prompts]
+    stop_ids, allowed = decoding.stop_ids, decoding.allowed
     model.eval()
     with torch.inference_mode():
-        for rows in by_length(prompts, batch_size):
+        for rows in by_length(prompts, decoding.batch_size):
             inputs = inputs_of(model, pad_left([prompts[row] for row in rows], tokens.pad_id))
             start = inputs["input_ids"].shape[1]
             only = None if allowed is None else partial(_allowed, allowed, start)
             found = model.generate(
-                **inputs, max_new_tokens=max_new_tokens, do_sample=False, top_k=None, top_p=None, eos_token_id=list(stop_ids),
+                **inputs, max_new_tokens=decoding.max_new_tokens, do_sample=False, top_k=None, top_p=None, eos_token_id=list(stop_ids),
                 pad_token_id=tokens.pad_id, prefix_allowed_tokens_fn=only,
             )[:, start:].tolist()  # fmt: skip
             for row, ids in zip(rows, found, strict=True):
