@@ -282,7 +282,7 @@ def test_train_and_evaluate_refuse_before_they_begin(tiny_base: Path, tmp_path: 
     with pytest.raises(RecipeError, match=r"\(rwkv\) reads a text beside a longer one differently than alone"):
         fit.fit(job)
     with pytest.raises(RecipeError, match=r"\(rwkv\) reads a text beside a longer one differently than alone"):
-        evaluate._assess(run, "tuned model", run.recipe, lambda: load_model(base, "float32"), base, [])
+        evaluate._assess(run, evaluate.Candidate("tuned model", run.recipe, Tokens(base), lambda: load_model(base, "float32")), [])
 
 
 @pytest.mark.parametrize("way", ["token", "log_probability", "head"])
