@@ -132,10 +132,10 @@ def _assess(run: Run, candidate: Candidate, rows: Rows, *, sampled: bool = True)
     model = candidate.load()
     check_padding(recipe, model, tokens)
     with Progress(run, "evaluate", f"scoring the {what}", len(rows), "rows") as progress:
-        columns = scoring.said_of(recipe, model, tokens, rows, f"evaluate: {what}", progress.advance)
-    if sampled and (count := scoring.to_write(recipe, rows)):
+        columns = scoring.predict(recipe, model, tokens, rows, f"evaluate: {what}", progress.advance)
+    if sampled and (count := scoring.sample_count(recipe, rows)):
         with Progress(run, "evaluate", f"answers of the {what}", count, "rows") as progress:
-            columns |= scoring.written_by(recipe, model, tokens, rows, progress.advance)
+            columns |= scoring.generate_samples(recipe, model, tokens, rows, progress.advance)
     del model
     memory.free()
     return columns
@@ -230,6 +230,6 @@ def _log(client: "MlflowClient", tracked: TrackedRun, run: Run, evaluation: Eval
     for model, scores in measured.items():
         values |= tracking.figures_of(model, scores)
     tracking.metrics(tracked, values)
-    with tracking.answering("evaluate"):
+    with tracking.mlflow_errors("evaluate"):
         for path in (evaluation.predictions, evaluation.report, *evaluation.figures.values()):
             client.log_artifact(tracked.run_id, str(run.path(path)), "evaluation")

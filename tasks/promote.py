@@ -31,14 +31,14 @@ def promote(run: Run) -> Promotion:
     """Set the alias champion by the run's policy: the gate decides, a reviewer decides, or nobody does."""
     policy, registered = run.recipe.run.promotion, run.read(RegisteredVersion)
     if policy == "never":
-        with tracking.answering("promote"):
+        with tracking.mlflow_errors("promote"):
             tracking.client().set_model_version_tag(registered.name, str(registered.version), PROMOTION_TAG, "not asked for")
         return Promotion(False, policy, registered.version, None, "run.promotion is never")
     if run.generation("register") is None:
         raise ContractError(f"{run.id}: register.json", "made of an earlier evaluation or model", "this one's", "run register again")
     approval = _approval(run) if policy == "manual" else None
     client = tracking.client()
-    with tracking.answering("promote"):
+    with tracking.mlflow_errors("promote"):
         if approval and not approval.approved:
             reason = f"declined by {approval.by}: {approval.reason or 'no reason given'}"
             client.set_model_version_tag(registered.name, str(registered.version), PROMOTION_TAG, reason)

@@ -42,7 +42,7 @@ REQUIREMENTS = ("mlflow", "numpy", "pandas", "pydantic", "pyyaml", "safetensors"
 def register(run: Run) -> RegisteredVersion:
     """Register the merged model in MLflow with its lineage; the new version is the challenger, unless the run never promotes."""
     client, name = tracking.client(), run.recipe.name
-    with Progress(run, "register", "hashing, logging, registering", 3, "parts") as progress, tracking.answering("register"):
+    with Progress(run, "register", "hashing, logging, registering", 3, "parts") as progress, tracking.mlflow_errors("register"):
         tags = lineage.lineage(run)
         progress.advance()
         found = _version_of_this_run(client, name, tags)

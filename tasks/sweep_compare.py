@@ -41,7 +41,7 @@ def sweep_compare(run: Run) -> Comparison:
     with tracking.tracked(run) as tracked:
         energy = {"train.energy_kwh": sum(each.emissions.energy_kwh for each in trials)}
         tracking.metrics(tracked, energy | {"train.co2eq_kg": sum(each.emissions.co2eq_kg for each in trials)})
-        with tracking.answering("sweep_compare"):
+        with tracking.mlflow_errors("sweep_compare"):
             for path in (written, points, *figures.values()):
                 tracking.client().log_artifact(tracked.run_id, str(path), "sweep")
     return Comparison(run.relative(written), run.relative(points), {name: run.relative(path) for name, path in figures.items()})

@@ -99,8 +99,8 @@ def _scorer(taken: TrialInputs, tokens: Tokens) -> "TrainerCallback":
             number, rest = divmod(state.global_step * one.epochs[-1], state.max_steps)
             if rest or number not in one.epochs:
                 return
-            columns = scoring.said_of(recipe, model, tokens, taken.rows, f"trial {one.name}, epoch {number}")
-            columns |= scoring.written_by(recipe, model, tokens, taken.rows)
+            columns = scoring.predict(recipe, model, tokens, taken.rows, f"trial {one.name}, epoch {number}")
+            columns |= scoring.generate_samples(recipe, model, tokens, taken.rows)
             found = scoring.measure(recipe, taken.rows, columns)
             write_atomically(kept, KEPT_SCORES.dump_json(_read(kept) | {number: found}, indent=2).decode())
             figures = ", ".join(f"{name} {found[name].value:.3f}" for name in shown)

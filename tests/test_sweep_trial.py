@@ -79,7 +79,7 @@ def test_a_trial_scored_on_the_way_is_the_shorter_training(start: Start) -> None
 def test_a_killed_trial_goes_on_and_keeps_what_was_scored(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     undisturbed, killed = start("undisturbed"), start("killed")
     perform("sweep_trial", undisturbed, part=NAME)
-    said, calls = scoring.said_of, []
+    said, calls = scoring.predict, []
 
     def dies_at_the_second(*args: Any, **options: Any) -> Any:
         calls.append(args)
@@ -87,7 +87,7 @@ def test_a_killed_trial_goes_on_and_keeps_what_was_scored(start: Start, monkeypa
             raise KeyboardInterrupt
         return said(*args, **options)
 
-    monkeypatch.setattr(scoring, "said_of", dies_at_the_second)
+    monkeypatch.setattr(scoring, "predict", dies_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         perform("sweep_trial", killed, part=NAME)
     kept = killed.folder / f"sweep_trial.{NAME}" / "g0-kept"

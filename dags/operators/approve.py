@@ -36,7 +36,7 @@ class Approve(ApprovalOperator):
 
     def execute(self, context: Any) -> None:
         """Ask, and park the task until the answer; it holds no worker meanwhile."""
-        with retries.readable(self.log):
+        with retries.explain_errors(self.log):
             run = run_of(self.recipe, context["run_id"])
             options = run.recipe.run
             if options.promotion != "manual":
@@ -52,7 +52,7 @@ class Approve(ApprovalOperator):
     def execute_complete(self, context: Any, event: dict[str, Any]) -> None:
         """Write the answer down; a refusal goes on to `promote` too, which records it."""
         answer = HITLOperator.execute_complete(self, context, event)  # ApprovalOperator's own would skip promote
-        with retries.readable(self.log):
+        with retries.explain_errors(self.log):
             run = run_of(self.recipe, context["run_id"])
             run.read(Evaluation), run.read(RegisteredVersion)  # the answer counts for these, and for no later ones
             approval = _approval(answer, self.APPROVE)

@@ -36,7 +36,7 @@ class LocalStep(BaseOperator):
 
     def execute(self, context: Any) -> Any:
         """Run the step to its end, its output in the task's log line by line."""
-        with retries.readable(self.log):
+        with retries.explain_errors(self.log):
             self._execute(context)
 
     def _execute(self, context: Any) -> None:
@@ -82,7 +82,7 @@ class LocalPlan(LocalStep):
     def execute(self, context: Any) -> list[str]:
         """Run the step; the manifest says which trials there are."""
         super().execute(context)
-        with retries.readable(self.log):
+        with retries.explain_errors(self.log):
             return run_of(self.recipe, context["run_id"]).read(Plan).parts
 
 

@@ -55,7 +55,7 @@ def end(log: Logger, exit_code: int, message: str) -> None:
 
 
 @contextmanager
-def readable(log: Logger) -> Iterator[None]:
+def explain_errors(log: Logger) -> Iterator[None]:
     """End the running task in the same way where the code inside raises one of our own errors."""
     mask_secret(sorted(unmistakable()))  # by Airflow itself, in what it logs past us: a bug's traceback
     try:

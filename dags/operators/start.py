@@ -38,7 +38,7 @@ class Start(BaseOperator):
 
     def execute(self, context: Any) -> None:
         """Freeze the recipe as its file stands now."""
-        with retries.readable(self.log):
+        with retries.explain_errors(self.log):
             form = Form.read(settings().recipes / f"{self.recipe}.yaml", self.fields)
             filled = form.fill(context["dag_run"].conf or {})
             recipe = filled.recipe

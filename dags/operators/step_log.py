@@ -59,7 +59,7 @@ class StepLog:
 
 
 @dataclass
-class Place:
+class LogPosition:
     """How far a pod's log has been read.
 
     Kubernetes asks for logs by whole seconds; times of lines, in nanoseconds, say which of them are new. Several may bear the same.

@@ -7,7 +7,7 @@ from airflow.providers.cncf.kubernetes.kubernetes_helper_functions import generi
 from kubernetes.client import ApiException, CoreV1Api, V1DeleteOptions, V1Pod, V1Preconditions
 from urllib3.exceptions import HTTPError
 
-from dags.operators.step_log import Place, StepLog
+from dags.operators.step_log import LogPosition, StepLog
 from dags.pods import status
 from dags.pods.spec import CONTAINER, Json
 
@@ -64,7 +64,7 @@ class PodApi:
             if error.status not in (404, 409):
                 raise
 
-    def rest_of_log(self, pod: Json, place: Place, say: Callable[[str, float], None]) -> str:
+    def rest_of_log(self, pod: Json, place: LogPosition, say: Callable[[str, float], None]) -> str:
         """Say what a pod printed after a place, all but the block that it ended with, which is returned.
 
         Where the log is lost, the pod itself still holds its end.
@@ -91,7 +91,7 @@ class PodApi:
         return [f"{event.get('reason')}: {' '.join((event.get('message') or '').split())}" for event in events]
 
     @generic_api_retry
-    def _log(self, name: str, place: Place) -> list[str]:
+    def _log(self, name: str, place: LogPosition) -> list[str]:
         answer = self._client.read_namespaced_pod_log(
             name, self._namespace, container=CONTAINER, timestamps=True, since_seconds=place.age(), _preload_content=False
         )

@@ -28,7 +28,7 @@ class EndPods(BaseOperator):
         """Look twice."""
         wanted = {"app.kubernetes.io/part-of": "loraflow", "dag_id": context["dag"].dag_id, "run_id": context["run_id"]}
         selector = ",".join(f"{name}={make_safe_label_value(value)}" for name, value in wanted.items())
-        with connection.readable(self.task_id, self.log):
+        with connection.explain_cluster_errors(self.task_id, self.log):
             api = PodApi(connection.hook().core_v1_client, settings().namespace)
             left = self._end(api, selector)
             time.sleep(SETTLE_SECONDS)

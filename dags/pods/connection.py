@@ -29,7 +29,7 @@ def hook() -> KubernetesHook:
 
 
 @contextmanager
-def readable(task: str, log: Logger) -> Iterator[None]:
+def explain_cluster_errors(task: str, log: Logger) -> Iterator[None]:
     """End the running task in our own words where the cluster cannot be reached, or does not let us.
 
     Args:
@@ -40,7 +40,7 @@ def readable(task: str, log: Logger) -> Iterator[None]:
         SystemExit: it failed.
     """
     where = f"{task}: the cluster"
-    with retries.readable(log):
+    with retries.explain_errors(log):
         try:
             yield
         except (ConfigException, AirflowNotFoundException) as error:

@@ -21,10 +21,10 @@ from kubernetes.client import ApiException
 from dags.operators import retries
 from dags.operators.mlflow_link import MlflowLink, links_of
 from dags.operators.start import generation_of, run_of
-from dags.operators.step_log import Place, timestamp
+from dags.operators.step_log import LogPosition, timestamp
 from dags.pods import connection, outcome, spec
 from dags.pods.api import PodApi
-from dags.pods.outcome import Action, Finding, Terms
+from dags.pods.outcome import Action, PodLimits, PodOutcome
 from dags.pods.spec import CONTAINER, Json, Work
 from dags.pods.trigger import PodWatch
 from tasks.contracts import Plan
@@ -83,22 +83,22 @@ class PodStep(KubernetesPodOperator):
         """Go on after the watch: read what became of the pod, and act on it."""
         with self._readable():
             run, work = self._work(context)
-            carry, terms = event["carry"], Terms.of(work, settings())
+            state, limits = event["state"], PodLimits.of(work, settings())
             if event["status"] == "unseen":
                 where, found = f"{self.step}: pod {work.pod_name}", f"the cluster did not answer ({event['error']})"
                 raise ServiceError(where, found, "an answer", "the pod goes on, and the next try finds it")
-            if event["way"]:
-                self._start(context, work, carry, force=event["status"] == "stuck")
+            if event["awaiting_deletion"]:
+                self._start(context, work, state, force=event["status"] == "stuck")
             pod = self._api.find(work.pod_name, event["uid"])
-            finding = outcome.read(pod, terms, datetime.now(UTC)) if pod else outcome.gone(event["last"], terms)
+            finding = outcome.read(pod, limits, datetime.now(UTC)) if pod else outcome.gone(event["last"], limits)
             if finding is None:  # it has come right meanwhile
-                self._watch(work, pod, carry, event["place"])
+                self._watch(work, pod, state, event["position"])
             return self._conclude(context, run, work, pod, finding, event)
 
-    def ask_again(self, context: Any, event: Any, carry: Json) -> None:
+    def ask_again(self, context: Any, event: Any, state: Json) -> None:
         """Ask again for a pod that was over quota."""
         with self._readable():
-            self._start(context, self._work(context)[1], carry)
+            self._start(context, self._work(context)[1], state)
 
     def on_kill(self) -> None:
         """End the pod: the task was marked or cleared by somebody, or its worker shuts down."""
@@ -119,7 +119,7 @@ class PodStep(KubernetesPodOperator):
         return PodApi(self.client, str(self.namespace))
 
     def _readable(self) -> AbstractContextManager[None]:
-        return connection.readable(self.step, self.log)
+        return connection.explain_cluster_errors(self.step, self.log)
 
     def _work(self, context: Any) -> tuple[Run, Work]:
         run = run_of(self.recipe, context["run_id"])
@@ -136,31 +136,31 @@ class PodStep(KubernetesPodOperator):
                 return False
             time.sleep(2)
 
-    def _start(self, context: Any, work: Work, carry: Json, force: bool = False) -> None:
+    def _start(self, context: Any, work: Work, state: Json, force: bool = False) -> None:
         """See to it that the pod is there, and park the task until there is something to tell of it."""
         there = self._api.find(work.pod_name)
         if made := there is None:
-            there = self._make(context, work, carry)
+            there = self._make(context, work, state)
         if there["metadata"].get("deletionTimestamp") or there["metadata"]["labels"].get("loraflow/generation") != str(work.generation):
-            self._make_way(work, there, carry, force)
+            self._delete_first(work, there, state, force)
         self._mine = there
         name = f"pod {work.pod_name} in namespace {self.namespace}"
         if made:
             self.log.info("%s\n%s\n%s", name, " ".join(work.command), _asked(work))
         else:
             self.log.info("%s was made by an earlier try, and goes on", name)
-        self._watch(work, there, carry)
+        self._watch(work, there, state)
 
-    def _make_way(self, work: Work, there: Json, carry: Json, force: bool) -> None:
+    def _delete_first(self, work: Work, there: Json, state: Json, force: bool) -> None:
         """Wait until a pod that bears the name, of a cleared or ended try, is gone."""
         if force:
             self.log.warning("pod %s does not end, so its node counts as lost: it is removed by force", work.pod_name)
         else:
             self.log.info("pod %s of an earlier try has to end first", work.pod_name)
         self._api.end(there, grace_seconds=0 if force else None)
-        self._watch(work, there, self._one_more(carry) if force else carry, way=True)
+        self._watch(work, there, self._one_more(state) if force else state, awaiting_deletion=True)
 
-    def _make(self, context: Any, work: Work, carry: Json) -> Json:
+    def _make(self, context: Any, work: Work, state: Json) -> Json:
         """Ask for the pod; parks the task where a quota is used up."""
         asked = PodGenerator.deserialize_model_dict(spec.pod(work, settings()))
         asked.metadata.labels.update(self._get_ti_pod_labels(context))
@@ -168,44 +168,44 @@ class PodStep(KubernetesPodOperator):
         try:
             made = self._api.make(asked)
         except ApiException as error:
-            self._refused(work, carry, error)
+            self._refused(work, state, error)
             raise
         self._persist_pod_identity_to_task_state_store(context, asked)  # for who looks at the task's state
         return made
 
-    def _refused(self, work: Work, carry: Json, error: ApiException) -> None:
+    def _refused(self, work: Work, state: Json, error: ApiException) -> None:
         """End or park the task of which the API made no pod."""
         message = outcome.message_of(error.body, error.reason)
         finding = outcome.refused(error.status, message, self.step, str(self.namespace))
-        since, minutes = carry.get("over_quota_since", time.time()), work.recipe.pods.schedule_minutes
+        since, minutes = state.get("over_quota_since", time.time()), work.recipe.pods.schedule_minutes
         if finding is None and time.time() - since < minutes * 60:
             self.log.info("%s: waiting for room in the quota (%s)", self.step, message)
             trigger = TimeDeltaTrigger(timedelta(seconds=QUOTA_SECONDS))
-            self.defer(trigger=trigger, method_name="ask_again", kwargs={"carry": {**carry, "over_quota_since": since}})
+            self.defer(trigger=trigger, method_name="ask_again", kwargs={"state": {**state, "over_quota_since": since}})
         if finding is None:
             where, expected = f"{self.step}: a pod in namespace {self.namespace}", f"room within {minutes:g} minutes"
             raise ServiceError(where, f"over quota ({message})", expected, f"look: kubectl -n {self.namespace} describe quota")
         retries.end(self.log, finding.exit_code, finding.words)
 
-    def _watch(self, work: Work, pod: Json, carry: Json, place: Json | None = None, way: bool = False) -> None:
+    def _watch(self, work: Work, pod: Json, state: Json, position: Json | None = None, awaiting_deletion: bool = False) -> None:
         """Park the task; `watched` goes on with it."""
         trigger = PodWatch(
             pod_name=work.pod_name,
             pod_namespace=self.namespace,
             uid=pod["metadata"]["uid"],
-            terms=vars(Terms.of(work, settings())),
-            way=way,
-            place=place,
-            carry=carry,
+            limits=vars(PodLimits.of(work, settings())),
+            awaiting_deletion=awaiting_deletion,
+            position=position,
+            state=state,
             kubernetes_conn_id=self.kubernetes_conn_id,
             in_cluster=self.in_cluster,
             poll_interval=self.poll_interval,
         )
         self.defer(trigger=trigger, method_name="watched")
 
-    def _conclude(self, context: Any, run: Run, work: Work, pod: Json | None, finding: Finding, event: Json) -> Any:
+    def _conclude(self, context: Any, run: Run, work: Work, pod: Json | None, finding: PodOutcome, event: Json) -> Any:
         """Act on what became of the pod."""
-        last_words = self._api.rest_of_log(pod, Place(**event["place"]), self._say) if pod else ""
+        last_words = self._api.rest_of_log(pod, LogPosition(**event["position"]), self._say) if pod else ""
         done = self._done(run, work, MANIFEST_SECONDS if finding.action is Action.DONE else 0.0)
         if pod and not done and not finding.own:
             for warning in self._api.warnings(pod):
@@ -221,18 +221,18 @@ class PodStep(KubernetesPodOperator):
             raise ContractError(where, found, "its manifest", "let LORAFLOW_RUNS name the same place here and in the pod")
         if finding.action is Action.AGAIN:
             self.log.warning("%s", finding.words)
-            self._start(context, work, self._one_more(event["carry"]))
+            self._start(context, work, self._one_more(event["state"]))
         if finding.action is Action.HALVE:
             run.note_out_of_memory(self.step, work.generation, self.part)
         retries.end(self.log, finding.exit_code, (finding.own and last_words) or finding.words)
 
-    def _one_more(self, carry: Json) -> Json:
+    def _one_more(self, state: Json) -> Json:
         """What the watch carries on, with one more pod that was taken away."""
-        taken = carry.get("taken", 0) + 1
+        taken = state.get("taken", 0) + 1
         if taken > PODS_OF_A_TRY:
             found = f"the cluster took {taken} of its pods away"
             raise ServiceError(self.step, found, "one that comes to its end", "look at the cluster's nodes and priorities")
-        return {**carry, "taken": taken}
+        return {**state, "taken": taken}
 
     def _say(self, text: str, at: float) -> None:
         self.log.info("%s", text, timestamp=timestamp(at))

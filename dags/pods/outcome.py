@@ -41,7 +41,7 @@ class Action(Enum):
 
 
 @dataclass(frozen=True)
-class Finding:
+class PodOutcome:
     """What became of a pod.
 
     Attributes:
@@ -56,11 +56,11 @@ class Finding:
     own: bool = False
 
 
-DONE = Finding(Action.DONE, exit_code=0)
+DONE = PodOutcome(Action.DONE, exit_code=0)
 
 
 @dataclass(frozen=True)
-class Terms:
+class PodLimits:
     """What was agreed for a step's pod, as far as its end is judged by it."""
 
     step: str
@@ -73,23 +73,23 @@ class Terms:
 
     @classmethod
     def of(cls, work: Work, settings: Settings) -> Self:
-        """The terms of a piece of work."""
+        """The limits of a piece of work."""
         pods = work.recipe.pods
         asked = pods.resources_of(work.step)
         limits = (pods.deadline_hours, pods.schedule_minutes, pods.start_minutes)
         return cls(work.step, image(work, settings), asked.memory, asked.ephemeral_storage, *limits)
 
 
-def read(pod: Json, terms: Terms, now: datetime) -> Finding | None:
+def read(pod: Json, limits: PodLimits, now: datetime) -> PodOutcome | None:
     """What became of a pod; None while all is well with it, and waiting is right."""
-    case = _Case(pod, terms)
+    case = _Case(pod, limits)
     phase = case.status.get("phase", "Pending")
     if (exit_code := pod_status.exit_code(pod)) is not None:
         return case.ended(exit_code)
     if phase == "Succeeded":
         return DONE
     if phase == "Failed" or case.reason == "NodeLost":
-        return case.taken() or case.retry(f"failed ({said(case.status)})", "a process that ends", pod_status.look(pod))
+        return case.taken() or case.retry(f"failed ({said(case.status)})", "a process that ends", pod_status.kubectl_hint(pod))
     if pod_status.stuck(pod, now):
         return case.again(f"does not end, so its node {pod_status.node(pod)} is lost")
     if phase == "Pending" and not pod["metadata"].get("deletionTimestamp"):
@@ -97,14 +97,14 @@ def read(pod: Json, terms: Terms, now: datetime) -> Finding | None:
     return None
 
 
-def gone(pod: Json, terms: Terms) -> Finding:
+def gone(pod: Json, limits: PodLimits) -> PodOutcome:
     """What became of a pod that is there no longer, as it was last seen."""
-    case, exit_code = _Case(pod, terms), pod_status.exit_code(pod)
+    case, exit_code = _Case(pod, limits), pod_status.exit_code(pod)
     found = case.taken() if exit_code is None else case.ended(exit_code)
     return found if found and found is not DONE else case.again("vanished: somebody or something deleted it")
 
 
-def refused(status: int, message: str, step: str, namespace: str) -> Finding | None:
+def refused(status: int, message: str, step: str, namespace: str) -> PodOutcome | None:
     """What it means that the API made no pod; None where it may make one later: a quota is used up."""
     where, why = f"{step}: a pod in namespace {namespace}", f"({status}: {message})"
     if status == 403 and "exceeded quota" in message:
@@ -112,8 +112,8 @@ def refused(status: int, message: str, step: str, namespace: str) -> Finding | N
     if status in (400, 403, 404, 422):
         look = f"kubectl auth can-i create pods -n {namespace}; kubectl -n {namespace} describe quota,limitrange"
         words = f"{where}: " + explain(f"refused by the cluster {why}", "a pod that it accepts", f"mend settings, recipe or rights: {look}")
-        return Finding(Action.FINAL, words, SettingsError.exit_code)
-    return Finding(Action.RETRY, f"{where}: " + explain(f"not made {why}", "an API that answers", "it is asked again"))
+        return PodOutcome(Action.FINAL, words, SettingsError.exit_code)
+    return PodOutcome(Action.RETRY, f"{where}: " + explain(f"not made {why}", "an API that answers", "it is asked again"))
 
 
 def message_of(body: str | None, reason: str | None) -> str:
@@ -127,12 +127,12 @@ def message_of(body: str | None, reason: str | None) -> str:
 class _Case:
     """A pod, and what was agreed for it."""
 
-    def __init__(self, pod: Json, terms: Terms) -> None:
-        self.pod, self.terms = pod, terms
+    def __init__(self, pod: Json, limits: PodLimits) -> None:
+        self.pod, self.limits = pod, limits
         self.status: Json = pod.get("status") or {}
         self.reason: str = self.status.get("reason") or ""
 
-    def ended(self, exit_code: int) -> Finding:
+    def ended(self, exit_code: int) -> PodOutcome:
         """The step's process has ended."""
         end = pod_status.terminated(self.pod)
         if exit_code == 0:
@@ -142,35 +142,35 @@ class _Case:
         if error := errors.BY_EXIT_CODE.get(exit_code):
             says = (error.__doc__ or "").strip().splitlines()[0]
             action = Action.SKIP if error is errors.Skip else Action.RETRY if error.retryable else Action.FINAL
-            return Finding(action, self._words(f"ended with exit code {exit_code}, {error.__name__}: {says}"), exit_code, own=True)
+            return PodOutcome(action, self._words(f"ended with exit code {exit_code}, {error.__name__}: {says}"), exit_code, own=True)
         if end.get("reason") == "OOMKilled":
             return self.out_of_memory()
         if end.get("reason") in ("StartError", "ContainerCannotRun"):
-            found = f"image {self.terms.image} cannot run its command ({said(end)})"
+            found = f"image {self.limits.image} cannot run its command ({said(end)})"
             return self.final(found, "an image of the steps", "set LORAFLOW_IMAGE", SettingsError)
         killed = " (SIGKILL, often for want of memory)" if exit_code == 137 else ""
         words = self._words(f"ended with exit code {exit_code}{killed}", remedy="the lines above say why")
-        return self.taken() or Finding(Action.RETRY, words, exit_code, own=True)
+        return self.taken() or PodOutcome(Action.RETRY, words, exit_code, own=True)
 
-    def out_of_memory(self) -> Finding:
+    def out_of_memory(self) -> PodOutcome:
         """The kernel killed the step for want of memory."""
-        found, expected = "killed for want of memory (OOMKilled)", f"to do with {self.terms.memory}"
-        more = f"raise pods.step_resources.{self.terms.step}.memory"
-        if self.terms.step not in HALVING:
+        found, expected = "killed for want of memory (OOMKilled)", f"to do with {self.limits.memory}"
+        more = f"raise pods.step_resources.{self.limits.step}.memory"
+        if self.limits.step not in HALVING:
             return self.final(found, expected, more, RecipeError)
         words = self._words(found, expected, f"the next try takes half the micro-batch; or {more}")
-        return Finding(Action.HALVE, words, OutOfMemoryError.exit_code)
+        return PodOutcome(Action.HALVE, words, OutOfMemoryError.exit_code)
 
-    def taken(self) -> Finding | None:
+    def taken(self) -> PodOutcome | None:
         """The cluster took the pod away, or let its time run out; None where it did not."""
         message = " ".join((self.status.get("message") or "").split())
         if self.reason == "DeadlineExceeded":
-            expected = f"an end within {self.terms.deadline_hours:g} hours"
+            expected = f"an end within {self.limits.deadline_hours:g} hours"
             return self.final("ended by the cluster (DeadlineExceeded)", expected, "raise pods.deadline_hours", RecipeError)
         if self.reason == "Evicted" and "exceed" in message:  # its own limit; of a node in want it says "was low on resource"
-            expected = f"to do with {self.terms.storage} of scratch disk"
+            expected = f"to do with {self.limits.storage} of scratch disk"
             return self.final(
-                f"evicted ({message})", expected, f"raise pods.step_resources.{self.terms.step}.ephemeral_storage", RecipeError
+                f"evicted ({message})", expected, f"raise pods.step_resources.{self.limits.step}.ephemeral_storage", RecipeError
             )
         if self.reason == "Evicted":
             return self.again(f"evicted ({message})")
@@ -183,23 +183,23 @@ class _Case:
             return self.again(f"turned away by node {pod_status.node(self.pod)} ({said(self.status)})")
         return None
 
-    def unscheduled(self, now: datetime) -> Finding | None:
+    def unscheduled(self, now: datetime) -> PodOutcome | None:
         """It has no node, and may be waiting in a queue."""
-        minutes = self.terms.schedule_minutes
+        minutes = self.limits.schedule_minutes
         if (now - when(self.pod["metadata"]["creationTimestamp"])).total_seconds() < minutes * 60:
             return None
         found, expected = f"got no node ({said(condition(self.pod, 'PodScheduled'))})", f"one within {minutes:g} minutes"
-        return self.retry(found, expected, f"raise pods.schedule_minutes, or look: {pod_status.look(self.pod)}")
+        return self.retry(found, expected, f"raise pods.schedule_minutes, or look: {pod_status.kubectl_hint(self.pod)}")
 
-    def scheduled(self, now: datetime) -> Finding | None:
+    def scheduled(self, now: datetime) -> PodOutcome | None:
         """It has a node, and its process has not begun."""
-        waiting, minutes = pod_status.state(self.pod).get("waiting") or {}, self.terms.start_minutes
+        waiting, minutes = pod_status.state(self.pod).get("waiting") or {}, self.limits.start_minutes
         reason, why, message = waiting.get("reason", ""), said(waiting), (waiting.get("message") or "").lower()
         if reason in NO_IMAGE:
-            return self.final(f"image {self.terms.image!r} ({why})", "the name of an image", "set LORAFLOW_IMAGE", SettingsError)
+            return self.final(f"image {self.limits.image!r} ({why})", "the name of an image", "set LORAFLOW_IMAGE", SettingsError)
         if reason in UNPULLED and not any(busy in message for busy in BUSY):
-            found, expected = f"image {self.terms.image} cannot be pulled ({why})", "one that the cluster can pull"
-            return self.retry(found, expected, f"set LORAFLOW_IMAGE and LORAFLOW_IMAGE_PULL_SECRETS; {pod_status.look(self.pod)}")
+            found, expected = f"image {self.limits.image} cannot be pulled ({why})", "one that the cluster can pull"
+            return self.retry(found, expected, f"set LORAFLOW_IMAGE and LORAFLOW_IMAGE_PULL_SECRETS; {pod_status.kubectl_hint(self.pod)}")
         if reason == "CreateContainerConfigError":
             expected = "what LORAFLOW_POD_SECRETS and LORAFLOW_POD_CONFIG_MAPS name"
             remedy = f"make it: kubectl -n {self.pod['metadata']['namespace']} get secrets,configmaps"
@@ -208,16 +208,16 @@ class _Case:
         if (now - when(since)).total_seconds() < minutes * 60:
             return None
         found, expected = f"did not start on node {pod_status.node(self.pod)} ({why})", f"a process within {minutes:g} minutes"
-        return self.retry(found, expected, f"raise pods.start_minutes, or look: {pod_status.look(self.pod)}")
+        return self.retry(found, expected, f"raise pods.start_minutes, or look: {pod_status.kubectl_hint(self.pod)}")
 
-    def again(self, found: str) -> Finding:
-        return Finding(Action.AGAIN, self._words(found, remedy="another pod goes on from what is whole"))
+    def again(self, found: str) -> PodOutcome:
+        return PodOutcome(Action.AGAIN, self._words(found, remedy="another pod goes on from what is whole"))
 
-    def retry(self, found: str, expected: str, remedy: str) -> Finding:
-        return Finding(Action.RETRY, self._words(found, expected, remedy))
+    def retry(self, found: str, expected: str, remedy: str) -> PodOutcome:
+        return PodOutcome(Action.RETRY, self._words(found, expected, remedy))
 
-    def final(self, found: str, expected: str, remedy: str, error: type[LoraflowError]) -> Finding:
-        return Finding(Action.FINAL, self._words(found, expected, remedy), error.exit_code)
+    def final(self, found: str, expected: str, remedy: str, error: type[LoraflowError]) -> PodOutcome:
+        return PodOutcome(Action.FINAL, self._words(found, expected, remedy), error.exit_code)
 
     def _words(self, found: str, expected: str = "", remedy: str = "") -> str:
-        return str(LoraflowError(f"{self.terms.step}: pod {self.pod['metadata']['name']}", found, expected, remedy))
+        return str(LoraflowError(f"{self.limits.step}: pod {self.pod['metadata']['name']}", found, expected, remedy))

@@ -36,7 +36,7 @@ def stuck(pod: Json, now: datetime) -> bool:
     return bool(deleted) and (now - when(deleted)).total_seconds() > STUCK_SECONDS
 
 
-def look(pod: Json) -> str:
+def kubectl_hint(pod: Json) -> str:
     """The command that shows more, also when the pod is gone."""
     metadata = pod["metadata"]
     return f"kubectl -n {metadata['namespace']} get events --field-selector involvedObject.name={metadata['name']}"

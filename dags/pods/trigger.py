@@ -18,10 +18,10 @@ from airflow.providers.cncf.kubernetes.triggers.pod import KubernetesPodTrigger
 from airflow.triggers.base import TriggerEvent
 from kubernetes_asyncio.client import ApiException, CoreV1Api, V1DeleteOptions, V1Preconditions
 
-from dags.operators.step_log import Place, StepLog, timestamp
+from dags.operators.step_log import LogPosition, StepLog, timestamp
 from dags.pods import outcome
 from dags.pods import status as pod_status
-from dags.pods.outcome import Terms
+from dags.pods.outcome import PodLimits
 from dags.pods.spec import CONTAINER, Json
 from tasks.secrets.redaction import without_secrets
 
@@ -36,25 +36,38 @@ class PodWatch(KubernetesPodTrigger):
 
     Args:
         uid: of the pod; another one may bear its name later.
-        terms: what was agreed for the pod.
-        way: the pod is in the way of another one, and what is waited for is that it is gone.
-        place: how far its log was read before.
-        carry: handed back with the event.
+        limits: what was agreed for the pod.
+        awaiting_deletion: the pod is in the way of another one, and what is waited for is that it is gone.
+        position: how far its log was read before.
+        state: handed back with the event.
     """
 
     def __init__(
-        self, *, uid: str, terms: Json, way: bool = False, place: Json | None = None, carry: Json | None = None, **kwargs: Any
+        self,
+        *,
+        uid: str,
+        limits: Json,
+        awaiting_deletion: bool = False,
+        position: Json | None = None,
+        state: Json | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**{"trigger_start_time": None, "base_container_name": CONTAINER, **kwargs})
-        self.uid, self.terms, self.way, self.place, self.carry = uid, terms, way, place or {}, carry or {}
-        self._read = Place(**self.place)
+        self.uid, self.limits, self.awaiting_deletion, self.position, self.state = (
+            uid,
+            limits,
+            awaiting_deletion,
+            position or {},
+            state or {},
+        )
+        self._read = LogPosition(**self.position)
         self._stage = ""
         self._lines = StepLog(self._say)
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """How another triggerer makes this one again."""
         _, kwargs = super().serialize()
-        own = {name: getattr(self, name) for name in ("uid", "terms", "way", "place", "carry")}
+        own = {name: getattr(self, name) for name in ("uid", "limits", "awaiting_deletion", "position", "state")}
         return "dags.pods.trigger.PodWatch", kwargs | own
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
@@ -110,13 +123,13 @@ class PodWatch(KubernetesPodTrigger):
         if pod is None:
             self._lines.flush()
             return "gone"
-        if self.way:
+        if self.awaiting_deletion:
             return "stuck" if pod_status.stuck(pod, now) else ""
         if (stage := pod_status.stage(pod)) and stage != self._stage:
             self._stage = stage
             self.log.info("%s", stage)
         await self._read_log(pod)
-        return "ended" if outcome.read(pod, Terms(**self.terms), now) else ""
+        return "ended" if outcome.read(pod, PodLimits(**self.limits), now) else ""
 
     async def _read_log(self, pod: Json) -> None:
         """Say what the step has printed since; a log that cannot be read holds nothing up."""
@@ -130,7 +143,7 @@ class PodWatch(KubernetesPodTrigger):
         for at, text in self._read.unread(lines):
             self._lines.take(text, at)
             if not self._lines.last_words:
-                self.place = asdict(self._read)
+                self.position = asdict(self._read)
 
     def _say(self, text: str, at: float) -> None:
         self.log.info("%s", text, timestamp=timestamp(at))
@@ -138,7 +151,13 @@ class PodWatch(KubernetesPodTrigger):
     def _event(self, status: str, pod: Json | None, error: str = "") -> TriggerEvent:
         """What the task is told; short, since Airflow writes it into the task's log."""
         last = pod_status.brief(pod or {"metadata": {"name": self.pod_name, "namespace": self.pod_namespace}})
-        told = {"status": status, "uid": self.uid, "way": self.way, "place": self.place, "carry": self.carry}
+        told = {
+            "status": status,
+            "uid": self.uid,
+            "awaiting_deletion": self.awaiting_deletion,
+            "position": self.position,
+            "state": self.state,
+        }
         return TriggerEvent({**told, "last": last, "error": error})
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from tasks.contracts import Scores
 from tasks.errors import ContractError, DataError
-from tasks.kinds.base import Advance, Columns, Row, examples_of, kind_of, labels_of, numbers, place_of, samples_of, silent
+from tasks.kinds.base import Advance, Columns, Row, examples_of, kind_of, labels_of, no_progress, numbers, place_of, samples_of
 from tasks.metrics.bootstrap import bootstrap
 from tasks.model.tokenizer import Tokens
 from tasks.schema.recipe import Recipe
@@ -51,7 +51,7 @@ def fitting(recipe: Recipe, tokens: Tokens, rows: Rows) -> tuple[Rows, int, int]
     return kept, sum(example.cut for example in made if example is not None), len(rows) - len(kept)
 
 
-def said_of(recipe: Recipe, model: Any, tokens: Tokens, rows: Rows, what: str, advance: Advance = silent) -> Columns:
+def predict(recipe: Recipe, model: Any, tokens: Tokens, rows: Rows, what: str, advance: Advance = no_progress) -> Columns:
     """What a model makes of the rows.
 
     Args:
@@ -75,14 +75,14 @@ def said_of(recipe: Recipe, model: Any, tokens: Tokens, rows: Rows, what: str, a
     return columns
 
 
-def to_write(recipe: Recipe, rows: Rows) -> int:
-    """How many of the rows `written_by` has a model answer freely."""
+def sample_count(recipe: Recipe, rows: Rows) -> int:
+    """How many of the rows `generate_samples` has a model answer freely."""
     kind = samples_of(recipe)
     return len(kind.sampled(recipe, rows)) if kind else 0
 
 
-def written_by(recipe: Recipe, model: Any, tokens: Tokens, rows: Rows, advance: Advance = silent) -> Columns:
-    """What a model writes freely after rows of the test part, beside `said_of`; nothing where its kind does not."""
+def generate_samples(recipe: Recipe, model: Any, tokens: Tokens, rows: Rows, advance: Advance = no_progress) -> Columns:
+    """What a model writes freely after rows of the test part, beside `predict`; nothing where its kind does not."""
     kind = samples_of(recipe)
     return kind.samples(recipe, model, tokens, rows, advance) if kind else {}
 

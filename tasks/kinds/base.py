@@ -74,7 +74,7 @@ Metrics = Callable[["NDArray[np.intp]"], dict[str, float]]
 """Of row numbers, (n,) with repetitions, to metric name and value; a bootstrap calls it a thousand times."""
 
 
-def silent(_: int) -> None:
+def no_progress(_: int) -> None:
     """Tell nobody how many rows are done."""
 
 
@@ -102,7 +102,7 @@ class Samples(Protocol):
     def sampled(self, recipe: Recipe, rows: Sequence[Row]) -> list[int]:
         """Places of the test rows that a model answers, the same for all models."""
 
-    def samples(self, recipe: Recipe, model: Any, tokens: Tokens, rows: Sequence[Row], advance: Advance = silent) -> Columns:
+    def samples(self, recipe: Recipe, model: Any, tokens: Tokens, rows: Sequence[Row], advance: Advance = no_progress) -> Columns:
         """What a model writes after those rows, for metrics and the report; among the columns is `reply`, empty for the others."""
 
 
@@ -121,13 +121,13 @@ class Kind(Protocol):
     def loss(self, recipe: Recipe, tokens: Tokens) -> LossFunction:
         """The training loss."""
 
-    def respond(self, recipe: Recipe, model: Any, tokens: Tokens, texts: Sequence[str], advance: Advance = silent) -> Columns:
+    def respond(self, recipe: Recipe, model: Any, tokens: Tokens, texts: Sequence[str], advance: Advance = no_progress) -> Columns:
         """What the registered model answers to texts: the columns of `response`."""
 
     def response(self, recipe: Recipe) -> dict[str, Literal["string", "double"]]:
         """Names and types of the columns of an answer."""
 
-    def assess(self, recipe: Recipe, model: Any, tokens: Tokens, rows: Sequence[Row], advance: Advance = silent) -> Columns:
+    def assess(self, recipe: Recipe, model: Any, tokens: Tokens, rows: Sequence[Row], advance: Advance = no_progress) -> Columns:
         """All that the metrics ask of a model about test rows: its answers, or how probable it finds the given ones."""
 
     def majority(self, recipe: Recipe, label: str, rows: Sequence[Row]) -> Columns | None:

@@ -18,7 +18,7 @@ from tasks.kinds.answers.chat_prompt import Message, messages_of, render
 from tasks.kinds.answers.generation import Decoding, generate, log_probabilities
 from tasks.kinds.answers.generation import loss as loss
 from tasks.kinds.answers.prompt import literal
-from tasks.kinds.base import Advance, AnswerTooLong, Columns, Example, Metrics, Row, Wording, in_proportion, silent
+from tasks.kinds.base import Advance, AnswerTooLong, Columns, Example, Metrics, Row, Wording, in_proportion, no_progress
 from tasks.metrics import plots
 from tasks.model.tokenizer import Tokens
 from tasks.schema.recipe import Recipe
@@ -71,7 +71,7 @@ def example(recipe: Recipe, tokens: Tokens, row: Row) -> Example:
     return _example(recipe, tokens, row, "answer")
 
 
-def respond(recipe: Recipe, model: Any, tokens: Tokens, texts: Sequence[str], advance: Advance = silent) -> Columns:
+def respond(recipe: Recipe, model: Any, tokens: Tokens, texts: Sequence[str], advance: Advance = no_progress) -> Columns:
     """The model's `reply` to each text, greedily written, without control tokens.
 
     Args:
@@ -99,7 +99,7 @@ def stop_ids(recipe: Recipe, tokens: Tokens) -> list[int]:
     return sorted({*tokens.end_ids} | (tokens.special_ids & set(answer)))
 
 
-def assess(recipe: Recipe, model: Any, tokens: Tokens, rows: Sequence[Row], advance: Advance = silent) -> Columns:
+def assess(recipe: Recipe, model: Any, tokens: Tokens, rows: Sequence[Row], advance: Advance = no_progress) -> Columns:
     """How probable the model finds the answers: `answer` and `rejected`, means a token, nats, and `answer_tokens`.
 
     `pair` is 1 for a row with both; otherwise it is 0, and `rejected` too.
@@ -126,7 +126,7 @@ def sampled(recipe: Recipe, rows: Sequence[Row]) -> list[int]:
     return sorted(order, key=lambda place: bool(rows[place]["rejected"]))[: recipe.evaluate.samples]
 
 
-def samples(recipe: Recipe, model: Any, tokens: Tokens, rows: Sequence[Row], advance: Advance = silent) -> Columns:
+def samples(recipe: Recipe, model: Any, tokens: Tokens, rows: Sequence[Row], advance: Advance = no_progress) -> Columns:
     """The model's `reply` to the sampled rows; `sampled` is 1 for them, otherwise 0."""
     import numpy as np
 

@@ -18,7 +18,7 @@ from tasks.kinds.answers.generation import Decoding, answers_log_probabilities, 
 from tasks.kinds.answers.label_answers import LABELS, none_label, parse, speller, write
 from tasks.kinds.answers.multi_label import columns_of, figures, majority, metrics, response
 from tasks.kinds.answers.prompt import build_prompt, check_room, template
-from tasks.kinds.base import Advance, Columns, Example, Row, Wording, in_proportion, labels_of, silent
+from tasks.kinds.base import Advance, Columns, Example, Row, Wording, in_proportion, labels_of, no_progress
 from tasks.model.tokenizer import Tokens
 from tasks.schema.recipe import Recipe
 
@@ -69,7 +69,7 @@ def example(recipe: Recipe, tokens: Tokens, row: Row) -> Example:
     return Example(prompt, answer, cut)
 
 
-def respond(recipe: Recipe, model: Any, tokens: Tokens, texts: Sequence[str], advance: Advance = silent) -> Columns:
+def respond(recipe: Recipe, model: Any, tokens: Tokens, texts: Sequence[str], advance: Advance = no_progress) -> Columns:
     """The labels that the model writes for every text, and each label's score as the module says.
 
     Args:
@@ -101,7 +101,7 @@ def respond(recipe: Recipe, model: Any, tokens: Tokens, texts: Sequence[str], ad
     return columns_of(recipe, answers, np.array(rows).reshape(len(texts), len(recipe.labels.names)))
 
 
-def assess(recipe: Recipe, model: Any, tokens: Tokens, rows: Sequence[Row], advance: Advance = silent) -> Columns:
+def assess(recipe: Recipe, model: Any, tokens: Tokens, rows: Sequence[Row], advance: Advance = no_progress) -> Columns:
     """What the model answers to the rows' texts, as `respond`."""
     return respond(recipe, model, tokens, [row["text"] for row in rows], advance)
 

@@ -22,7 +22,7 @@ from tasks.kinds.answers import prompt as framing
 from tasks.kinds.answers.generation import answers_log_probabilities, by_length
 from tasks.kinds.answers.prompt import build_prompt, check_room, template
 from tasks.kinds.answers.single_label import figures, majority, metrics, response
-from tasks.kinds.base import Advance, Columns, Example, LossFunction, Row, Wording, silent
+from tasks.kinds.base import Advance, Columns, Example, LossFunction, Row, Wording, no_progress
 from tasks.model.batches import IGNORED, inputs_of, pad_left
 from tasks.model.tokenizer import Tokens
 from tasks.schema.recipe import Recipe
@@ -109,7 +109,7 @@ def example(recipe: Recipe, tokens: Tokens, row: Row) -> Example:
     return Example(prompt, answer, cut)
 
 
-def respond(recipe: Recipe, model: Any, tokens: Tokens, texts: Sequence[str], advance: Advance = silent) -> Columns:
+def respond(recipe: Recipe, model: Any, tokens: Tokens, texts: Sequence[str], advance: Advance = no_progress) -> Columns:
     """The most probable label of every text, and the probability of each, renormalised over the labels.
 
     Args:
@@ -128,7 +128,7 @@ def respond(recipe: Recipe, model: Any, tokens: Tokens, texts: Sequence[str], ad
     return single_label.columns_of(recipe, score(recipe, model, tokens, prompts, advance))
 
 
-def assess(recipe: Recipe, model: Any, tokens: Tokens, rows: Sequence[Row], advance: Advance = silent) -> Columns:
+def assess(recipe: Recipe, model: Any, tokens: Tokens, rows: Sequence[Row], advance: Advance = no_progress) -> Columns:
     """What the model answers to the rows' texts, as `respond`."""
     return respond(recipe, model, tokens, [row["text"] for row in rows], advance)
 

@@ -12,7 +12,7 @@ from tasks.kinds.answers import single_label
 from tasks.kinds.answers.generation import by_length
 from tasks.kinds.answers.prompt import build_prompt, check_room, template
 from tasks.kinds.answers.single_label import figures, majority, response
-from tasks.kinds.base import Advance, Columns, Example, LossFunction, Metrics, Row, Wording, silent
+from tasks.kinds.base import Advance, Columns, Example, LossFunction, Metrics, Row, Wording, no_progress
 from tasks.model.batches import inputs_of, pad_left
 from tasks.model.tokenizer import Tokens
 from tasks.schema.recipe import Recipe
@@ -63,7 +63,7 @@ def loss(recipe: Recipe, tokens: Tokens) -> LossFunction:
     return compute
 
 
-def respond(recipe: Recipe, model: Any, tokens: Tokens, texts: Sequence[str], advance: Advance = silent) -> Columns:
+def respond(recipe: Recipe, model: Any, tokens: Tokens, texts: Sequence[str], advance: Advance = no_progress) -> Columns:
     """The most probable label of every text, and the probability of each.
 
     Args:
@@ -90,7 +90,7 @@ def respond(recipe: Recipe, model: Any, tokens: Tokens, texts: Sequence[str], ad
     return single_label.columns_of(recipe, scores)
 
 
-def assess(recipe: Recipe, model: Any, tokens: Tokens, rows: Sequence[Row], advance: Advance = silent) -> Columns:
+def assess(recipe: Recipe, model: Any, tokens: Tokens, rows: Sequence[Row], advance: Advance = no_progress) -> Columns:
     """What the model answers to the rows' texts, as `respond`."""
     return respond(recipe, model, tokens, [row["text"] for row in rows], advance)
 

@@ -20,7 +20,7 @@ from tasks.kinds.answers import prompt as framing
 from tasks.kinds.answers.generation import Decoding, generate, log_probabilities
 from tasks.kinds.answers.generation import loss as loss
 from tasks.kinds.answers.prompt import build_prompt, check_room, least_tokens, literal, template
-from tasks.kinds.base import Advance, Columns, Example, Metrics, Row, Wording, silent
+from tasks.kinds.base import Advance, Columns, Example, Metrics, Row, Wording, no_progress
 from tasks.metrics import classification, plots
 from tasks.model.tokenizer import Tokens
 from tasks.schema.recipe import Recipe
@@ -96,7 +96,7 @@ def parse(recipe: Recipe, said: str) -> dict[str, str] | None:
     return fields if fields and all(fields.values()) else None
 
 
-def respond(recipe: Recipe, model: Any, tokens: Tokens, texts: Sequence[str], advance: Advance = silent) -> Columns:
+def respond(recipe: Recipe, model: Any, tokens: Tokens, texts: Sequence[str], advance: Advance = no_progress) -> Columns:
     """The fields and the class that the model writes after each text; of an unparsable answer empty words.
 
     Args:
@@ -120,7 +120,7 @@ def response(recipe: Recipe) -> dict[str, Literal["string", "double"]]:
     return dict.fromkeys((*recipe.data.fields, LABEL), "string")
 
 
-def assess(recipe: Recipe, model: Any, tokens: Tokens, rows: Sequence[Row], advance: Advance = silent) -> Columns:
+def assess(recipe: Recipe, model: Any, tokens: Tokens, rows: Sequence[Row], advance: Advance = no_progress) -> Columns:
     """How probable the model finds the given answers: `log_probability`, the mean over an answer's tokens, nats, and `tokens`."""
     import numpy as np
 
@@ -135,7 +135,7 @@ def sampled(recipe: Recipe, rows: Sequence[Row]) -> list[int]:
     return list(range(len(rows)))
 
 
-def samples(recipe: Recipe, model: Any, tokens: Tokens, rows: Sequence[Row], advance: Advance = silent) -> Columns:
+def samples(recipe: Recipe, model: Any, tokens: Tokens, rows: Sequence[Row], advance: Advance = no_progress) -> Columns:
     """What the model writes after every row's text: its fields and class as `respond` gives them, and `parsed`.
 
     `reply` is empty: the report quotes no answers.

@@ -18,7 +18,7 @@ from rich.console import Console
 from tasks.errors import RecipeError, ServiceError
 from tasks.local_servers import configuration
 from tasks.local_servers.configuration import HOST, Places
-from tasks.local_servers.supervisor import State, lives, locked, read_state, shown, sweep
+from tasks.local_servers.supervisor import State, is_running, kill_leftovers, locked, read_state, shown
 from tasks.settings import CHECKOUT, Settings, settings
 
 START_SECONDS = 300.0
@@ -42,14 +42,14 @@ def down(console: Console) -> bool:
         return False
     with locked(places.servers / "change.lock", wait_seconds=START_SECONDS):
         (places.servers / "up").unlink(missing_ok=True)
-        state, alive = read_state(places), lives(places)
+        state, alive = read_state(places), is_running(places)
         if state is None:
             return False
         if alive:
             os.kill(state.pid, signal.SIGTERM)
             with console.status("ending the servers"):
                 _wait_for_end(places)
-        left = sweep(state.mark)
+        left = kill_leftovers(state.mark)
         return alive or left > 0
 
 
@@ -83,10 +83,10 @@ def _start(places: Places, console: Console) -> State:
     with locked(places.servers / "change.lock", wait_seconds=START_SECONDS) as mine:
         if not mine:
             raise ServiceError("servers", "another command starts or ends them", f"done after {START_SECONDS:.0f} s", "wait for it")
-        if lives(places):
+        if is_running(places):
             return _same(places, current)
         if old := read_state(places):
-            sweep(old.mark)
+            kill_leftovers(old.mark)
         (places.servers / "up").unlink(missing_ok=True)
         (places.servers / "state.json").unlink(missing_ok=True)
         _check_port(current.airflow_port, "LORAFLOW_AIRFLOW_PORT", "Airflow")
@@ -198,7 +198,7 @@ def _leave(places: Places, console: Console) -> None:
     with console.status("ending the servers"):
         with locked(places.servers / "users.lock") as nobody_else:
             state = read_state(places)
-            if nobody_else and state and lives(places):
+            if nobody_else and state and is_running(places):
                 os.kill(state.pid, signal.SIGTERM)  # it would notice by itself, a moment later
                 _wait_for_end(places)
                 return
@@ -210,8 +210,8 @@ def _leave(places: Places, console: Console) -> None:
 
 def _wait_for_end(places: Places) -> None:
     deadline = time.monotonic() + LET_GO_SECONDS
-    while lives(places) and time.monotonic() < deadline:
+    while is_running(places) and time.monotonic() < deadline:
         time.sleep(0.2)
-    if (state := read_state(places)) and lives(places):
+    if (state := read_state(places)) and is_running(places):
         psutil.Process(state.pid).kill()
-        sweep(state.mark)
+        kill_leftovers(state.mark)

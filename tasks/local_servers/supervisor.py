@@ -73,13 +73,13 @@ def locked(path: Path, *, shared: bool = False, wait_seconds: float = 0.0) -> It
         yield held
 
 
-def lives(places: Places) -> bool:
+def is_running(places: Places) -> bool:
     """Whether a keeper runs."""
     with locked(places.servers / "keeper.lock", shared=True) as free:
         return not free
 
 
-def sweep(mark: str) -> int:
+def kill_leftovers(mark: str) -> int:
     """End every process that carries the mark; how many there were."""
     found = []
     for process in psutil.process_iter():
@@ -215,7 +215,7 @@ class Keeper:
         for process in self._running.values():
             with suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.0, deadline - time.monotonic()))
-        sweep(self._state.mark)
+        kill_leftovers(self._state.mark)
         _say("all servers have ended")
 
     def _tell(self, **changes: Any) -> None:

@@ -30,7 +30,7 @@ def champion_version(client: "MlflowClient", name: str) -> int | None:
     """
     from mlflow.exceptions import MlflowException
 
-    with tracking.answering(f"model {name}"):
+    with tracking.mlflow_errors(f"model {name}"):
         try:
             version = client.get_registered_model(name).aliases.get(ALIAS)
         except MlflowException as error:

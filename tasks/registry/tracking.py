@@ -89,7 +89,7 @@ def _check_answer(uri: str) -> None:
 
 
 @contextmanager
-def answering(what: str) -> Iterator[None]:
+def mlflow_errors(what: str) -> Iterator[None]:
     """While MLflow is talked to: its faults as the house's.
 
     Raises:
@@ -116,7 +116,7 @@ def tracked(run: Run, *below: str) -> Iterator[TrackedRun]:
     until the retry.
     """
     tracker = client()
-    with answering("tracking"):
+    with mlflow_errors("tracking"):
         found = _tracked_run(tracker, run, below)
         tracker.update_run(found.run_id, status="RUNNING")
     try:
@@ -125,7 +125,7 @@ def tracked(run: Run, *below: str) -> Iterator[TrackedRun]:
         with suppress(Exception):  # where MLflow is the fault, it cannot be told
             tracker.set_terminated(found.run_id, "FAILED")
         raise
-    with answering("tracking"):
+    with mlflow_errors("tracking"):
         tracker.set_terminated(found.run_id, "FINISHED")
 
 
@@ -154,7 +154,7 @@ def metrics(found: TrackedRun, figures: Mapping[str, float], step: int = 0) -> N
     from mlflow.entities import Metric
 
     tracker, now = client(), int(time.time() * 1000)
-    with answering("tracking"):
+    with mlflow_errors("tracking"):
         tracker.log_batch(found.run_id, metrics=[Metric(key, value, now, step) for key, value in figures.items()])
 
 
@@ -165,7 +165,7 @@ def artifact(found: TrackedRun, path: Path, folder: str) -> None:
         ServiceError: MLflow does not take it.
     """
     tracker = client()
-    with answering("tracking"):
+    with mlflow_errors("tracking"):
         tracker.log_artifact(found.run_id, str(path), folder)
 
 
@@ -175,7 +175,7 @@ def history(found: TrackedRun, metric: str) -> dict[int, float]:
     Raises:
         ServiceError: MLflow does not answer.
     """
-    with answering("tracking"):
+    with mlflow_errors("tracking"):
         entries = client().get_metric_history(found.run_id, metric)
     return dict(sorted({entry.step: entry.value for entry in sorted(entries, key=lambda entry: entry.timestamp)}.items()))
 
@@ -198,7 +198,7 @@ def parameters(found: TrackedRun, values: Mapping[str, object]) -> None:
     from mlflow.entities import Param
 
     tracker = client()
-    with answering("tracking"):
+    with mlflow_errors("tracking"):
         known = tracker.get_run(found.run_id).data.params
         tracker.log_batch(found.run_id, params=[Param(key, str(value)[:500]) for key, value in values.items() if key not in known])
 

@@ -62,7 +62,7 @@ def ports(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def places(home: Path) -> Iterator[Places]:
     yield Places(home)
     if state := supervisor.read_state(Places(home)):
-        supervisor.sweep(state.mark)
+        supervisor.kill_leftovers(state.mark)
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def keep(places: Places) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
         places.logs.mkdir(parents=True, exist_ok=True)
         process = subprocess.Popen((sys.executable, "-c", KEEPER.format(servers=code)), cwd=CHECKOUT)
         started.append(process)
-        until(lambda: all((places.logs / f"{name}.log").exists() for name in code) and supervisor.lives(places))
+        until(lambda: all((places.logs / f"{name}.log").exists() for name in code) and supervisor.is_running(places))
         return process
 
     yield start
@@ -175,7 +175,7 @@ def test_a_server_that_ends_while_starting_is_reported_with_the_end_of_its_log(h
         start_stop.up(Console())
     assert str(error.value).startswith("migrate: ended while starting (expected: a running server). Fix: see the end of")
     assert "unable to open database file" in str(error.value)
-    until(lambda: not supervisor.lives(Places(home)))
+    until(lambda: not supervisor.is_running(Places(home)))
     assert not (home / "servers" / "up").exists()
 
 
@@ -186,7 +186,7 @@ def test_the_servers_end_with_the_last_command_that_needs_them(keep: Any, places
         time.sleep(3 * supervisor.LOOK_SECONDS)
         assert process.poll() is None
     assert process.wait(60) == 0
-    assert not supervisor.lives(places)
+    assert not supervisor.is_running(places)
 
 
 def test_the_servers_end_when_the_command_is_killed(keep: Any, places: Places) -> None:
@@ -236,7 +236,7 @@ def test_down_ends_what_a_killed_keeper_left_and_nobody_else(keep: Any, places: 
     stranger = subprocess.Popen((sys.executable, "-c", SLEEP), env={**os.environ, MARK: "of another home"})
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not gone(child) and not supervisor.lives(places)
+    assert not gone(child) and not supervisor.is_running(places)
     assert start_stop.down(Console())
     until(lambda: gone(child))
     assert stranger.poll() is None

@@ -105,17 +105,17 @@ def test_a_training_takes_half_the_batch_and_ends_as_it_would_have(home: Path, t
 def test_an_evaluation_halves_what_it_scores_at_once(trained: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    size, plain = trained.recipe.evaluate.batch_size, scoring.said_of
+    size, plain = trained.recipe.evaluate.batch_size, scoring.predict
 
     def too_much(*given: Any) -> Any:
         torch.empty(10**15)
 
-    monkeypatch.setattr(scoring, "said_of", too_much)
+    monkeypatch.setattr(scoring, "predict", too_much)
     told = rf"^evaluate: the machine's memory ran out .* with {size} rows .*. Fix: a retry takes {size // 2} rows a forward pass$"
     with pytest.raises(OutOfMemoryError, match=told):
         perform("evaluate", trained)
     assert trained.halvings("evaluate") == 1
-    monkeypatch.setattr(scoring, "said_of", plain)
+    monkeypatch.setattr(scoring, "predict", plain)
     perform("evaluate", trained)
     logged = tracking.client().get_run(trained.read(Adapter).tracked.run_id).data.metrics
     assert logged["evaluate.batch_size"] == size // 2

@@ -229,7 +229,7 @@ def running(home: Path, recipes: Path, extra: Mapping[str, str] | None = None) -
             for process in servers.values():
                 process.send_signal(signal.SIGKILL)
                 process.wait()
-            supervisor.sweep(mark)
+            supervisor.kill_leftovers(mark)
 
 
 def _answers(settings: Settings) -> bool:

@@ -37,4 +37,4 @@ def test_the_demo_on_few_rows(tmp_path: Path) -> None:
     assert "data/tweets/v1 (new, not what data.dvc pins)" in said
     assert re.search(r"Rows read +38,\d{3}\n", said) and re.search(r"Rows rejected +\d,\d{3}: ", said)
     assert "The same 30 test rows, 95% intervals" in said and re.search(r"Model in MLflow +tweets version 1", said)
-    assert not shell.processes() and not supervisor.lives(shell.places)
+    assert not shell.processes() and not supervisor.is_running(shell.places)

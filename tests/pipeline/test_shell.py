@@ -108,7 +108,7 @@ def test_a_recipe_is_retrained_and_the_run_followed(up: Shell, real_run: tuple[s
         r"Time +preflight \d+:\d\d, download \d+:\d\d, [\s\S]*push +\d+:\d\d",  # in two lines
     ):
         assert re.search(expected, said), f"{expected}: {said}"
-    assert supervisor.lives(up.places)  # they were up before, so they stay
+    assert supervisor.is_running(up.places)  # they were up before, so they stay
 
 
 @with_chromium
@@ -198,7 +198,7 @@ def test_ctrl_c_ends_the_run_and_leaves_servers_that_were_up(up: Shell) -> None:
     assert process.returncode not in (0, None)
     assert up.run_states()[folder.name] == "failed"
     wait_until(lambda: not any("train" in process.cmdline()[:4] for process in up.processes()), "the end of the step")
-    assert supervisor.lives(up.places)
+    assert supervisor.is_running(up.places)
 
 
 def test_down_ends_all_and_the_next_start_resumes_what_it_cut_short(up: Shell) -> None:
@@ -206,7 +206,7 @@ def test_down_ends_all_and_the_next_start_resumes_what_it_cut_short(up: Shell) -
     folder = wait_until(up.training, "training", process)
     code, said = up.type("down")
     assert (code, said) == (0, "ended\n")
-    assert not up.processes() and not supervisor.lives(up.places)
+    assert not up.processes() and not supervisor.is_running(up.places)
     process.communicate(timeout=120)
     assert process.returncode == 75  # the servers went away under it
     assert up.type("down") == (0, "nothing to end\n")
@@ -230,10 +230,10 @@ def ends_with_its_servers(shell: Shell, process: "subprocess.Popen[str]", number
     process.send_signal(number)
     process.communicate(timeout=120)
     if number == signal.SIGKILL:
-        wait_until(lambda: not supervisor.lives(shell.places), "the keeper to notice")
+        wait_until(lambda: not supervisor.is_running(shell.places), "the keeper to notice")
     else:
         assert shell.run_states()[folder.name] == "failed"
     assert process.returncode != 0
-    assert not supervisor.lives(shell.places) and not shell.processes()
+    assert not supervisor.is_running(shell.places) and not shell.processes()
     with sqlite3.connect(shell.places.airflow / "airflow.db") as connection:  # or every further start would resume it
         connection.execute("UPDATE dag_run SET state = 'failed' WHERE state = 'running'")

@@ -259,7 +259,7 @@ def test_a_task_log_shows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     lines.take(f"native code: {TOKEN!r}", 1.0)
     lines.take("Traceback (most recent call last):", 2.0)
     lines.take(f"ValueError: {TOKEN}", 2.0)
-    with pytest.raises(SystemExit), retries.readable(Log()):  # type: ignore[arg-type]
+    with pytest.raises(SystemExit), retries.explain_errors(Log()):  # type: ignore[arg-type]
         raise LoraflowError("a", TOKEN)
     with pytest.raises(AirflowSkipException) as skipped:
         retries.end(Log(), 99, f"skipped: {TOKEN}")  # type: ignore[arg-type]

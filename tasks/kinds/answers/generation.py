@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from tasks.kinds.base import Advance, Example, LossFunction, in_proportion, silent
+from tasks.kinds.base import Advance, Example, LossFunction, in_proportion, no_progress
 from tasks.model.batches import IGNORED, inputs_of, pad_left, positions, takes
 from tasks.model.tokenizer import Tokens
 from tasks.schema.recipe import Recipe
@@ -32,7 +32,7 @@ class Decoding:
 
 
 def generate(
-    model: Any, tokens: Tokens, prompts: Sequence[Sequence[int]], decoding: Decoding, advance: Advance = silent
+    model: Any, tokens: Tokens, prompts: Sequence[Sequence[int]], decoding: Decoding, advance: Advance = no_progress
 ) -> list[list[int]]:
     """The most probable continuation of each prompt, token by token (greedy).
 
@@ -79,7 +79,7 @@ def answers_log_probabilities(
     answers: Sequence[Sequence[Sequence[int]]],
     *,
     batch_size: int,
-    advance: Advance = silent,
+    advance: Advance = no_progress,
 ) -> "list[NDArray[np.float64]]":
     """Log-probability of each of several answers after each prompt, nats.
 
@@ -150,7 +150,7 @@ def _remembers_keys_and_values(model: Any) -> bool:
 
 
 def log_probabilities(
-    model: Any, tokens: Tokens, examples: Sequence[Example], *, batch_size: int, advance: Advance = silent
+    model: Any, tokens: Tokens, examples: Sequence[Example], *, batch_size: int, advance: Advance = no_progress
 ) -> "NDArray[np.float64]":
     """Log-probability of each example's whole answer after its prompt, nats.
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from dags.operators.step_log import Place, StepLog, nanoseconds, timestamp
+from dags.operators.step_log import LogPosition, StepLog, nanoseconds, timestamp
 
 
 def test_a_block_that_is_not_the_last_is_said_with_the_rest() -> None:
@@ -36,7 +36,7 @@ def line(at: int, text: str) -> str:
 
 
 def test_what_was_read_before_is_not_read_again_and_remarks_of_the_api_are_not_lines() -> None:
-    place = Place()
+    place = LogPosition()
     first = [line(1, "a"), line(2, "b"), line(2, "b")]
     assert [text for _, text in place.unread(first)] == ["a", "b", "b"]
     assert list(place.unread(first)) == []
@@ -53,7 +53,7 @@ def test_however_often_a_growing_log_is_read_each_line_is_read_once(steps: list[
     for number, step in enumerate(steps):
         at += step
         log.append(line(at + 1, str(number)))
-    place, read = Place(), []
+    place, read = LogPosition(), []
     for cut in [*sorted(cuts), len(log)]:
         read += [text for _, text in place.unread(log[:cut])]
     assert read == [str(number) for number in range(len(log))]

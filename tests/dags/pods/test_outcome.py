@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from dags.pods.outcome import Action, Finding, Terms, gone, message_of, read, refused
+from dags.pods.outcome import Action, Finding, PodLimits, gone, message_of, read, refused
 from dags.pods.status import brief, stage
 from tasks.errors import BY_EXIT_CODE, FINAL_EXIT_CODES
 
 MADE = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
-TERMS = Terms("train", "registry.example/steps:1", "16Gi", "50Gi", deadline_hours=24, schedule_minutes=60, start_minutes=20)
+LIMITS = PodLimits("train", "registry.example/steps:1", "16Gi", "50Gi", deadline_hours=24, schedule_minutes=60, start_minutes=20)
 SCHEDULED = {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-01T12:30:00Z"}
 LOOK = "kubectl -n team get events --field-selector involvedObject.name=tiny-train-1"
 
@@ -36,8 +36,8 @@ def waiting(reason: str, message: str = "") -> dict[str, Any]:
     return pod({"waiting": {"reason": reason, "message": message}}, phase="Pending")
 
 
-def at(minutes: float, found: dict[str, Any], terms: Terms = TERMS) -> Finding | None:
-    return read(found, terms, MADE + timedelta(minutes=minutes))
+def at(minutes: float, found: dict[str, Any], limits: PodLimits = LIMITS) -> Finding | None:
+    return read(found, limits, MADE + timedelta(minutes=minutes))
 
 
 def disruption(kind: str, reason: str, message: str = "taken") -> dict[str, Any]:
@@ -178,8 +178,8 @@ def test_an_exit_code_of_ours_goes_before_what_the_cluster_did(exit_code: int) -
 
 
 def test_a_step_whose_batch_cannot_be_halved_is_not_tried_again_with_the_same_memory() -> None:
-    terms = Terms("merge", "i", "4Gi", "1Gi", 1, 1, 1)
-    finding = at(40, ended(137, "OOMKilled"), terms)
+    limits = PodLimits("merge", "i", "4Gi", "1Gi", 1, 1, 1)
+    finding = at(40, ended(137, "OOMKilled"), limits)
     assert finding and (finding.action, finding.exit_code) == (Action.FINAL, 64)
     assert finding.words.endswith("to do with 4Gi). Fix: raise pods.step_resources.merge.memory")
 
@@ -207,16 +207,16 @@ def test_an_end_well_is_one_though_the_pod_goes_on_or_was_to_be_taken() -> None:
 
 
 def test_a_pod_that_is_gone_is_judged_by_what_was_seen_last() -> None:
-    vanished = gone(brief(pod({"running": {}}, phase="Running")), TERMS)
+    vanished = gone(brief(pod({"running": {}}, phase="Running")), LIMITS)
     assert vanished.action is Action.AGAIN and vanished.words.endswith("vanished: somebody or something deleted it" + AGAIN)
     preempted = pod(
         {"running": {}}, disruption("DisruptionTarget", "PreemptionByScheduler"), phase="Running", deleted="2026-01-01T12:40:00Z"
     )
-    assert gone(brief(preempted), TERMS).words.endswith(f"pre-empted or evicted (PreemptionByScheduler: taken){AGAIN}")
-    assert gone(brief(ended(65)), TERMS).exit_code == 65
-    assert gone(brief(ended(137, "OOMKilled")), TERMS).action is Action.HALVE
-    assert gone(brief(ended(0)), TERMS).action is Action.AGAIN  # its manifest was looked for before
-    assert gone(brief({"metadata": pod()["metadata"]}), TERMS).action is Action.AGAIN
+    assert gone(brief(preempted), LIMITS).words.endswith(f"pre-empted or evicted (PreemptionByScheduler: taken){AGAIN}")
+    assert gone(brief(ended(65)), LIMITS).exit_code == 65
+    assert gone(brief(ended(137, "OOMKilled")), LIMITS).action is Action.HALVE
+    assert gone(brief(ended(0)), LIMITS).action is Action.AGAIN  # its manifest was looked for before
+    assert gone(brief({"metadata": pod()["metadata"]}), LIMITS).action is Action.AGAIN
 
 
 def test_a_refusal_is_final_but_for_a_quota_that_is_used_up() -> None:

@@ -245,13 +245,13 @@ def test_a_pod_that_has_come_right_meanwhile_is_watched_on_from_where_its_log_wa
     event = {
         "status": "ended",
         "uid": trigger.uid,
-        "way": False,
-        "place": {"at": 7, "lines": 2},
-        "carry": {"taken": 3},
+        "awaiting_deletion": False,
+        "position": {"at": 7, "lines": 2},
+        "state": {"taken": 3},
         "last": {},
         "error": "",
     }
     with pytest.raises(TaskDeferred) as caught:
         task.watched(context(run, "download"), event)
     on = again(caught.value.trigger)
-    assert (on.uid, on.place, on.carry) == (trigger.uid, {"at": 7, "lines": 2}, {"taken": 3})
+    assert (on.uid, on.position, on.state) == (trigger.uid, {"at": 7, "lines": 2}, {"taken": 3})
