@@ -1,6 +1,6 @@
 """Take the pictures of this documentation anew: `make screenshots`.
 
-Goes a user's way through Airflow's and MLflow's pages, as tests/pipeline/test_browser.py does, on the demo's recipe with fewer
+Goes a user's way through Airflow's and MLflow's pages, as tests/pipeline/test_shell.py does, on the demo's recipe with fewer
 rows, and keeps a picture of each page in docs/images. Needs Chromium.
 """
 
