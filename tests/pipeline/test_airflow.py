@@ -39,6 +39,12 @@ def second(airflow: Airflow, first: AirflowRun) -> AirflowRun:
 
 
 @pytest.fixture(scope="module")
+def sweep(airflow: Airflow, first: AirflowRun) -> AirflowRun:
+    """A sweep of the same recipe, which runs while other tests wait for retries."""
+    return airflow.trigger("tiny", use="sweep", data="latest", sizes=[12, 30], epochs=[1, 3])
+
+
+@pytest.fixture(scope="module")
 def hasty(airflow: Airflow, first: AirflowRun) -> AirflowRun:
     """A run of another recipe, which nobody answers."""
     return airflow.trigger("hasty")
@@ -94,7 +100,7 @@ def test_the_tasks_link_to_mlflow_and_hand_on_nothing_else(first: AirflowRun) ->
     assert {entry["key"] for entry in xcoms} == {"_link_MlflowLink"}
 
 
-def test_a_run_on_an_existing_version_skips_what_made_it(second: AirflowRun) -> None:
+def test_a_run_on_an_existing_version_skips_what_made_it(second: AirflowRun, sweep: AirflowRun) -> None:
     second.wait("version", "success")
     states = second.states()
     assert (states["download"], states["validate"], states["split"]) == ("success", "skipped", "skipped")
@@ -157,8 +163,7 @@ def test_a_cleared_approval_asks_anew_and_a_refusal_is_recorded(hasty: AirflowRu
     assert hasty.states()["push"] == "skipped"
 
 
-def test_a_sweep_maps_its_grid_over_data_made_once_and_compares(airflow: Airflow, second: AirflowRun) -> None:
-    sweep = airflow.trigger("tiny", use="sweep", data="latest", sizes=[12, 30], epochs=[1, 3])
+def test_a_sweep_maps_its_grid_over_data_made_once_and_compares(airflow: Airflow, sweep: AirflowRun) -> None:
     assert sweep.end() == "success", sweep.told()
     trials = sweep.instances("sweep_trial")
     assert {one["rendered_map_index"] for one in trials} == {"rows-30-seed-3", "rows-12-seed-3", "rows-12-seed-4"}
