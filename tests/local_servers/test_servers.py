@@ -18,7 +18,7 @@ import pytest
 from rich.console import Console
 
 from tasks.doctor import settings as doctor_configuration
-from tasks.doctor.scope import Needs
+from tasks.doctor.scope import Scope
 from tasks.errors import RecipeError, ServiceError
 from tasks.local_servers import configuration, start_stop, supervisor
 from tasks.local_servers.configuration import MARK, Places
@@ -28,12 +28,12 @@ from tests.support.processes import until
 
 KEEPER = """
 import sys
-from tasks.local_servers import configuration, keeper
+from tasks.local_servers import configuration, supervisor
 from tasks.local_servers.configuration import Server
 from tasks.settings import settings
 configuration.database_is_current = lambda settings: True
 configuration.servers = lambda settings: [Server(name, (sys.executable, "-c", code)) for name, code in {servers!r}.items()]
-sys.exit(keeper.Keeper(settings()).run())
+sys.exit(supervisor.Keeper(settings()).run())
 """
 """A keeper of small servers."""
 
@@ -127,7 +127,7 @@ def test_the_servers_know_nothing_of_another_airflow_and_use_no_proxy(home: Path
 def test_preflight_finds_no_stranger_among_what_the_servers_hand_down(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in configuration.environment(settings(), "mark").items():
         monkeypatch.setenv(name, value)
-    look = partial(doctor_configuration.configuration, Needs(settings(), None, str(home)))
+    look = partial(doctor_configuration.configuration, Scope(settings(), None, str(home)))
     assert [(finding.level, finding.found) for finding in look()] == [("ok", "profile local, runner local")]
     monkeypatch.setenv("LORAFLOW_HOMME", "/elsewhere")
     assert [(finding.level, finding.found) for finding in look()] == [("warning", "LORAFLOW_HOMME is no setting")]

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tasks.contracts import STEPS, Download, MergedModel, Promotion, Publication, RegisteredVersion
-from tasks.kinds.answers.prompt import framed
+from tasks.kinds.answers.prompt import build_prompt
 from tasks.kinds.base import kind_of
 from tasks.schema import load as recipes
 from tasks.schema.recipe import Recipe
@@ -183,7 +183,7 @@ def test_the_published_repository_answers_as_the_registered_model(published: Pub
     check_answer(recipe, printed.getvalue().strip().splitlines()[-1], served.predict([text]).iloc[0].to_dict(), CLOSE[suffix])
     inner, ids = served.unwrap_python_model(), names["encode"](text)
     if recipe.kind != "chat":
-        assert ids == framed(recipe, inner.tokens, text, recipe.prompt.max_tokens)[0]
+        assert ids == build_prompt(recipe, inner.tokens, text, recipe.prompt.max_tokens)[0]
     with torch.inference_mode():
         ours, theirs = (model(input_ids=torch.tensor([ids])).logits.float() for model in (inner.model, names["model"]))
     torch.testing.assert_close(theirs, ours, atol=CLOSE[suffix], rtol=0)

@@ -13,7 +13,7 @@ from tasks.contracts import STEPS, BaseModelFiles, DatasetParts, DatasetVersion,
 from tasks.data.repository import cloned
 from tasks.doctor.checks import by_hand
 from tasks.doctor.findings import examine
-from tasks.doctor.scope import Needs
+from tasks.doctor.scope import Scope
 from tasks.errors import SettingsError, Skip
 from tasks.local_servers import configuration
 from tasks.registry import tracking
@@ -73,7 +73,7 @@ def test_a_run_in_an_odd_home_keeps_everything_in_it(odd_home: Path, tmp_path: P
     published = Path(latest.read(Publication).model)
     assert published == odd_home / "hub" / "loraflow" / "tiny" and weights == (published / "model.safetensors").read_bytes()
 
-    findings = {found.what: found for found in examine(by_hand(Needs(settings(), latest.recipe, str(settings().runs_folder))))}
+    findings = {found.what: found for found in examine(by_hand(Scope(settings(), latest.recipe, str(settings().runs_folder))))}
     assert {found.level for found in findings.values()} <= {"ok", "warning"}
     used = {"data repository": "data-repo.git has", "DVC remote": "dvc-remote is", "MLflow": "mlflow/mlflow.db is", "workspace": "runs is"}
     for what, place in used.items():
@@ -156,7 +156,7 @@ def test_text_that_is_none_is_refused_with_the_settings(variable: str, value: st
 @pytest.mark.parametrize("name", ["100%(home)s", "'''\"\"\""])
 def test_what_dvcs_configuration_cannot_hold_is_refused_before_anything_is_written(name: str, home: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("LORAFLOW_HOME", str(home / name))
-    needs = Needs(settings(), None, str(settings().runs_folder))
+    needs = Scope(settings(), None, str(settings().runs_folder))
     (found,) = (found for found in examine(by_hand(needs)) if "DVC's configuration" in found.found)
     assert (found.level, found.passing) == ("fault", False)
     home.mkdir()
