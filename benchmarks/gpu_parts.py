@@ -256,7 +256,7 @@ def _check_room(folder: Path, parameters: int) -> None:
     needed, free = 6 * parameters, shutil.disk_usage(folder).free
     if free < needed:
         found = f"{free / 1e9:.1f} GB free"
-        raise ServiceError(str(folder), found, f"{needed / 1e9:.1f} GB expected", "free space, or name another folder: --folder")
+        raise ServiceError(str(folder), found, f"{needed / 1e9:.1f} GB", "free space, or name another folder: --folder")
 
 
 def _begin(run: Run, recipe: Recipe, base: Path, words: int) -> None:

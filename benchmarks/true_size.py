@@ -159,7 +159,7 @@ def _recipe(name: str, *, tiny: bool) -> Recipe:
     """The recipe's full profile; at tiny size with short rows, and where there is no GPU without float16, which is said."""
     recipe = recipes.resolve(recipes.load(recipes.RECIPES / f"{name}.yaml"), "full")
     if recipe.base_model.name not in BASES:
-        raise RecipeError(f"{name}.yaml: base_model.name", f"is {recipe.base_model.name}", f"one of {', '.join(BASES)} expected")
+        raise RecipeError(f"{name}.yaml: base_model.name", f"is {recipe.base_model.name}", f"one of {', '.join(BASES)}")
     if tiny:
         shorter = {"max_tokens": min(recipe.prompt.max_tokens, TINY_TOKENS)}
         recipe = recipe.model_copy(update={"prompt": recipe.prompt.model_copy(update=shorter)})
@@ -184,7 +184,7 @@ def _peak_tflops(given: float | None, name: str, *, tiny: bool) -> float | None:
     found = given or next((value for key, value in PEAK_TFLOPS.items() if key in name), None)
     if found is None and not tiny:
         known = ", ".join(PEAK_TFLOPS)
-        raise RecipeError("true_size", f"the peak throughput of {name} is not known", f"one of {known} expected", "give --peak-tflops")
+        raise RecipeError("true_size", f"the peak throughput of {name} is not known", f"one of {known}", "give --peak-tflops")
     return found
 
 
@@ -199,7 +199,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--peak-tflops", type=float, help="the device's dense 16-bit throughput, where the table has it not")
     given = parser.parse_args(arguments)
     if given.steps <= WARM_UP_STEPS:
-        parser.error(f"--steps is {given.steps}, more than {WARM_UP_STEPS} expected")
+        parser.error(f"--steps is {given.steps} (expected: more than {WARM_UP_STEPS})")
     try:
         recipe, name = _recipe(given.recipe, tiny=given.tiny), _device_name()
         peak = _peak_tflops(given.peak_tflops, name, tiny=given.tiny)

@@ -97,5 +97,5 @@ def _how(exit_code: int) -> str:
     if exit_code < 0:
         name = signal.Signals(-exit_code).name
         memory = " (often: out of memory)" if name == "SIGKILL" else ""
-        return f"ended by {name}{memory}; a retry goes on from what is whole"
-    return f"ended with exit code {exit_code}; the lines above say why"
+        return errors.explain(f"ended by {name}{memory}", fix="a retry goes on from what is whole")
+    return errors.explain(f"ended with exit code {exit_code}", fix="the lines above say why")

@@ -85,7 +85,7 @@ def test_a_lost_log_leaves_the_step_s_last_words(
 def test_a_pod_that_finds_no_node_is_given_up(make_run: MakeRun, tiny_document: Any, kubernetes_api: KubernetesApi, pod_log: Any) -> None:
     kubernetes_api.arm(faults.unschedulable("0/1 nodes are available: 1 Insufficient cpu."))
     assert fails(make_run(tiny_document, pods__schedule_minutes=2 * HALF_A_SECOND), "download") == (75, "default")
-    assert "got no node (Unschedulable: 0/1 nodes are available: 1 Insufficient cpu.), one within 0.01" in messages(pod_log)[-1]
+    assert "got no node (Unschedulable: 0/1 nodes are available: 1 Insufficient cpu.) (expected: one within 0.01" in messages(pod_log)[-1]
     assert any("waits for a node (0/1 nodes are available" in message for message in messages(pod_log))
     assert any(message.startswith("FailedScheduling: ") for message in messages(pod_log)) and there_now(kubernetes_api) == []
 
