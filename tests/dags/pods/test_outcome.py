@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from dags.pods.outcome import Action, Finding, PodLimits, gone, message_of, read, refused
+from dags.pods.outcome import Action, PodLimits, PodOutcome, gone, message_of, read, refused
 from dags.pods.status import brief, stage
 from tasks.errors import BY_EXIT_CODE, FINAL_EXIT_CODES
 
@@ -36,7 +36,7 @@ def waiting(reason: str, message: str = "") -> dict[str, Any]:
     return pod({"waiting": {"reason": reason, "message": message}}, phase="Pending")
 
 
-def at(minutes: float, found: dict[str, Any], limits: PodLimits = LIMITS) -> Finding | None:
+def at(minutes: float, found: dict[str, Any], limits: PodLimits = LIMITS) -> PodOutcome | None:
     return read(found, limits, MADE + timedelta(minutes=minutes))
 
 
@@ -203,7 +203,7 @@ def test_all_is_well_while_waiting_is_right(found: dict[str, Any], minutes: floa
 
 def test_an_end_well_is_one_though_the_pod_goes_on_or_was_to_be_taken() -> None:
     for found in (ended(0), ended(0, phase="Running"), ended(0, phase="Failed", reason="Evicted", message=LOW), pod(phase="Succeeded")):
-        assert at(40, found) == Finding(Action.DONE, exit_code=0)
+        assert at(40, found) == PodOutcome(Action.DONE, exit_code=0)
 
 
 def test_a_pod_that_is_gone_is_judged_by_what_was_seen_last() -> None:

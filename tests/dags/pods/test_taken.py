@@ -176,7 +176,7 @@ def test_a_cleared_task_waits_for_its_earlier_pod_to_end(
     run = make_run(tiny_document, pods__grace_seconds=5)
     hold(run, "download")
     park(run, "download")
-    perform(run, "download", parked=lambda trigger: trigger.way or release(run, "download"), try_number=2, max_tries=3)
+    perform(run, "download", parked=lambda trigger: trigger.awaiting_deletion or release(run, "download"), try_number=2, max_tries=3)
     first, second = kubernetes_api.pods()
     asked = [(request.method, request.code) for request in kubernetes_api.requests if "/log" not in request.path]
     told = asked.index(("DELETE", 200))
