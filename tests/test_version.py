@@ -162,7 +162,7 @@ def test_versions_are_made_kept_and_fetched(run_on: Callable[..., Run], home: Pa
         assert [path.name for path in run.attempt.iterdir()] == ["data"], "the clone was left behind"
     assert _git(home, "for-each-ref") == before
 
-    with pytest.raises(DataError, match=r"data/tiny: no version v9, one of v1, v2 \(expected: v3\)\. Fix: name one of them"):
+    with pytest.raises(DataError, match=r"data/tiny: no version v9 \(expected: one of v1, v2, v3\)\. Fix: name one of them"):
         _version(run_on("missing", data="v9"))
 
 

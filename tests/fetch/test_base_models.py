@@ -119,18 +119,22 @@ def shard_outside(folder: Path) -> None:
 
 
 BAD_FOLDERS = [
-    (lambda f: (f / "config.json").unlink(), "no config.json (expected: a model in the transformers format). Fix: choose another"),
-    (lambda f: (f / "config.json").write_text("[1]"), "config.json: no JSON object (expected: a model in the transformers format)"),
+    (lambda f: (f / "config.json").unlink(), r"no config.json \(expected: a model in the transformers format\)\. Fix: choose another"),
+    (lambda f: (f / "config.json").write_text("[1]"), r"config.json: no JSON object \(expected: a model in the transformers format\)"),
     (
         lambda f: (f / "config.json").write_text('{"architectures": ["BertForMaskedLM"], "model_type": "bert"}'),
-        "config.json: architecture is BertForMaskedLM (expected: a causal language model .decoder only.). Fix: choose another",
+        r"config.json: architecture is BertForMaskedLM \(expected: a causal language model .decoder only.\)\. Fix: choose another",
     ),
     (lambda f: (f / "tokenizer.json").unlink(), r"transformers loads no tokenizer from it \(.*\) \(expected: a fast tokenizer\)"),
-    (lambda f: (f / "model.safetensors").unlink(), "model.safetensors: not there (expected: safetensors weights). Fix: convert the model"),
+    (
+        lambda f: (f / "model.safetensors").unlink(),
+        r"model.safetensors: not there \(expected: safetensors weights\)\. "
+        r"Fix: convert the model",
+    ),
     (pointer, r"model.safetensors: not whole \(.*\) \(expected: safetensors\)\. Fix: fetch the model again"),
     (cut, r"model.safetensors: not whole \(.*\)"),
-    (shard_outside, "model.safetensors.index.json: names no weight files beside it (expected: an index of shards)"),
-    (shutil.rmtree, "base_model.name: .* is no folder (expected: a model's folder). Fix: correct it"),
+    (shard_outside, r"model.safetensors.index.json: names no weight files beside it \(expected: an index of shards\)"),
+    (shutil.rmtree, r"base_model.name: .* is no folder \(expected: a model's folder\)\. Fix: correct it"),
 ]
 
 
@@ -253,14 +257,14 @@ def test_what_the_hub_refuses(hub: FileServer, progress: ShowProgress, monkeypat
     hub.refuse("/api/models/team/broken", 500, "")
     hub.add_model("team/pickled", {"config.json": b'{"architectures": ["LlamaForCausalLM"]}', "pytorch_model.bin": b"x"})
     for name, revision, message in [
-        ("team/gated", None, "team/gated on the Hub: gated (expected: access). Fix: ask for it on the model's page and set HF_TOKEN"),
-        ("team/private", None, "team/private on the Hub: no such model, or a private one, .*. Fix: correct base_model.name"),
-        (NAME, "v9", f"{NAME} on the Hub: no revision v9, a commit (expected: branch or tag). Fix: correct base_model.revision"),
-        ("team/forbidden", None, "team/forbidden on the Hub: HTTP 403 (expected: access). Fix: set HF_TOKEN"),
+        ("team/gated", None, r"team/gated on the Hub: gated \(expected: access\)\. Fix: ask for it on the model's page and set HF_TOKEN"),
+        ("team/private", None, r"team/private on the Hub: no such model, or a private one .*\. Fix: correct base_model.name"),
+        (NAME, "v9", rf"{NAME} on the Hub: no revision v9 \(expected: a commit, branch or tag\)\. Fix: correct base_model.revision"),
+        ("team/forbidden", None, r"team/forbidden on the Hub: HTTP 403 \(expected: access\)\. Fix: set HF_TOKEN"),
         (
             "team/pickled",
             None,
-            "team/pickled on the Hub: has no model.safetensors (expected: safetensors weights). Fix: name a revision that has",
+            r"team/pickled on the Hub: has no model.safetensors \(expected: safetensors weights\)\. Fix: name a revision that has",
         ),
     ]:
         with pytest.raises(RecipeError, match=message):
@@ -269,7 +273,7 @@ def test_what_the_hub_refuses(hub: FileServer, progress: ShowProgress, monkeypat
         (
             "team/broken",
             hub.url,
-            "team/broken on the Hub: HTTP 500 (expected: an answer of the Hub). Fix: check the network and HF_ENDPOINT",
+            r"team/broken on the Hub: HTTP 500 \(expected: an answer of the Hub\)\. Fix: check the network and HF_ENDPOINT",
         ),
         (NAME, "http://127.0.0.1:9", rf"{NAME} on the Hub: not reached \(.*refused.*\) \(expected: an answer of the Hub\)"),
     ]:

@@ -109,7 +109,7 @@ def test_another_file_than_promised_is_not_kept(hub: FileServer, start: Start, h
             404,
             "RevisionNotFound",
             RecipeError,
-            f"no revision {COMMIT}, a commit (expected: branch or tag). Fix: correct data.source.revision",
+            f"no revision {COMMIT} (expected: a commit, branch or tag). Fix: correct data.source.revision",
         ),
         (404, "EntryNotFound", RecipeError, "the file). Fix: correct data.source.member"),
         (500, "", ServiceError, "an answer of the Hub). Fix: check the network and HF_ENDPOINT, or give a copy in LORAFLOW_MIRROR"),

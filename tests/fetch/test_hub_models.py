@@ -91,13 +91,19 @@ def test_a_gated_repository(hub: ModelHub, home: Path) -> None:
 def test_what_is_not_there_or_not_shown(hub: ModelHub, home: Path) -> None:
     known = FAMILIES["gpt2"].name
     hub.repositories[known].private = True
-    hidden = "no such model, or a private one (expected: a model that HF_TOKEN may read). Fix: correct base_model.name"
+    hidden = r"no such model, or a private one \(expected: a model that HF_TOKEN may read\)\. Fix: correct base_model.name"
     for token, name, revision, message in (
         ("", "team/nothing", None, f"^team/nothing on the Hub: {hidden}$"),
         ("", known, None, f"^{known} on the Hub: {hidden}$"),
         (TOKEN, "team/nothing", None, f"^team/nothing on the Hub: {hidden}$"),
-        (TOKEN, known, "v9", f"^{known} on the Hub: no revision v9, a commit (expected: branch or tag). Fix: correct base_model.revision$"),
-        ("hf_wrong", known, None, f"^{known} on the Hub: HTTP 401 (expected: access). Fix: set HF_TOKEN to a token that may read it$"),
+        (
+            TOKEN,
+            known,
+            "v9",
+            rf"^{known} on the Hub: no revision v9 \(expected: a commit, branch or tag\)\. Fix: correct "
+            rf"base_model.revision$",
+        ),
+        ("hf_wrong", known, None, rf"^{known} on the Hub: HTTP 401 \(expected: access\)\. Fix: set HF_TOKEN to a token that may read it$"),
     ):
         with taken_for_the_hub(hub, home, token=token), pytest.raises(RecipeError, match=message):
             fetch(name, revision)

@@ -253,5 +253,5 @@ def test_figures_are_pictures_and_draw_every_letter(
     [({"metric": "macro_f"}, "macro_f"), ({"metric": "accuracy", "floors": {"recall": 0.5}}, "recall"), ({"metric": "f1"}, "f1")],
 )
 def test_a_recipe_with_an_unknown_metric_is_refused_when_read(tiny_document: dict[str, Any], gate: dict[str, Any], name: str) -> None:
-    with pytest.raises(RecipeErrors, match=rf"tiny.yaml: gate names the metric '{name}', one of macro_f1, accuracy \(expected: roc_auc\)"):
+    with pytest.raises(RecipeErrors, match=rf"tiny.yaml: gate names the metric '{name}' \(expected: one of macro_f1, accuracy, roc_auc\)"):
         recipes.resolve({**tiny_document, "gate": gate})

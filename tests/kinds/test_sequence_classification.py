@@ -167,7 +167,7 @@ def test_a_long_text_loses_its_end_and_an_unknown_label_is_an_error(recipe: Reci
     tokens = Tokens(tiny_base)
     made = sequence_classification.example(recipe, tokens, {"text": "table street number paper " * 50, "label": "neutral"})
     assert made.cut and len(made.prompt) == recipe.prompt.max_tokens and made.answer == [1]
-    with pytest.raises(DataError, match=r"label is 'angry', one of \['negative'"):
+    with pytest.raises(DataError, match=r"label is 'angry' .expected: one of \['negative'"):
         sequence_classification.example(recipe, tokens, {"text": "a", "label": "angry"})
 
 
