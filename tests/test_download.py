@@ -348,9 +348,19 @@ STOP = {"template": "{text} Act:", "answer": " {act} Result: {label}<EH>", "stop
 @pytest.mark.parametrize(
     ("sections", "without", "message"),
     [
-        ({}, "eos_token", "the tokenizer has no end token (expected: an eos_token). Fix: choose another base model"),
-        (CHAT, "", "prompt.chat_template: the base model's tokenizer has no chat template (expected: one). Fix: give the recipe one"),
-        ({"kind": "structured_generation", "prompt": STOP}, "", "prompt.stop: '<EH>' is . tokens of this base model (expected: one token)"),
+        ({}, "eos_token", r"the tokenizer has no end token \(expected: an eos_token\)\. Fix: choose another base model"),
+        (
+            CHAT,
+            "",
+            r"prompt.chat_template: the base model's tokenizer has no chat template \(expected: a template\)\. "
+            r"Fix: set prompt.chat_template",
+        ),
+        (
+            {"kind": "structured_generation", "prompt": STOP},
+            "",
+            r"prompt.stop: '<EH>' is . tokens of this base model "
+            r"\(expected: one token\)",
+        ),
     ],
     ids=["end token", "chat template", "stop"],
 )

@@ -213,13 +213,13 @@ def test_a_balanced_training_part_leaves_the_majority_to_validation(trained: Run
     [
         (
             [("a", "negative"), ("b", "positive")],
-            "test.parquet: 2 rows, none of them 'neutral' (expected: every class). Fix: raise split.test",
+            r"test.parquet: 2 rows, none of them 'neutral' \(expected: every class\)\. Fix: raise split.test",
         ),
         (
             [("a", "negative"), ("b", "angry")],
             r"test.parquet: row 3: label 'angry' \(expected: one of \['negative', 'neutral', 'positive'\]\)",
         ),
-        ([("a", "negative"), (" ", "neutral")], "test.parquet: row 3: the text is empty (expected: a text). Fix: add an expectation"),
+        ([("a", "negative"), (" ", "neutral")], r"test.parquet: row 3: the text is empty \(expected: a text\)\. Fix: add an expectation"),
     ],
 )
 def test_a_test_part_that_cannot_be_scored(trained: Run, rows: list[tuple[str, str]], message: str) -> None:
@@ -247,9 +247,9 @@ def test_scores_that_are_no_numbers_name_the_row(trained: Run) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("model.safetensors", "no loadable model .* (expected: config and safetensors). Fix: fetch or merge it again"),
+        ("model.safetensors", r"no loadable model .* \(expected: config and safetensors\)\. Fix: fetch or merge it again"),
         ("config.json", r"no (loadable model|usable tokenizer) \(.*config.*Fix: fetch or merge it again"),
-        ("tokenizer.json", "no usable tokenizer .* (expected: the model's own). Fix: fetch or merge it again"),
+        ("tokenizer.json", r"no usable tokenizer .* \(expected: the model's own\)\. Fix: fetch or merge it again"),
     ],
 )
 @pytest.mark.parametrize("cut", [True, False])

@@ -163,7 +163,11 @@ def test_a_bad_row_stops_the_run_with_its_number(home: Path, tiny_base: Path) ->
 
 def test_a_target_that_is_no_layer_of_the_base_is_told(tiny_document: dict[str, Any], tiny_base: Path) -> None:
     recipe = recipes.resolve(tiny_document, overrides={"lora.target_modules": ["q_proj", "v_porj"]})
-    with pytest.raises(RecipeError, match=r"tiny.yaml: lora.target_modules: 'v_porj' is no layer of this base model .expected: names of its layers"):
+    with pytest.raises(
+        RecipeError,
+        match=r"tiny.yaml: lora.target_modules: 'v_porj' is no layer of this base model "
+        r".expected: names of its layers",
+    ):
         with_adapter(recipe, load_model(tiny_base, "float32"))
 
 

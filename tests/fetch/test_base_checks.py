@@ -67,7 +67,11 @@ def test_code_of_the_repository_is_refused_where_it_is_needed(folder: Path) -> N
     change(folder, "config.json", auto_map=own)
     check(folder)  # as of Phi 3: transformers knows the model itself
     change(folder, "config.json", model_type="own", architectures=["OwnForCausalLM"])
-    with pytest.raises(RecipeError, match=r"model_type 'own' needs code from the model's repository \(auto_map\) .*never run\)\. Fix: choose"):
+    with pytest.raises(
+        RecipeError,
+        match=r"model_type 'own' needs code from the model's repository \(auto_map\) .*never "
+        r"run\)\. Fix: choose",
+    ):
         check(folder)
     change(folder, "config.json", auto_map=None, architectures=["GemmaForCausalLM"])
     with pytest.raises(RecipeError, match=r"model_type is 'own', which transformers 5\S+ does not know .expected: a model that"):
@@ -163,7 +167,9 @@ def test_a_head_that_transformers_does_not_have(folder: Path) -> None:
     check(folder, HEAD)
     change(folder, "config.json", architectures=["CodeGenForCausalLM"], model_type="codegen", n_positions=512)
     check(folder)
-    with pytest.raises(RecipeError, match="model_type is 'codegen', for which transformers has no classification head .expected: a model with one"):
+    with pytest.raises(
+        RecipeError, match="model_type is 'codegen', for which transformers has no classification head .expected: a model with one"
+    ):
         check(folder, HEAD)
 
 

@@ -208,7 +208,7 @@ def test_an_empty_turn_is_an_error(recipe: Recipe, tokens: Tokens, row: dict[str
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        (None, "the base model's tokenizer has no chat template (expected: one). Fix: give the recipe one"),
+        (None, r"the base model's tokenizer has no chat template \(expected: a template\)\. Fix: set prompt.chat_template"),
         ("{{ raise_exception('never') }}", r"it refuses a conversation \(never\)"),
         ("{% for message in messages %}{{ message['role'] }}{% endfor %}{{ messages | length }}", "is not how the answered one begins"),
         ("{{ messages[0]['content'] * 90 }}", "tokens leave no room for the text, at least"),
@@ -241,7 +241,7 @@ def test_metrics_by_hand(recipe: Recipe) -> None:
         ({"prompt": {"template": "{text}"}}, "prompt.template or prompt.answer is given with chat"),
         ({"data": {"answer": None, "test": None}, "split": {"test": 20}}, "data.answer is missing"),
         ({"train": {"loss_on": "labels"}}, "train.loss_on is labels with chat"),
-        ({"evaluate": {"max_new_tokens": 96}}, "evaluate.max_new_tokens is 96 (expected: less than prompt.max_tokens)"),
+        ({"evaluate": {"max_new_tokens": 96}}, r"evaluate.max_new_tokens is 96 \(expected: less than prompt.max_tokens\)"),
     ],
 )
 def test_combinations_that_do_not_fit_are_refused(tiny_base: Path, changes: dict[str, Any], message: str) -> None:

@@ -142,7 +142,8 @@ def test_what_leaves_no_room_is_refused(base: Path, tokens: Tokens) -> None:
     [
         ({"prompt": {"answer": "{label}"}}, "(expected: {labels} in the answer of label_generation). Fix: mark the place"),
         ({"train": {"loss_on": "labels"}}, "train.loss_on is labels with label_generation (expected: answer or sequence). Fix: remove it"),
-        ({"gate": {"metric": "accuracy"}}, "gate names the metric 'accuracy' (expected: one of micro_f1, macro_f1, lrap, exact_match, parsed"),
+        ({"gate": {"metric": "accuracy"}}, "gate names the metric 'accuracy' (expected: one of micro_f1, macro_f1, "
+            "lrap, exact_match, parsed"),
         ({"labels": {"names": [*NAMES, " x"], "rule": {"columns": {" x": "x"}}}}, "labels.names holds ' x' (expected: names of one line"),
         ({"labels": {"names": [*NAMES, "a|b"], "rule": {"columns": {"a|b": "x"}}}}, "labels.names holds 'a|b' "
             "(expected: names without)"),

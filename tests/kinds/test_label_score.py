@@ -162,11 +162,11 @@ def test_a_label_of_several_tokens_is_told_the_way_out(tiny_base: Path, tokens: 
     [
         (
             {"train": {"loss_on": "labels"}},
-            "train.loss_on is labels with evaluate.label_score log_probability (expected: answer or sequence)",
+            r"train.loss_on is labels with evaluate.label_score log_probability \(expected: answer or sequence\)",
         ),
         (
             {"kind": "sequence_classification", "prompt": {"answer": ""}},
-            "evaluate.label_score is given with sequence_classification (expected: label_scoring with it). Fix: remove it",
+            r"evaluate.label_score is given with sequence_classification \(expected: label_scoring with it\)\. Fix: remove it",
         ),
         ({"evaluate": {"label_score": "mean"}}, "evaluate.label_score is 'mean', 'token' or 'log_probability'"),
     ],

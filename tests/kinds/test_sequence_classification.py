@@ -175,8 +175,8 @@ def test_a_long_text_loses_its_end_and_an_unknown_label_is_an_error(recipe: Reci
     ("changes", "message"),
     [
         ({"prompt": {"template": "{text}", "answer": " {label}", "max_tokens": 64}}, "prompt.answer is given with a classification head"),
-        ({"kind": "label_scoring", "gate": {"metric": "macro_f1"}}, "prompt.answer is missing (expected: the answer of label_scoring)"),
-        ({"train": {"class_weights": [1.0, 2.0]}}, "train.class_weights has 2 weights (expected: 3, one a label)"),
+        ({"kind": "label_scoring", "gate": {"metric": "macro_f1"}}, r"prompt.answer is missing \(expected: the answer of label_scoring\)"),
+        ({"train": {"class_weights": [1.0, 2.0]}}, r"train.class_weights has 2 weights \(expected: 3, one a label\)"),
         ({"train": {"metric_for_best_model": "loss", "eval_strategy": "no"}}, "train.metric_for_best_model is 'loss'"),
         ({"train": {"eval_strategy": "steps"}}, "train.eval_strategy steps and train.eval_steps go together"),
         ({"train": {"loss_on": "sequence"}}, "train.loss_on is sequence with a classification head"),

@@ -224,11 +224,11 @@ def test_metrics_count_the_unparsable_as_wrong(recipe: Recipe) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"text": " "}, "tiny: a row's text is empty (expected: words)"),
-        ({"act": ""}, "tiny: a row's act is empty (expected: words)"),
-        ({"act": "a <EH>"}, "tiny: a row's act holds '<EH>' (expected: a text without it)"),
+        ({"text": " "}, r"tiny: a row's text is empty \(expected: words\)"),
+        ({"act": ""}, r"tiny: a row's act is empty \(expected: words\)"),
+        ({"act": "a <EH>"}, r"tiny: a row's act holds '<EH>' \(expected: a text without it\)"),
         ({"label": "odd"}, "tiny: a row's label is 'odd', one of"),
-        ({"act": "zq " * 90}, "an answer of .* tokens leaves no room for a text (expected: at least .*). Fix: raise it"),
+        ({"act": "zq " * 90}, r"an answer of .* tokens leaves no room for a text \(expected: at least .*\)\. Fix: raise it"),
     ],
 )
 def test_a_bad_row_is_told(recipe: Recipe, tiny_base: Path, change: dict[str, str], message: str) -> None:

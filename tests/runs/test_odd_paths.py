@@ -92,7 +92,9 @@ def test_every_place_is_where_its_setting_says(odd_home: Path, monkeypatch: pyte
     assert Run(run_folder(ours.runs_folder, "tiny", "one")).folder == odd_home / "RUNS" / "tiny" / "one"
     monkeypatch.setenv("LORAFLOW_RUNS", (odd_home / "by URL").as_uri())
     assert Run(run_folder(settings().runs_folder, "tiny", "one")).folder == odd_home / "by URL" / "tiny" / "one"
-    with pytest.raises(SettingsError, match="file:///x/C# y/tiny/one: no folder of this machine .expected: file:/// and a path, with %23 for #"):
+    with pytest.raises(
+        SettingsError, match="file:///x/C# y/tiny/one: no folder of this machine .expected: file:/// and a path, with %23 for #"
+    ):
         Run(run_folder("file:///x/C# y", "tiny", "one"))
 
 

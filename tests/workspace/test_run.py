@@ -149,9 +149,9 @@ ENVELOPE = '{"schema": %d, "step": "download", "generation": 0, "inputs": {}, "s
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "download.json: not there (expected: the manifest of download). Fix: run download first"),
-        ("{", "not a manifest (expected: a step's manifest). Fix: run the step again"),
-        (ENVELOPE % 9, "schema is 9 (expected: 1)"),
+        (None, r"download.json: not there \(expected: the manifest of download\)\. Fix: run download first"),
+        ("{", r"not a manifest \(expected: a step's manifest\)\. Fix: run the step again"),
+        (ENVELOPE % 9, r"schema is 9 \(expected: 1\)"),
         (ENVELOPE % 1, "base_model: Field required"),
     ],
 )
@@ -176,7 +176,7 @@ def test_a_run_id_never_leaves_its_folder(run_id: str) -> None:
 def test_run_ids_that_look_alike_stay_apart() -> None:
     ids = ["manual__2026-01-01T00:00:00+00:00", "manual__2026-01-01T00-00-00+00-00", "a/b", "a-b", "..", "."]
     assert len({run_folder(Path("r"), "ethos", run_id) for run_id in ids}) == len(ids)
-    with pytest.raises(RecipeError, match=r"lower-case letters \(expected: digits and _\)"):
+    with pytest.raises(RecipeError, match=r".expected: lower-case letters, digits and _"):
         run_folder(Path("r"), "../ethos", "x")
 
 
