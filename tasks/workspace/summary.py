@@ -121,7 +121,7 @@ def _places(run: Run) -> Iterator[Row]:
         yield "Model card", publication.model_card
         yield "Pushed", f"{publication.model}\n{publication.adapter}"
     elif (promotion := _read(run, Promotion)) and (nothing := outcome.no_publication(run, promotion)) and promotion.promoted:
-        yield "Pushed", f"nothing: {explain(nothing.found, fix=nothing.remedy)}"
+        yield "Pushed", explain(nothing.found, fix=nothing.remedy)
     if (adapter := _read(run, Adapter)) and adapter.rows_file:
         yield "Training rows", run.address(adapter.rows_file)
     yield "Run", run.uri
