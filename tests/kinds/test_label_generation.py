@@ -146,7 +146,7 @@ def test_what_leaves_no_room_is_refused(base: Path, tokens: Tokens) -> None:
             "lrap, exact_match, parsed"),
         ({"labels": {"names": [*NAMES, " x"], "rule": {"columns": {" x": "x"}}}}, "labels.names holds ' x' (expected: names of one line"),
         ({"labels": {"names": [*NAMES, "a|b"], "rule": {"columns": {"a|b": "x"}}}}, "labels.names holds 'a|b' "
-            "(expected: names without)"),
+            "(expected: names without"),
     ],
 )  # fmt: skip
 def test_a_recipe_that_does_not_fit_is_refused(base: Path, change: dict[str, Any], message: str) -> None:

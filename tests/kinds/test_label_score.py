@@ -142,7 +142,7 @@ def test_labels_that_no_score_parts_are_refused(tiny_base: Path, tokens: Tokens)
         def encode(self, text: str) -> list[int]:
             return [7, 9] if "street" in text or "sunny" in text else [5]
 
-    with pytest.raises(RecipeError, match=r"'lovely street' and 'sunny day' are the same tokens \[7, 9\] of this base model, labels that"):
+    with pytest.raises(RecipeError, match=r"'lovely street' and 'sunny day' are the same tokens \[7, 9\] of this base model .expected: labels that"):
         label_scoring.check_tokens(recipes.resolve(document(tiny_base)), Deaf(tiny_base))
     silent = {"train": {"loss_on_end": False}}
     label_scoring.check_tokens(recipes.resolve(document(tiny_base, **silent)), tokens)
@@ -168,7 +168,7 @@ def test_a_label_of_several_tokens_is_told_the_way_out(tiny_base: Path, tokens: 
             {"kind": "sequence_classification", "prompt": {"answer": ""}},
             r"evaluate.label_score is given with sequence_classification \(expected: label_scoring with it\)\. Fix: remove it",
         ),
-        ({"evaluate": {"label_score": "mean"}}, "evaluate.label_score is 'mean', 'token' or 'log_probability'"),
+        ({"evaluate": {"label_score": "mean"}}, "evaluate.label_score is 'mean' .expected: 'token' or 'log_probability'"),
     ],
 )
 def test_combinations_that_do_not_fit_are_refused(tiny_base: Path, changes: dict[str, Any], message: str) -> None:
