@@ -227,7 +227,7 @@ def test_metrics_count_the_unparsable_as_wrong(recipe: Recipe) -> None:
         ({"text": " "}, r"tiny: a row's text is empty \(expected: words\)"),
         ({"act": ""}, r"tiny: a row's act is empty \(expected: words\)"),
         ({"act": "a <EH>"}, r"tiny: a row's act holds '<EH>' \(expected: a text without it\)"),
-        ({"label": "odd"}, "tiny: a row's label is 'odd', one of"),
+        ({"label": "odd"}, "tiny: a row's label is 'odd' .expected: one of"),
         ({"act": "zq " * 90}, r"an answer of .* tokens leaves no room for a text \(expected: at least .*\)\. Fix: raise it"),
     ],
 )
@@ -250,7 +250,7 @@ def test_a_long_text_is_cut_and_its_answer_is_not(recipe: Recipe, tiny_base: Pat
         ({"prompt": {"answer": " {act} {label}<EH>"}}, "prompt.answer has fields without a marker between them"),
         (
             {"prompt": {"answer": " Result: {label}<EH>"}},
-            "prompt.answer names the fields ['label'], data.fields and label, ['act', ",
+            "prompt.answer names the fields ['label'] (expected: data.fields and label, ['act', ",
         ),
         (
             {"lora": {"target_modules": ["lm_head"]}},
