@@ -134,7 +134,9 @@ def test_what_was_not_promoted_is_not_published(promoted: Run, home: Path) -> No
 def test_push_off_publishes_nothing(promoted: Run, home: Path) -> None:
     recipe = promoted.recipe.model_copy(update={"run": promoted.recipe.run.model_copy(update={"push": False})})
     write_atomically(promoted.folder / "recipe.yaml", recipe.dump())
-    with pytest.raises(Skip, match=r"^tiny/test: run.push is off, so nothing is published\. Fix: to publish, start a run with run.push true"):
+    with pytest.raises(
+        Skip, match=r"^tiny/test: run.push is off, so nothing is published\. Fix: to publish, start a run with run.push true"
+    ):
         do(Run(promoted.folder))
     assert not (home / "hub").exists()
 

@@ -69,7 +69,7 @@ def running(console: Console) -> Iterator[State]:
 
 @contextmanager
 def _used() -> Iterator[Places]:
-    """Hold a user's share; the keeper lets the servers run while there is one."""
+    """Hold a user's share; the supervisor lets the servers run while there is one."""
     places = Places(settings().home)
     with locked(places.servers / "users.lock", shared=True, wait_seconds=LET_GO_SECONDS) as held:
         if not held:
@@ -94,7 +94,7 @@ def _start(places: Places, console: Console) -> State:
             _check_port(current.mlflow_port, "LORAFLOW_MLFLOW_PORT", "MLflow")
         places.logs.mkdir(parents=True, exist_ok=True)
         with (places.logs / "keeper.log").open("ab") as log:
-            keeper = subprocess.Popen(
+            supervisor = subprocess.Popen(
                 (sys.executable, "-m", "tasks.local_servers.supervisor"),
                 env={**os.environ, "LORAFLOW_HOME": str(current.home), "PYTHONPATH": str(CHECKOUT)},
                 cwd=places.home,
@@ -103,7 +103,7 @@ def _start(places: Places, console: Console) -> State:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        return _wait_until_ready(places, current, keeper, console)
+        return _wait_until_ready(places, current, supervisor, console)
 
 
 def _same(places: Places, current: Settings) -> State:
@@ -132,14 +132,14 @@ def _check_port(port: int, variable: str, whose: str) -> None:
             ) from None
 
 
-def _wait_until_ready(places: Places, current: Settings, keeper: subprocess.Popen[bytes], console: Console) -> State:
+def _wait_until_ready(places: Places, current: Settings, supervisor: subprocess.Popen[bytes], console: Console) -> State:
     began, began_at = time.monotonic(), time.time()
     waiting = {"database": "Airflow's database", **_parts(current)}
     with console.status("starting") as status:
         while waiting:
             status.update(f"starting {', '.join(waiting.values())} ({time.monotonic() - began:.0f} s)")
             state = read_state(places)
-            ended = keeper.poll() is not None
+            ended = supervisor.poll() is not None
             if ended or (state and state.ending):
                 raise _failure(places, state.failed if state else None)
             if time.monotonic() - began > START_SECONDS:

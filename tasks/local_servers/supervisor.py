@@ -1,9 +1,9 @@
 """The process that keeps the embedded servers: starts them, and ends them when nobody needs them any more.
 
-    servers/keeper.lock    held as long as the keeper lives
-            users.lock     held, shared, by each command that needs the servers; the keeper's own once it ends
+    servers/keeper.lock    held as long as the supervisor lives
+            users.lock     held, shared, by each command that needs the servers; the supervisor's own once it ends
             up             there after `loraflow up`: the servers stay without a user
-            state.json     the keeper's process id, the mark of its processes, addresses, what went wrong
+            state.json     the supervisor's process id, the mark of its processes, addresses, what went wrong
 
 The locks are the kernel's (flock): they go with their process however it dies, and a process id that another process got
 since is never taken for ours.
@@ -38,11 +38,11 @@ END_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class State:
-    """What the keeper lets others know."""
+    """What the supervisor lets others know."""
 
     pid: int
     mark: str
-    """Value of the environment variable MARK in every process that the keeper started."""
+    """Value of the environment variable MARK in every process that the supervisor started."""
     started: float
     """Unix time."""
     airflow: str
@@ -55,7 +55,7 @@ class State:
 
 
 def read_state(places: Places) -> State | None:
-    """What the last keeper wrote."""
+    """What the last supervisor wrote."""
     try:
         return State(**json.loads((places.servers / "state.json").read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError, TypeError):
@@ -74,7 +74,7 @@ def locked(path: Path, *, shared: bool = False, wait_seconds: float = 0.0) -> It
 
 
 def is_running(places: Places) -> bool:
-    """Whether a keeper runs."""
+    """Whether a supervisor runs."""
     with locked(places.servers / "keeper.lock", shared=True) as free:
         return not free
 
@@ -106,7 +106,7 @@ def shown(current: Settings) -> dict[str, str | None]:
     return {name: None if value is None else str(value) for name, value in current.model_dump().items()}
 
 
-class Keeper:
+class Supervisor:
     """Starts the servers, looks after them, ends them."""
 
     def __init__(self, current: Settings) -> None:
@@ -239,4 +239,4 @@ def _lock(stream: IO[Any], shared: bool) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(Keeper(settings()).run())
+    sys.exit(Supervisor(settings()).run())

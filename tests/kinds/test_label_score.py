@@ -142,7 +142,9 @@ def test_labels_that_no_score_parts_are_refused(tiny_base: Path, tokens: Tokens)
         def encode(self, text: str) -> list[int]:
             return [7, 9] if "street" in text or "sunny" in text else [5]
 
-    with pytest.raises(RecipeError, match=r"'lovely street' and 'sunny day' are the same tokens \[7, 9\] of this base model .expected: labels that"):
+    with pytest.raises(
+        RecipeError, match=r"'lovely street' and 'sunny day' are the same tokens \[7, 9\] of this base model .expected: labels that"
+    ):
         label_scoring.check_tokens(recipes.resolve(document(tiny_base)), Deaf(tiny_base))
     silent = {"train": {"loss_on_end": False}}
     label_scoring.check_tokens(recipes.resolve(document(tiny_base, **silent)), tokens)

@@ -57,7 +57,9 @@ def tokens(tiny_base: Path) -> Tokens:
 
 def test_a_label_of_several_tokens_is_refused_with_its_pieces(tiny_document: dict[str, Any], tokens: Tokens) -> None:
     recipe = recipes.resolve({**tiny_document, "labels": {"names": ["negative", "neutral", "xylophone"]}})
-    with pytest.raises(RecipeError, match=r"tiny.yaml: labels.names: answer ' xylophone' is \d+ tokens \[.*\] of this base model .expected: one"):
+    with pytest.raises(
+        RecipeError, match=r"tiny.yaml: labels.names: answer ' xylophone' is \d+ tokens \[.*\] of this base model .expected: one"
+    ):
         label_scoring.check_tokens(recipe, tokens)
 
 

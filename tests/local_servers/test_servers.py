@@ -1,4 +1,4 @@
-"""The embedded servers: their configuration, the keeper that ends them whatever happens, and the table at a run's end."""
+"""The embedded servers: their configuration, the supervisor that ends them whatever happens, and the table at a run's end."""
 
 import configparser
 import os
@@ -33,9 +33,9 @@ from tasks.local_servers.configuration import Server
 from tasks.settings import settings
 configuration.database_is_current = lambda settings: True
 configuration.servers = lambda settings: [Server(name, (sys.executable, "-c", code)) for name, code in {servers!r}.items()]
-sys.exit(supervisor.Keeper(settings()).run())
+sys.exit(supervisor.Supervisor(settings()).run())
 """
-"""A keeper of small servers."""
+"""A supervisor of small servers."""
 
 SLEEP = "import time; time.sleep(300)"
 RUNAWAY = f"""
@@ -67,7 +67,7 @@ def places(home: Path) -> Iterator[Places]:
 
 @pytest.fixture
 def keep(places: Places) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Start a keeper of small servers, and wait until they run."""
+    """Start a supervisor of small servers, and wait until they run."""
     started: list[subprocess.Popen[bytes]] = []
 
     def start(**code: str) -> subprocess.Popen[bytes]:
@@ -228,7 +228,7 @@ def test_down_ends_what_stays_and_finds_nothing_the_second_time(keep: Any, place
     assert not start_stop.down(Console())
 
 
-def test_down_ends_what_a_killed_keeper_left_and_nobody_else(keep: Any, places: Places) -> None:
+def test_down_ends_what_a_killed_supervisor_left_and_nobody_else(keep: Any, places: Places) -> None:
     places.servers.mkdir(parents=True)
     (places.servers / "up").touch()
     process = keep(one=RUNAWAY)
@@ -248,7 +248,7 @@ def test_a_stale_state_never_ends_a_process_that_got_its_id(places: Places) -> N
     stranger = subprocess.Popen((sys.executable, "-c", SLEEP))
     places.servers.mkdir(parents=True)
     current = settings()
-    old = supervisor.Keeper(current)
+    old = supervisor.Supervisor(current)
     old._state = supervisor.replace(old._state, pid=stranger.pid)
     old._tell()
     assert not start_stop.down(Console())

@@ -230,7 +230,7 @@ def ends_with_its_servers(shell: Shell, process: "subprocess.Popen[str]", number
     process.send_signal(number)
     process.communicate(timeout=120)
     if number == signal.SIGKILL:
-        wait_until(lambda: not supervisor.is_running(shell.places), "the keeper to notice")
+        wait_until(lambda: not supervisor.is_running(shell.places), "the supervisor to notice")
     else:
         assert shell.run_states()[folder.name] == "failed"
     assert process.returncode != 0

@@ -102,7 +102,9 @@ def test_a_trial_leaves_what_a_real_run_made(recipe: Path, home: Path, run: Call
     ):
         assert expected in said, trial.stdout
     assert "run: tiny/trial: promotes and publishes nothing; with --promote it does" in trial.stderr
-    assert "skipped: tiny/trial: version 2 was not promoted (run.promotion is never), so nothing is published. Fix: to promote" in trial.stderr
+    assert (
+        "skipped: tiny/trial: version 2 was not promoted (run.promotion is never), so nothing is published. Fix: to promote" in trial.stderr
+    )
     assert "is no setting" not in trial.stderr
 
 

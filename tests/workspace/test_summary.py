@@ -128,7 +128,9 @@ def test_the_table_of_a_promoted_version_says_why_it_was_not_published(make_run:
     run.write(Promotion(True, "auto", 2, None, "good"))
     said = words(text_of(run))
     assert "Promotion auto: version 2 is the champion, there was none before it" in said
-    assert "Pushed run.push is off, so nothing is published. Fix: to publish, start a run with run.push true (in Airflow's form: push)" in said
+    assert (
+        "Pushed run.push is off, so nothing is published. Fix: to publish, start a run with run.push true (in Airflow's form: push)" in said
+    )
 
 
 def test_a_run_that_waits_for_a_reviewer_ends_before_promote_with_the_commands(
