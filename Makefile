@@ -9,7 +9,7 @@ PARAMS ?=
 TESTS ?= tests
 
 LORAFLOW := .venv/bin/python -m tasks
-PYTEST := -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+PYTEST := -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 # The versions that are tried.
 PYTHONS := 3.11 3.12 3.13
 UV := .uv/bin/uv

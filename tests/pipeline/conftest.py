@@ -11,6 +11,12 @@ from tests.support import tiny
 from tests.support.quick_steps import with_quick_steps
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run these tests first: they take longest, and while they wait the others have the cores."""
+    items.sort(key=lambda item: "pipeline" not in item.path.parts)
+
+
 @pytest.fixture(scope="module")  # its servers use a core even where nothing runs
 def airflow(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, tiny_csv: Path) -> Iterator[Airflow]:
     """A real Airflow, its steps quick ones, with the recipe `tiny`, which has a grid, and `hasty`, where a reviewer has a minute."""
