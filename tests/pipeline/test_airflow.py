@@ -1,7 +1,7 @@
 """Runs of the tiny recipe through a real Airflow: what its users do, and what happens to its processes.
 
 The steps are the quick ones of tests/support/quick_steps: real processes that write real manifests and train nothing. A whole run of
-real steps through Airflow is in test_demo.py. The tests share one Airflow and build on one another's runs, in this order.
+real steps through Airflow is in test_shell.py. The tests share one Airflow and build on one another's runs, in this order.
 """
 
 import json
