@@ -49,7 +49,7 @@ def check_padding(recipe: Recipe, model: Any, tokens: Tokens) -> None:
     long = ([] if tokens.bos_id is None else [tokens.bos_id]) + tokens.encode(TEXT) * recipe.prompt.max_tokens
     long, short = long[: int(min(recipe.prompt.max_tokens, _table(model.config.get_text_config())))], long[:SHORT]
     asked: dict[str, Any] = {"output_hidden_states": True}
-    if takes(model, "logits_to_keep"):
+    if model.get_output_embeddings() is not None and takes(model, "logits_to_keep"):  # BioGPT's classification head takes it, and fails
         asked["logits_to_keep"] = 1  # those of all tokens over a large vocabulary take gigabytes
     model.eval()
     with torch.no_grad():  # not inference mode: on a processor, packed weights are laid out anew in the first pass, and trained later
