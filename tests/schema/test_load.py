@@ -57,7 +57,7 @@ def test_ethos_is_the_tutorials() -> None:
             {"labels": {"rule": {"by": "threshold", "threshold": 1, "at_or_above": "positive", "below": "negative"}}},
             "3 names with a threshold rule (expected: 2). Fix: a threshold parts two classes",
         ),
-        ({"pods": {"gpu_steps": ["trian"]}}, "pods: gpu_steps holds trian (expected: the name of a step). Fix: did you mean trial?"),
+        ({"pods": {"gpu_steps": ["trian"]}}, "pods: gpu_steps holds trian (expected: the name of a step). Fix: did you mean train?"),
         (
             {"pods": {"step_resources": {"poetry": {}}}},
             "step_resources holds poetry (expected: the name of a step). Fix: one of: preflight, d",
