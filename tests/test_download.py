@@ -215,7 +215,7 @@ def test_plain_http_is_refused_before_a_byte_is_sent(server: FileServer, start: 
 def test_the_mirror_comes_first(server: FileServer, start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
     monkeypatch.setenv("LORAFLOW_MIRROR", str(tmp_path / "mirror"))
     run = start(mirror="set/rows.csv", url=f"{server.url}/rows.csv", sha256=SHA)
-    with pytest.raises(ServiceError, match=r"LORAFLOW_MIRROR: .*/mirror is no folder, .*. Fix: mount or correct it"):
+    with pytest.raises(ServiceError, match=r"LORAFLOW_MIRROR: .*/mirror is no folder .*Fix: mount or correct it"):
         done(run)
     server.files["/rows.csv"] = Served(ROWS)
     (tmp_path / "mirror/set").mkdir(parents=True)
