@@ -165,7 +165,8 @@ def test_warnings_stop_nothing_and_one_lasting_fault_makes_all_of_them_last() ->
     stop_at_faults("here", [good("c", "d"), warning("e", "f", "g")])
     with pytest.raises(ServiceError, match="1 of 1 findings is a fault"):
         stop_at_faults("here", [waits])
-    with pytest.raises(PreflightError, match=r"2 of 3 findings are faults \(expected: none\)\. Fix: mend .*\n  a: x. Fix: r\n  b: y. Fix: s$"):
+    both = r"2 of 3 findings are faults \(expected: none\)\. Fix: mend .*\n  a: x. Fix: r\n  b: y. Fix: s$"
+    with pytest.raises(PreflightError, match=both):
         stop_at_faults("here", [waits, lasts, good("c", "d")])
     assert lines([waits, good("c", "d")]) == ["fault   a: x. Fix: r", "ok      c: d"]
 
