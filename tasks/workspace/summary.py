@@ -28,7 +28,7 @@ from tasks.workspace.progress import clock
 from tasks.workspace.run import Run
 
 M = TypeVar("M", bound=Manifest)
-Row = tuple[str, str]
+Line = tuple[str, str]
 
 LOG_WIDTH = 160
 """Characters a line where there is no terminal."""
@@ -45,7 +45,7 @@ def summary(run: Run) -> RenderableType:
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="bold", no_wrap=True)
     facts.add_column(overflow="fold")
-    parts: list[Callable[[Run], Iterator[Row]]] = [_data, _training, _verdict, _model, _places, _times]
+    parts: list[Callable[[Run], Iterator[Line]]] = [_data, _training, _verdict, _model, _places, _times]
     for part in parts:
         for name, value in part(run):
             facts.add_row(name, Text(value))
@@ -63,7 +63,7 @@ def scores(run: Run, evaluation: Evaluation) -> Table:
     return table
 
 
-def _data(run: Run) -> Iterator[Row]:
+def _data(run: Run) -> Iterator[Line]:
     if valid := _read(run, ValidRows):
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(valid.rejected.items(), key=lambda item: -item[1]))
         yield "Rows read", f"{valid.read:,}"
@@ -77,7 +77,7 @@ def _data(run: Run) -> Iterator[Row]:
         yield "Parts", ", ".join(f"{name} {part.rows:,}" for name, part in version.parts.items()) + f" rows in {version.repository}"
 
 
-def _training(run: Run) -> Iterator[Row]:
+def _training(run: Run) -> Iterator[Line]:
     if adapter := _read(run, Adapter):
         share = adapter.trainable_parameters / adapter.all_parameters
         yield (
@@ -89,7 +89,7 @@ def _training(run: Run) -> Iterator[Row]:
         yield "Parameters", f"{adapter.trainable_parameters:,} of {adapter.all_parameters:,} ({share:.1%})"
 
 
-def _verdict(run: Run) -> Iterator[Row]:
+def _verdict(run: Run) -> Iterator[Line]:
     if evaluation := _read(run, Evaluation):
         parity = evaluation.parity
         yield "Parity", f"the same on {parity.same_labels} of {parity.rows} rows, largest difference {parity.largest_difference:.1e}"
@@ -101,7 +101,7 @@ def _verdict(run: Run) -> Iterator[Row]:
         yield "Gate", ("passed" if evaluation.verdict.passed else "refused") + "\n" + "\n".join(evaluation.verdict.reasons)
 
 
-def _model(run: Run) -> Iterator[Row]:
+def _model(run: Run) -> Iterator[Line]:
     promotion = _read(run, Promotion)
     if version := _read(run, RegisteredVersion):
         alias = " (champion)" if promotion and promotion.promoted else ""
@@ -112,7 +112,7 @@ def _model(run: Run) -> Iterator[Row]:
         yield "Promotion", outcome.waiting(run, version)
 
 
-def _places(run: Run) -> Iterator[Row]:
+def _places(run: Run) -> Iterator[Line]:
     if valid := _read(run, ValidRows):
         yield "Data report", run.address(valid.report)
     if evaluation := _read(run, Evaluation):
@@ -127,7 +127,7 @@ def _places(run: Run) -> Iterator[Row]:
     yield "Run", run.uri
 
 
-def _times(run: Run) -> Iterator[Row]:
+def _times(run: Run) -> Iterator[Line]:
     """Wall time of each finished step; of steps that took a second, only that they are done."""
     spent: dict[str, float] = {}
     for step in STEPS:
