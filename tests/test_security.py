@@ -103,7 +103,7 @@ def test_a_part_cannot_leave_the_runs_folder(tmp_path_factory: pytest.TempPathFa
     with pytest.raises((ContractError, Reached)):
         run.perform("sweep_trial", reached, contract=None, part=part)  # type: ignore[arg-type]
     if folder.exists():
-        assert all(re.fullmatch(r"trial\.[a-z0-9-]+(\.lock)?", path.name) for path in folder.iterdir())
+        assert all(re.fullmatch(r"sweep_trial\.[a-z0-9-]+(\.lock)?", path.name) for path in folder.iterdir())
 
 
 class Reached(Exception):
