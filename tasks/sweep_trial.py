@@ -80,7 +80,7 @@ def _trial(run: Run) -> Trial:
     planned = {trial.name: trial for trial in run.read(Plan).trials}
     if run.part not in planned:
         known = ", ".join(planned)
-        raise ContractError(f"{run.id}: trial", f"{run.part!r} is none of the plan", f"one of {known}", "name it with --part")
+        raise ContractError(f"{run.id}: sweep_trial", f"{run.part!r} is none of the plan", f"one of {known}", "name it with --part")
     return planned[run.part]
 
 

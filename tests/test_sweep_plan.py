@@ -64,7 +64,7 @@ def test_the_grid_is_no_part_of_what_a_model_depends_on(document: dict[str, Any]
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rows": []}, "sweep.rows is [], tuple should have at least 1 item"),
+        ({"rows": []}, "sweep.rows is [] (expected: tuple should have at least 1 item"),
         ({"rows": [12, 12]}, "rows is [12, 12] (expected: each value once). Fix: remove the others"),
         ({"epochs": [0]}, "sweep.epochs.0 is 0"),
         ({"repeat_rows": 13}, "repeat_rows is 13 (expected: one of rows (12, 24)). Fix: correct it"),

@@ -108,10 +108,11 @@ def test_a_trial_that_nobody_planned_is_refused(start: Start) -> None:
     for part, message in (
         (
             "rows-9-seed-1",
-            r"tiny/named: trial: 'rows-9-seed-1' is none of the plan \(expected: one of rows-24-seed-3, .*\)\. Fix: name it with --part",
+            r"tiny/named: sweep_trial: 'rows-9-seed-1' is none of the plan \(expected: one of rows-24-seed-3, .*\)\. "
+            r"Fix: name it with --part",
         ),
-        ("", r"tiny/named: trial: '' is none of the plan"),
-        ("../x", r"tiny/named: trial: part is '../x' \(expected: letters, digits and -\)"),
+        ("", r"tiny/named: sweep_trial: '' is none of the plan"),
+        ("../x", r"tiny/named: sweep_trial: part is '../x' \(expected: letters, digits and -\)"),
     ):
         with pytest.raises(ContractError, match=message):
             perform("sweep_trial", run, part=part)
