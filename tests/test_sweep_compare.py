@@ -77,6 +77,6 @@ def test_every_point_is_a_line_every_metric_a_picture_and_mlflow_has_them(run: R
     with pytest.raises(
         ContractError,
         match=r"sweep_trial.rows-200-seed-4.json: not there \(expected: the manifest of "
-        r"trial.rows-200-seed-4\)",
+        r"sweep_trial.rows-200-seed-4\)",
     ):
         perform("sweep_compare", run, 1)
