@@ -55,7 +55,7 @@ def test_two_processes_train_as_one_killed_stopped_and_resumed(home: Path, tiny_
         until(lambda: step_of(newest_whole(kept)) > killed_at, process)
         os.kill(process.pid, signal.SIGTERM)  # as a cluster does, which signals process 1 alone
         code, printed = ended(process)
-    stopped = re.search(r"\n\nInterruptedRunError\ntrain: SIGTERM stopped it at step (\d+) of 45, with a checkpoint; .*\n$", printed)
+    stopped = re.search(r"\n\nInterruptedRunError\ntrain: SIGTERM stopped it at step (\d+) of 45, with a checkpoint\. Fix: .*\n$", printed)
     assert code == 143 and stopped, printed
     assert step_of(newest_whole(kept)) == int(stopped[1]) < STEPS
 
