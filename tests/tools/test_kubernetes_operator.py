@@ -48,13 +48,20 @@ def test_the_operator_runs_a_pod_to_its_end(kubernetes_api: KubernetesApi) -> No
 
 
 def test_the_operator_goes_on_after_lost_streams_and_refused_calls(kubernetes_api: KubernetesApi, tmp_path: Path) -> None:
-    go = tmp_path / "go"
+    from airflow.providers.cncf.kubernetes.callbacks import KubernetesPodOperatorCallback
+
+    go, read = tmp_path / "go", threading.Event()
+
+    class Reader(KubernetesPodOperatorCallback):
+        @staticmethod
+        def progress_callback(**_: Any) -> None:
+            read.set()  # the operator has read a line, and will ask for what comes after it
 
     def followed() -> list[Any]:
         return [seen for seen in kubernetes_api.requests if seen.path.endswith("/log") and seen.code == 200]
 
     def cut() -> None:
-        until(followed)
+        until(read.is_set)
         kubernetes_api.drop_logs()
         kubernetes_api.fail(500, method="GET")
         until(lambda: len(followed()) >= 2)
@@ -62,7 +69,8 @@ def test_the_operator_goes_on_after_lost_streams_and_refused_calls(kubernetes_ap
 
     other = threading.Thread(target=cut)
     other.start()
-    operator(f"print('half'){WAIT}{str(go)!r}): time.sleep(0.01)\nprint('whole')").execute(context())
+    code = f"print('one'); print('two'){WAIT}{str(go)!r}): time.sleep(0.01)\nprint('three')"
+    operator(code, callbacks=Reader).execute(context())
     other.join()
     (pod,) = kubernetes_api.pods()
     assert pod["status"]["phase"] == "Succeeded"
