@@ -234,7 +234,7 @@ def doctor(
     profile: Profile = "",
     set_: Set = [],  # noqa: B006
 ) -> None:
-    """Look whether all is there that a run scope: services, rights, access, room; every finding with its remedy."""
+    """Check everything that a run needs, such as services, permissions and disk space; report each problem with its fix."""
     from tasks.doctor.checks import by_hand
     from tasks.doctor.findings import examine, stop_at_faults, table
     from tasks.doctor.scope import Scope

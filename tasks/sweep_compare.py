@@ -1,6 +1,6 @@
 """Compare the points of a sweep: a table and a picture for each metric.
 
-Reads   Plan, TrialScores                runs/<id>/sweep_plan.json, trial.<trial>.json
+Reads   Plan, TrialScores                runs/<id>/sweep_plan.json, sweep_trial.<trial>.json
 Uses    sweep.*                          of the recipe
 Writes  Comparison                       runs/<id>/sweep_compare.json
 """

@@ -74,7 +74,7 @@ class LocalStep(BaseOperator):
 
 
 class LocalPlan(LocalStep):
-    """The step `plan`; hands on the names of the trials, for Airflow to map."""
+    """The step `sweep_plan`; hands on the names of the trials, for Airflow to map."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs, do_xcom_push=True)
@@ -87,7 +87,7 @@ class LocalPlan(LocalStep):
 
 
 class LocalTrial(LocalStep):
-    """The step `trial`; Airflow takes a mapped task's links from its class."""
+    """The step `sweep_trial`; Airflow takes a mapped task's links from its class."""
 
     operator_extra_links = (MlflowLink(),)
 

@@ -24,7 +24,7 @@ def step(name: str, recipe: Recipe, **options: Any) -> BaseOperator:
 
 
 def trials(recipe: Recipe) -> tuple[BaseOperator, MappedOperator]:
-    """The operator of `plan`, and of `trial` for each trial that it plans, so many at once as the settings say."""
+    """The operator of `sweep_plan`, and of `sweep_trial` for each trial that it plans, so many at once as the settings say."""
     planned = _kind("sweep_plan", recipe, "Plan", LocalPlan)(**_own("sweep_plan", recipe))
     taken = (
         _kind("sweep_trial", recipe, "Trial", LocalTrial)

@@ -107,7 +107,7 @@ class PodStep(KubernetesPodOperator):
             self._api.end(self._mine)
 
     def result(self, run: Run) -> Any:
-        """What the task hands on to Airflow: nothing, but for `plan`."""
+        """What the task hands on to Airflow: nothing, but for `sweep_plan`."""
 
     @cached_property
     def hook(self) -> KubernetesHook:
@@ -239,7 +239,7 @@ class PodStep(KubernetesPodOperator):
 
 
 class PodPlan(PodStep):
-    """The step `plan`; hands on the names of the trials, for Airflow to map."""
+    """The step `sweep_plan`; hands on the names of the trials, for Airflow to map."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**{**kwargs, "do_xcom_push": True})
@@ -250,7 +250,7 @@ class PodPlan(PodStep):
 
 
 class PodTrial(PodStep):
-    """The step `trial`; Airflow takes a mapped task's links from its class."""
+    """The step `sweep_trial`; Airflow takes a mapped task's links from its class."""
 
     operator_extra_links = (MlflowLink(),)
 

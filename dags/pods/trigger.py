@@ -53,13 +53,8 @@ class PodWatch(KubernetesPodTrigger):
         **kwargs: Any,
     ) -> None:
         super().__init__(**{"trigger_start_time": None, "base_container_name": CONTAINER, **kwargs})
-        self.uid, self.limits, self.awaiting_deletion, self.position, self.state = (
-            uid,
-            limits,
-            awaiting_deletion,
-            position or {},
-            state or {},
-        )
+        self.uid, self.limits, self.awaiting_deletion = uid, limits, awaiting_deletion
+        self.position, self.state = position or {}, state or {}
         self._read = LogPosition(**self.position)
         self._stage = ""
         self._lines = StepLog(self._say)
@@ -151,13 +146,8 @@ class PodWatch(KubernetesPodTrigger):
     def _event(self, status: str, pod: Json | None, error: str = "") -> TriggerEvent:
         """What the task is told; short, since Airflow writes it into the task's log."""
         last = pod_status.brief(pod or {"metadata": {"name": self.pod_name, "namespace": self.pod_namespace}})
-        told = {
-            "status": status,
-            "uid": self.uid,
-            "awaiting_deletion": self.awaiting_deletion,
-            "position": self.position,
-            "state": self.state,
-        }
+        handed_back = {name: getattr(self, name) for name in ("uid", "awaiting_deletion", "position", "state")}
+        told = {"status": status, **handed_back}
         return TriggerEvent({**told, "last": last, "error": error})
 
 

@@ -21,7 +21,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Plan:
-    """From `plan`: the trainings that the grid of a sweep asks for."""
+    """From `sweep_plan`: the trainings that the grid of a sweep asks for."""
 
     step: ClassVar[str] = "sweep_plan"
     trials: tuple[Trial, ...]
@@ -30,7 +30,7 @@ class Plan:
 
     @property
     def parts(self) -> list[str]:
-        """Names of the trials, each a part of the step `trial`."""
+        """Names of the trials, each a part of the step `sweep_trial`."""
         return [trial.name for trial in self.trials]
 
 
@@ -45,7 +45,7 @@ class Point:
 
 @dataclass(frozen=True)
 class TrialScores:
-    """From `trial`: how one training of a sweep scores after each of its numbers of epochs."""
+    """From `sweep_trial`: how one training of a sweep scores after each of its numbers of epochs."""
 
     step: ClassVar[str] = "sweep_trial"
     trial: Trial
@@ -62,7 +62,7 @@ class TrialScores:
 
 @dataclass(frozen=True)
 class Comparison:
-    """From `compare`: the grid of a sweep as table and pictures."""
+    """From `sweep_compare`: the grid of a sweep as table and pictures."""
 
     step: ClassVar[str] = "sweep_compare"
     table: str
